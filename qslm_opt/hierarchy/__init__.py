@@ -1,0 +1,1 @@
+"""The tree of a model: network, blocks, modules, tensors."""

@@ -1,0 +1,174 @@
+"""What was measured: evaluations, power windows and trial records. Units are in the names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Metric = Literal["accuracy", "perplexity"]
+TrialState = Literal["running", "complete", "pruned", "failed", "waiting"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One run of a setting over a task's data."""
+
+    metric: Metric
+    value: float | None
+    """Accuracy in 0..1 or perplexity; None when the run was stopped before its end."""
+    n: int
+    """Size of the whole data: sentences, or predicted tokens."""
+    used: int
+    """How many of ``n`` were computed before the end or the stop."""
+    correct: int | None
+    """Right sentences among ``used``; None for perplexity."""
+    nll_sum: float
+    """Summed negative log likelihood over ``used``, in nats."""
+    live_bytes: int
+    """Packed bytes of the tensors that are live for the task."""
+    fp32_bytes: int
+    """Bytes of the same tensors in float32."""
+    seconds: float
+    """Wall time of the model run."""
+    device: str
+    dtype: str
+    """Arithmetic of the run: ``fp32``, ``fp64``, …"""
+    kernel: str
+    """Scan kernels used: ``reference``, ``numba``, ``triton``."""
+    data_hash: str
+    code_version: str
+    firing_rate: float | None = None
+    """Mean spikes per neuron and step over all neurons and ``used``; None when not counted."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run ended early because a violation was certain."""
+        return self.value is None
+
+    @property
+    def loss(self) -> float:
+        """Mean negative log likelihood over what was computed, in nats."""
+        return self.nll_sum / self.used if self.used else float("inf")
+
+    @property
+    def saving(self) -> float:
+        """Share of the float32 bytes that the setting saves, 0..1."""
+        return 1.0 - self.live_bytes / self.fp32_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready object."""
+        return {**asdict(self), "loss": self.loss, "saving": self.saving}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Evaluation:
+        """Rebuild from ``to_json``; derived fields are ignored."""
+        return cls(**{k: v for k, v in value.items() if k in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a running evaluation is."""
+
+    used: int
+    """Sentences or predicted tokens computed so far."""
+    n: int
+    correct: int | None
+    nll_sum: float
+    best_case: float | None = None
+    """Best metric that is still possible; None without a bound."""
+
+
+@dataclass(frozen=True)
+class PowerWindow:
+    """Power sampled while a setting ran."""
+
+    source: str
+    """``nvml``, ``rapl`` or ``replay``."""
+    samples: int
+    rate_hz: float
+    """Real sampling rate."""
+    mean_w: float
+    std_w: float
+    energy_j: float | None
+    """Energy of the window in joules, from the device's counter when it has one, else the integral."""
+    idle_w: float | None = None
+    """Power of the device at rest before the window; None when not measured."""
+    memory_bytes: int | None = None
+    """Device memory in use at the end of the window."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial as the store holds it: enough to rank and to show, nothing that needs a model."""
+
+    number: int
+    uuid: str
+    state: TrialState
+    tier: str
+    unit: str
+    bits: int
+    setting: str
+    """Canonical JSON of the QuantSetting."""
+    digest: str
+    value: float | None
+    """Metric; None while running, when failed, or when stopped early."""
+    bytes: int
+    fp32_bytes: int
+    slack: Mapping[str, float] = field(default_factory=dict)
+    """Relative slack of ``metric`` and ``memory``, feasible at 0 or below."""
+    loss: float | None = None
+    used: int = 0
+    seconds: float | None = None
+    power_w: float | None = None
+    """Mean power; None where no meter read it."""
+    energy_j: float | None = None
+    firing_rate: float | None = None
+    started: str | None = None
+    """ISO 8601 local time without offset, as Optuna stores it."""
+    finished: str | None = None
+
+    @property
+    def saving(self) -> float:
+        """Share of the float32 bytes that the setting saves, 0..1."""
+        return 1.0 - self.bytes / self.fp32_bytes if self.fp32_bytes else 0.0
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it was measured to the end and meets both constraints."""
+        measured = self.state == "complete" and self.value is not None
+        return measured and bool(self.slack) and all(s <= 0 for s in self.slack.values())
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The unquantized model on the study's data, measured before anything else."""
+
+    metric: Metric
+    value: float
+    n: int
+    correct: int | None
+    nll_sum: float
+    bytes: int
+    """Bytes of the live tensors in float32."""
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    """The whole Evaluation, for the record."""
+
+    @classmethod
+    def of(cls, run: Evaluation) -> Baseline:
+        """Return the baseline that a full evaluation measured."""
+        if run.value is None:
+            raise ValueError("a stopped evaluation is no baseline")
+        return cls(
+            run.metric, run.value, run.n, run.correct, run.nll_sum, run.fp32_bytes, run.to_json()
+        )
+
+    def to_json(self) -> str:
+        """Return JSON text."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Baseline:
+        """Rebuild from ``to_json``."""
+        return cls(**json.loads(text))

@@ -1,0 +1,267 @@
+"""StudySpec: everything that decides a study, from TOML or flags, with strict keys."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from fractions import Fraction
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from qslm_opt.errors import SpecError, UsageError, did_you_mean
+from qslm_opt.formats import MAX_BITS, MIN_BITS, Format, Layout
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DEFAULT_PRECISIONS = (16, 12, 10, 8, 6, 5, 4, 3, 2)
+TASKS = ("demo", "demo-classify", "sst2", "wikitext2")
+_UNITS = {
+    "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30
+}  # fmt: skip
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z%]*)")
+_BOUNDS = ("max_drop", "min_accuracy", "max_increase", "max_perplexity")
+_NOT_DECIDING = ("name", "device", "lam", "window_batch")
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """What to search, on which model and data, under which constraints."""
+
+    name: str
+    model: str
+    """``demo``, a local folder, a ``.pth`` file, or a Hugging Face id."""
+    task: str
+    memory_budget: str
+    """At most this many packed bytes: ``400MB``, ``26.5MiB``, or ``12%`` of the float32 bytes."""
+    max_drop: float | None = None
+    """Accuracy may be lower than the baseline by at most this (0.02 is two points)."""
+    min_accuracy: float | None = None
+    """Accuracy must be at least this."""
+    max_increase: str | None = None
+    """Perplexity may exceed the baseline by at most this: ``1.0``, or ``3.8%`` of the baseline."""
+    max_perplexity: float | None = None
+    """Perplexity must be at most this."""
+    lam: float = 0.2
+    """λ of Eq. 1: weight of the memory ratio in the score. Ranks only; decides no verdict."""
+    precisions: tuple[int, ...] = DEFAULT_PRECISIONS
+    """Bits that are tried, descending."""
+    sensitivity_precisions: tuple[int, ...] | None = None
+    """Bits of the sensitivity sweep; None means all of ``precisions``."""
+    layout: str = "channel/affine"
+    """Scales of the searched formats: tensor, channel or groupN, then affine or symmetric."""
+    quantizer: str = "rtn"
+    fixed: str = "fp16"
+    """Format of the live tensors that are not searched (LayerNorm, time_*)."""
+    sign_embedding: bool = True
+    """Store tensors of which only the sign matters in the lossless 1-bit format."""
+    pins: Mapping[str, str] = field(default_factory=dict)
+    """Unit → format that the search must keep."""
+    data: str | None = None
+    """Folder with the task's parquet files; None loads them from the Hugging Face hub."""
+    split: str | None = None
+    """Data split; None takes the task's own (validation for sst2, test for wikitext2)."""
+    window: int | None = None
+    """Predicted tokens per window (language modelling); None takes the task's own."""
+    limit: int | None = None
+    """Use only the first so many windows or sentences."""
+    embed_spike: str = "on"
+    """Heaviside on the embedding: on, off or auto (auto: on only for a vocabulary of 77)."""
+    rescale_every: int = 0
+    """Halve the residual after every so many blocks; 0 never, 6 is the authors' RNN form."""
+    seed: int = 0
+    device: str = "auto"
+    window_batch: int | None = None
+    """Windows or sentences per batch; None picks a size for the device."""
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_task(self)
+        _check_precisions("precisions", self.precisions)
+        if self.sensitivity_precisions is not None:
+            _check_precisions("sensitivity_precisions", self.sensitivity_precisions)
+        if not 0 <= self.lam < float("inf"):
+            raise SpecError(f"lambda {self.lam} is out of range; it must be 0 or more and finite.")
+        for key in ("window", "limit", "window_batch"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise SpecError(f"{key} {value} is out of range; it must be at least 1.")
+        if self.embed_spike not in ("on", "off", "auto"):
+            raise SpecError(f"embed_spike {self.embed_spike!r} is unknown; use on, off or auto.")
+        if self.rescale_every < 0:
+            raise SpecError(f"rescale_every {self.rescale_every} is negative; use 0 (never) or 6.")
+        Layout.parse(self.layout), Format.parse(self.fixed)
+        for text in self.pins.values():
+            Format.parse(text)
+        parse_size(self.memory_budget)
+        if self.max_increase is not None:
+            parse_increase(self.max_increase)
+
+    @property
+    def metric(self) -> str:
+        """``accuracy`` or ``perplexity``, by the task."""
+        return "accuracy" if self.task in ("sst2", "demo-classify") else "perplexity"
+
+    def budget_bytes(self, fp32_bytes: int) -> int:
+        """Return the memory budget in bytes for a model of ``fp32_bytes``."""
+        number, unit = parse_size(self.memory_budget)
+        return int(fp32_bytes * Fraction(str(number)) / 100) if unit == "%" else int(number)
+
+    def to_json(self) -> str:
+        """Return canonical JSON text."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> StudySpec:
+        """Rebuild from ``to_json``."""
+        return cls.from_mapping(json.loads(text))
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> StudySpec:
+        """Build from decoded TOML, JSON or flags; raise SpecError on an unknown or bad key."""
+        known = {f.name for f in fields(cls)} | {"lambda"}
+        merged: dict[str, Any] = {}
+        for key, value in values.items():
+            if key not in known:
+                raise SpecError(f"spec key {key!r} is unknown.{did_you_mean(key, known)}")
+            if value is not None:
+                merged["lam" if key == "lambda" else key] = _typed(key, value)
+        for key in ("name", "model", "task", "memory_budget"):
+            if key not in merged:
+                flag = key.replace("_", "-")
+                raise SpecError(f"the study has no {key}; give --{flag} or the key {key!r} in --spec.")
+        return cls(**merged)
+
+    @classmethod
+    def from_toml(cls, path: Path, overrides: Mapping[str, Any] | None = None) -> StudySpec:
+        """Read a TOML file; ``overrides`` (flags, None means not given) win over its keys."""
+        given = {k: v for k, v in (overrides or {}).items() if v is not None}
+        return cls.from_mapping({"name": path.stem, **read_toml(path), **given})
+
+    def decides(self) -> dict[str, Any]:
+        """Return the keys that decide the study's results (name, device and λ do not)."""
+        return {k: v for k, v in json.loads(self.to_json()).items() if k not in _NOT_DECIDING}
+
+    def hash(self) -> str:
+        """Return 16 hex digits over ``decides()``."""
+        text = json.dumps(self.decides(), sort_keys=True, separators=(",", ":"))
+        return sha256(text.encode()).hexdigest()[:16]
+
+    def renamed(self, name: str) -> StudySpec:
+        """Return a copy under another name."""
+        return replace(self, name=name)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; raise UsageError or SpecError with the path."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"spec file {str(path)!r} does not exist; give the path of a TOML file.") from None
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"spec file {str(path)!r} cannot be read: {error}.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"spec file {str(path)!r} is not TOML: {error}.") from None
+
+
+def parse_size(text: str) -> tuple[float, str]:
+    """Return (bytes, "") or (percent, "%") of ``400MB``, ``26.5MiB``, ``1000``, ``12%``."""
+    match = _SIZE.fullmatch(text.strip())
+    unit = match[2] if match else ""
+    if not match or (unit not in ("", "%") and unit.upper() not in _UNITS):
+        raise SpecError(
+            f"memory budget {text!r} is not a size; write for instance 400MB, 382MiB or 12%."
+        )
+    number = Fraction(match[1])  # exact: 2.3 * 10**9 in floats is a byte short
+    if unit == "%":
+        return float(number), "%"
+    return float(number * _UNITS.get(unit.upper(), 1)), ""
+
+
+def parse_increase(text: str) -> tuple[float, bool]:
+    """Return (increase, is_percent) of ``1.0`` or ``3.8%``."""
+    body = text.strip()
+    percent = body.endswith("%")
+    try:
+        value = float(body[:-1] if percent else body)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise SpecError(
+            f"max_increase {text!r} is not an increase of perplexity; "
+            "write a number of 0 or more such as 1.0, or a share such as 3.8%."
+        )
+    return value, percent
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise SpecError(
+            f"study name {name[:120]!r} cannot be used; take 1 to 100 letters, digits, '.', '_' or '-', "
+            "starting with a letter or digit."
+        )
+
+
+def _check_task(spec: StudySpec) -> None:
+    if spec.task not in TASKS:
+        raise SpecError(
+            f"task {spec.task!r} is unknown; use one of {', '.join(TASKS)}."
+            f"{did_you_mean(spec.task, TASKS)}"
+        )
+    allowed = _BOUNDS[:2] if spec.metric == "accuracy" else _BOUNDS[2:]
+    given = [key for key in _BOUNDS if getattr(spec, key) is not None]
+    flags = " or ".join("--" + key.replace("_", "-") for key in allowed)
+    if len(given) != 1 or given[0] not in allowed:
+        named = ", ".join("--" + key.replace("_", "-") for key in given) or "no bound"
+        raise SpecError(f"task {spec.task} has {named}; give exactly one of {flags}.")
+    for key in ("max_drop", "min_accuracy"):
+        value = getattr(spec, key)
+        if value is not None and not 0 <= value <= 1:
+            raise SpecError(f"{key} {value} is out of range; it is a share in 0..1 (0.02 is two points).")
+    if spec.max_perplexity is not None and not 1 <= spec.max_perplexity < float("inf"):
+        raise SpecError(f"max_perplexity {spec.max_perplexity} is out of range; it must be 1 or more.")
+
+
+def _check_precisions(key: str, bits: tuple[int, ...]) -> None:
+    bad = [b for b in bits if not MIN_BITS <= b <= MAX_BITS]
+    if bad or not bits:
+        raise SpecError(f"{key} {list(bits)} must hold one or more widths of {MIN_BITS} to {MAX_BITS} bits.")
+    if list(bits) != sorted(set(bits), reverse=True):
+        raise SpecError(f"{key} {list(bits)} must fall strictly, for instance 8,6,4.")
+
+
+def _typed(key: str, value: Any) -> Any:
+    """Coerce a decoded value to the field's type; raise SpecError when it cannot be."""
+    kinds: dict[str, tuple[type[Any], ...]] = {
+        "lam": (int, float), "lambda": (int, float), "max_drop": (int, float),
+        "min_accuracy": (int, float), "max_perplexity": (int, float),
+        "max_increase": (int, float, str), "memory_budget": (int, str),
+        "window": (int,), "limit": (int,), "window_batch": (int,), "seed": (int,),
+        "rescale_every": (int,), "sign_embedding": (bool,), "pins": (dict,),
+        "precisions": (list, tuple), "sensitivity_precisions": (list, tuple),
+    }  # fmt: skip
+    allowed = kinds.get(key, (str,))
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        names = " or ".join(kind.__name__ for kind in allowed)
+        raise SpecError(f"spec key {key!r} is {value!r}, a {type(value).__name__}; write a {names}.")
+    if key in ("max_increase", "memory_budget"):
+        return str(value)
+    if key in ("precisions", "sensitivity_precisions"):
+        if not all(isinstance(b, int) and not isinstance(b, bool) for b in value):
+            raise SpecError(f"{key} {value!r} must hold whole numbers such as 8, 6, 4.")
+        return tuple(value)
+    if key == "pins":
+        for unit, text in value.items():
+            if not isinstance(text, str):
+                raise SpecError(
+                    f"pin {unit!r} is {text!r}, not a format; write the unit in quotes and the format as "
+                    'text, for instance "attention.0" = "int8/channel/affine".'
+                )
+        return dict(value)
+    return value
