@@ -1,0 +1,1 @@
+"""The operations between the matrix products: a plain truth and fast versions of each."""

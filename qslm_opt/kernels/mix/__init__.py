@@ -1,0 +1,1 @@
+"""LayerNorm, token shift and the mixes that feed the matrix products."""

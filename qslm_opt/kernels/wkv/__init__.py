@@ -1,0 +1,1 @@
+"""The WKV scan: exponentially decayed weighted mean of values, stabilised by a running maximum."""
