@@ -1,0 +1,149 @@
+"""Differentiable versions of the scans for training: ATan surrogate gradients, no loop where none is needed.
+
+``TRAINING`` is a version of ``kernels.ops`` for whole windows that start from the empty state. Forward values
+are those of the reference up to float rounding; gradients are those of the reference with ``atan_spike`` as
+its step function.
+"""
+
+from __future__ import annotations
+
+from math import pi
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import threshold
+
+from qslm_opt.kernels.mix.reference import norm_shift_mix_reference
+from qslm_opt.kernels.ops import Ops, count_spikes
+
+ALPHA = 2.0
+"""Slope of the surrogate: at the threshold its gradient is ALPHA / 2."""
+_NOTHING = -30.0
+"""Exponents below this: keys count as this far below the largest of their window, decayed tokens as gone.
+e^-30 is nothing in float32, and products of two such factors stay clear of slow subnormal numbers."""
+
+
+def atan_gradient(x: Tensor) -> Tensor:
+    """Return the surrogate derivative of the step at ``x``: ``(α/2) / (1 + (π/2·α·x)²)``.
+
+    Source: Fang et al., Incorporating learnable membrane time constant (ICCV 2021), ATan surrogate.
+    """
+    return (ALPHA / 2) / (1 + (pi / 2 * ALPHA * x).square())
+
+
+class _AtanSpike(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return (x >= 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        return grads[0] * atan_gradient(x)
+
+
+def atan_spike(x: Tensor) -> Tensor:
+    """Return 1 where ``x`` ≥ 0, else 0; backwards the derivative of the arc tangent."""
+    spikes: Tensor = _AtanSpike.apply(x)  # type: ignore[no-untyped-call]
+    return spikes
+
+
+class _LifScan(torch.autograd.Function):
+    """``h_t = (v_{t-1} + u_t)/2; s_t = H(h_t − 1); v_t = h_t·(1 − s_t)`` from ``v_0 = 0``.
+
+    Backwards, with σ' the surrogate derivative and g the gradient of the spikes:
+    ``∂h_t = g_t·σ'_t + ((1 − s_t) − h_t·σ'_t)·∂h_{t+1}/2`` and ``∂u_t = ∂h_t/2``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, current: Tensor) -> Tensor:
+        # The membrane is kept negated: then one kernel does the hard reset (threshold keeps −h > −1).
+        negative = current.transpose(0, 1).neg()  # (T, B, D)
+        h = torch.empty_like(negative, memory_format=torch.contiguous_format)
+        v = torch.zeros_like(h[0])
+        for t in range(h.shape[0]):
+            torch.lerp(v, negative[t], 0.5, out=h[t])
+            v = threshold(h[t], -1.0, 0.0)
+        h = h.neg_()
+        ctx.save_for_backward(h)
+        return (h >= 1).to(h.dtype).transpose(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (h,) = ctx.saved_tensors
+        slope = atan_gradient(h - 1)
+        own = grads[0].transpose(0, 1) * slope
+        through = ((h < 1).to(h.dtype) - h * slope) / 2
+        out = torch.empty_like(own, memory_format=torch.contiguous_format)
+        after = torch.zeros_like(own[0])
+        for t in reversed(range(h.shape[0])):
+            after = torch.addcmul(own[t], through[t], after, out=out[t])
+        return out.div_(2).transpose(0, 1)
+
+
+def lif_scan(current: Tensor) -> Tensor:
+    """Return the spikes [B, T, D] of LIF neurons that start at rest, driven by ``current`` [B, T, D]."""
+    spikes: Tensor = _LifScan.apply(current)  # type: ignore[no-untyped-call]
+    return spikes
+
+
+class _Turn(torch.autograd.Function):
+    """Swap the first and the last axis, contiguous both ways: batched products of strided views are slow."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.transpose(0, 2).contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0].transpose(0, 2).contiguous()
+
+
+def _turn(x: Tensor) -> Tensor:
+    turned: Tensor = _Turn.apply(x)  # type: ignore[no-untyped-call]
+    return turned
+
+
+def wkv_window(k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
+    """Return WKV [B, T, D] over whole windows from the empty state, as one matrix product per channel.
+
+    ``y_t = (Σ_{i<t} e^{w·(t−1−i)} e^{k_i} v_i + e^{u+k_t} v_t) / (the same with v = 1)``
+
+    Args:
+        k: keys [B, T, D].
+        v: values [B, T, D].
+        w: decay [D], at most 0.
+        u: bonus of the current token [D].
+    """
+    place = torch.arange(k.shape[1], device=k.device)
+    gap = place[:, None] - place - 1  # (T, T): tokens between i and t
+    exponent = w[:, None, None] * gap.clamp(min=0)
+    seen = (gap >= 0) & (exponent > _NOTHING)
+    weights = torch.exp(exponent.clamp(min=_NOTHING)) * seen
+    weights = weights + torch.exp(u)[:, None, None] * (gap == -1)  # (D, T, T)
+    top = k.detach().amax(dim=1, keepdim=True)
+    e = torch.exp(_turn(k - top).clamp(min=_NOTHING))  # (D, T, B)
+    return _turn((weights @ (e * _turn(v))) / (weights @ e))
+
+
+def _gated_wkv(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.sigmoid(r) * wkv_window(k, v, w, u), state
+
+
+def _lif_add(
+    x: Tensor, current: Tensor, gate: Tensor | None, v: Tensor, lengths: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    if gate is not None:
+        current = torch.sigmoid(gate) * current
+    spikes = lif_scan(current)
+    return x + spikes, v, count_spikes(spikes.detach(), lengths)
+
+
+def _relu2(x: Tensor) -> Tensor:
+    return torch.relu(x).square()
+
+
+TRAINING = Ops("training", norm_shift_mix_reference, _gated_wkv, _lif_add, _relu2)
+"""Whole windows from the empty state only: the states that it returns are those it was given."""
