@@ -1,0 +1,1 @@
+"""Evaluating settings: memory by arithmetic, the metric by running the model."""

@@ -1,0 +1,84 @@
+"""Task data as fixed batches: enumerated, never random, the same on every run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qslm_opt.data import TaskData
+
+PAD = 0
+"""Token id on padded positions; a causal model computes nothing from it that counts."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows or sentences that are computed together."""
+
+    ids: Tensor  # (B, T) int64, padded on the right
+    lengths: Tensor | None  # (B,) tokens of each sentence; None when nothing is padded
+    targets: Tensor  # (B, T) next tokens, or (B,) labels
+    n: int
+    """Predicted tokens or sentences."""
+    tokens: int
+    """Tokens computed, padding left out."""
+
+
+def make_batches(data: TaskData, rows: int, size: int | None, device: torch.device) -> list[Batch]:
+    """Cut ``data`` into batches of at most ``rows`` token positions, or of exactly ``size`` sequences.
+
+    Windows keep their order, sentences are sorted by length so that little is padded.
+    """
+    if data.kind == "lm":
+        groups = _windows(data.sequences, rows, size)
+        return [_lm_batch([data.sequences[i] for i in group], device) for group in groups]
+    groups = _sentences(data.sequences, rows, size)
+    return [_class_batch(data, group, device) for group in groups]
+
+
+def _windows(sequences: Sequence[np.ndarray], rows: int, size: int | None) -> list[list[int]]:
+    groups = []
+    for length, run in groupby(range(len(sequences)), key=lambda i: len(sequences[i])):
+        members = list(run)
+        step = size or max(1, rows // max(1, length - 1))
+        groups += [members[s : s + step] for s in range(0, len(members), step)]
+    return groups
+
+
+def _sentences(sequences: Sequence[np.ndarray], rows: int, size: int | None) -> list[list[int]]:
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    groups: list[list[int]] = []
+    for i in order:
+        full = not groups or (
+            len(groups[-1]) == size if size else (len(groups[-1]) + 1) * len(sequences[i]) > rows
+        )
+        if full:
+            groups.append([])
+        groups[-1].append(i)
+    return groups
+
+
+def _lm_batch(windows: list[np.ndarray], device: torch.device) -> Batch:
+    ids = torch.from_numpy(np.stack(windows).astype(np.int64)).to(device)
+    n = ids.shape[0] * (ids.shape[1] - 1)
+    return Batch(ids[:, :-1].contiguous(), None, ids[:, 1:].contiguous(), n, n)
+
+
+def _class_batch(data: TaskData, members: list[int], device: torch.device) -> Batch:
+    assert data.labels is not None
+    sentences = [data.sequences[i] for i in members]
+    lengths = np.array([len(s) for s in sentences], np.int64)
+    ids = np.full((len(sentences), lengths.max()), PAD, np.int64)
+    for row, sentence in zip(ids, sentences, strict=True):
+        row[: len(sentence)] = sentence
+    labels = torch.from_numpy(np.asarray(data.labels)[members].astype(np.int64)).to(device)
+    on = torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device)
+    return Batch(on[0], on[1], labels, len(members), int(lengths.sum()))

@@ -1,0 +1,247 @@
+"""Power, energy and memory of an NVIDIA GPU through NVML. The only importer of ``pynvml``.
+
+Power is the driver's instantaneous reading where it has one: the plain reading of recent GPUs is an
+average over the last second. The energy counter moves about ten times a second, so it is used for
+windows of two seconds and more; shorter ones take the integral of the samples.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from time import sleep
+from typing import Any
+
+from qslm_opt.measure.meter import DEFAULT_RATE_HZ, Meter, NullMeter, Window
+from qslm_opt.measure.sampling import Sample, SamplingWindow, summarize
+from qslm_opt.results import PowerWindow
+
+COUNTER_MIN_SECONDS = 2.0
+"""Shortest window whose energy comes from the counter (its steps of 0.1 s are then at most 5 %)."""
+
+
+class NvmlUnavailableError(Exception):
+    """Why NVML cannot measure this device, then ``; `` and the fix."""
+
+
+class NvmlMeter:
+    """Measures one GPU; made by ``open_nvml``."""
+
+    source = "nvml"
+
+    def __init__(
+        self,
+        nvml: Any,
+        handle: Any,
+        *,
+        synchronize: Callable[[], None] | None = None,
+        rate_hz: float = DEFAULT_RATE_HZ,
+    ) -> None:
+        """Take an initialised ``pynvml`` and a device handle; raise NvmlUnavailableError without power."""
+        self._nvml, self._handle = nvml, handle
+        self._synchronize, self._rate_hz = synchronize, rate_hz
+        self._idle_w: float | None = None
+        self._closed = False
+        self.reason: str | None = None
+        self._instant = self._instant_power() is not None
+        self._counts = self._optional(nvml.nvmlDeviceGetTotalEnergyConsumption) is not None
+        try:
+            self._power_w()
+        except nvml.NVMLError as error:
+            raise NvmlUnavailableError(
+                f"NVML reads no power of this GPU: {error}; use a GPU with a power sensor"
+            ) from None
+
+    @property
+    def counts_energy(self) -> bool:
+        """Whether the GPU has an energy counter."""
+        return self._counts
+
+    def window(self) -> Window:
+        """Return a window that samples power in a thread."""
+        if self._closed:
+            return NullMeter().window()
+        counter = _Counter(self._energy_j)
+        return SamplingWindow(
+            counter.before(self._power_w),
+            lambda samples: self._finish(samples, counter),
+            rate_hz=self._rate_hz,
+            failed=self._failed,
+            synchronize=self._synchronize,
+        )
+
+    def measure_idle(self, seconds: float = 1.0) -> float | None:
+        """Return the mean watts of the GPU at rest, kept as ``idle_w`` of later windows."""
+        with self.window() as window:
+            sleep(seconds)
+        rest = window.result()
+        self._idle_w = rest.mean_w if rest else None
+        return self._idle_w
+
+    def memory_bytes(self) -> int | None:
+        """Return the device memory in use by everybody, in bytes; None where NVML does not tell."""
+        info = self._optional(self._nvml.nvmlDeviceGetMemoryInfo)
+        return None if info is None else int(info.used)
+
+    def close(self) -> None:
+        """Release NVML."""
+        if not self._closed:
+            self._closed, self.reason = True, "the meter was closed"
+            self._nvml.nvmlShutdown()
+
+    def _finish(self, samples: Sequence[Sample], counter: _Counter) -> PowerWindow | None:
+        self.reason = None
+        seconds = samples[-1][0] - samples[0][0]
+        energy_j = counter.spent() if seconds >= COUNTER_MIN_SECONDS else None
+        return summarize(
+            samples,
+            source=self.source,
+            energy_j=energy_j,
+            idle_w=self._idle_w,
+            memory_bytes=self.memory_bytes(),
+        )
+
+    def _failed(self, error: Exception) -> None:
+        self.reason = f"NVML stopped answering: {error}"
+
+    def _power_w(self) -> float:
+        watts = self._instant_power() if self._instant else None
+        return watts if watts is not None else self._nvml.nvmlDeviceGetPowerUsage(self._handle) / 1000
+
+    def _instant_power(self) -> float | None:
+        nvml = self._nvml
+        field = getattr(nvml, "NVML_FI_DEV_POWER_INSTANT", None)  # None: an older nvidia-ml-py
+        fields = field and self._optional(lambda handle: nvml.nvmlDeviceGetFieldValues(handle, [field]))
+        if not fields or fields[0].nvmlReturn != nvml.NVML_SUCCESS:
+            return None
+        milliwatts = int(fields[0].value.uiVal)
+        return milliwatts / 1000 if milliwatts else None
+
+    def _energy_j(self) -> float | None:
+        if not self._counts:
+            return None
+        millijoules = self._optional(self._nvml.nvmlDeviceGetTotalEnergyConsumption)
+        return None if millijoules is None else millijoules / 1000
+
+    def _optional(self, query: Callable[[Any], Any]) -> Any:
+        """Return what ``query`` says of the device, or None where this GPU or driver cannot say it."""
+        try:
+            return query(self._handle)
+        except self._nvml.NVMLError:
+            return None
+
+
+class _Counter:
+    """The energy counter at the first and the last sample of a window."""
+
+    def __init__(self, read_j: Callable[[], float | None]) -> None:
+        self._read_j = read_j
+        self._first: float | None = None
+        self._last: float | None = None
+        self._started = False
+
+    def before(self, read_w: Callable[[], float]) -> Callable[[], float]:
+        """Return ``read_w`` with the counter read beside it."""
+
+        def read() -> float:
+            watts = read_w()
+            self._last = self._read_j()
+            if not self._started:
+                self._first, self._started = self._last, True
+            return watts
+
+        return read
+
+    def spent(self) -> float | None:
+        """Return the joules between the two; None without a counter, or when it did not move."""
+        if self._first is None or self._last is None or self._last <= self._first:
+            return None
+        return self._last - self._first
+
+
+def open_nvml(
+    index: int,
+    *,
+    uuid: str | None = None,
+    synchronize: Callable[[], None] | None = None,
+    rate_hz: float = DEFAULT_RATE_HZ,
+) -> Meter:
+    """Return the meter of CUDA device ``index``, or a NullMeter with the reason why there is none."""
+    try:
+        nvml = load_nvml()
+        try:
+            handle = find_device(nvml, index, uuid)
+            _refuse_mig(nvml, handle)
+            return NvmlMeter(nvml, handle, synchronize=synchronize, rate_hz=rate_hz)
+        except BaseException:
+            nvml.nvmlShutdown()
+            raise
+    except NvmlUnavailableError as error:
+        return NullMeter(str(error))
+
+
+def load_nvml() -> Any:
+    """Return ``pynvml``, initialised (the caller shuts it down); raise NvmlUnavailableError with the fix."""
+    try:
+        import pynvml
+    except ImportError:
+        raise NvmlUnavailableError("nvidia-ml-py is not installed; pip install nvidia-ml-py") from None
+    if not hasattr(pynvml, "nvmlInit") or hasattr(pynvml, "__path__"):
+        raise NvmlUnavailableError(
+            "another package named pynvml hides NVIDIA's; "
+            "pip uninstall pynvml, then pip install --force-reinstall nvidia-ml-py"
+        )
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        raise NvmlUnavailableError(f"NVML does not start: {error}; install the NVIDIA driver") from None
+    return pynvml
+
+
+def find_device(nvml: Any, index: int, uuid: str | None = None) -> Any:
+    """Return the NVML handle of CUDA device ``index`` under CUDA_VISIBLE_DEVICES, or of ``uuid``."""
+    try:
+        if uuid is not None:
+            return _by_uuid(nvml, uuid)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = [str(i) for i in range(nvml.nvmlDeviceGetCount())] if visible is None else visible.split(",")
+        if index >= len(names) or not names[index].strip():
+            raise NvmlUnavailableError(
+                f"CUDA device {index} is not among the visible ones: {names}; see CUDA_VISIBLE_DEVICES"
+            )
+        name = names[index].strip()
+        if not name.isdecimal():
+            return _by_uuid(nvml, name)
+        _refuse_unordered(nvml)
+        return nvml.nvmlDeviceGetHandleByIndex(int(name))
+    except nvml.NVMLError as error:
+        raise NvmlUnavailableError(
+            f"NVML does not know CUDA device {uuid or index}: {error}; see CUDA_VISIBLE_DEVICES"
+        ) from None
+
+
+def _by_uuid(nvml: Any, uuid: str) -> Any:
+    known = uuid.startswith(("GPU-", "MIG-"))
+    return nvml.nvmlDeviceGetHandleByUUID(uuid if known else f"GPU-{uuid}")
+
+
+def _refuse_unordered(nvml: Any) -> None:
+    """Raise when CUDA may count the GPUs otherwise than NVML: unlike GPUs, fastest first."""
+    if os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID":
+        return
+    handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+    if len({nvml.nvmlDeviceGetName(handle) for handle in handles}) > 1:
+        raise NvmlUnavailableError(
+            "the GPUs differ: CUDA counts them fastest first, NVML by slot; set CUDA_DEVICE_ORDER=PCI_BUS_ID"
+        )
+
+
+def _refuse_mig(nvml: Any, handle: Any) -> None:
+    try:
+        current, _ = nvml.nvmlDeviceGetMigMode(handle)
+    except nvml.NVMLError:
+        return
+    if current == nvml.NVML_DEVICE_MIG_ENABLE:
+        raise NvmlUnavailableError(
+            "the GPU is split by MIG, and NVML has power only for the whole board; use one that is not split"
+        )

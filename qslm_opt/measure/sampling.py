@@ -1,0 +1,126 @@
+"""Samples of a meter over time: the thread that takes them, and what they add up to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from math import fsum, isfinite, sqrt
+from time import perf_counter
+from types import TracebackType
+
+from qslm_opt.results import PowerWindow
+
+Sample = tuple[float, float]
+"""(seconds on any steady clock, watts)."""
+
+
+class SamplingWindow:
+    """Reads a meter from a thread at a steady rate, and once at each end of the window."""
+
+    def __init__(
+        self,
+        read: Callable[[], float],
+        finish: Callable[[Sequence[Sample]], PowerWindow | None],
+        *,
+        rate_hz: float,
+        failed: Callable[[Exception], None],
+        synchronize: Callable[[], None] | None = None,
+    ) -> None:
+        """Take ``read`` (watts, or joules of a counter), and ``finish`` that turns samples into a result.
+
+        An exception of ``read`` ends the sampling: ``failed`` is told, and the result is None.
+        """
+        if not 0 < rate_hz <= 1000:
+            raise ValueError(f"sampling rate {rate_hz} Hz is out of range; use above 0, at most 1000")
+        self._read, self._finish, self._failed = read, finish, failed
+        self._synchronize = synchronize or (lambda: None)
+        self._period = 1 / rate_hz
+        self._samples: list[Sample] = []
+        self._error: Exception | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="qslm-meter", daemon=True)
+        self._result: PowerWindow | None = None
+        self._left = False
+
+    def __enter__(self) -> SamplingWindow:
+        self._synchronize()
+        self._take()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._left = True
+        try:
+            if kind is None:  # after a failure the device may not answer
+                self._synchronize()
+        finally:
+            self._closing.set()
+            self._thread.join()
+        self._take()
+        if self._error is not None:
+            self._failed(self._error)
+        elif kind is None:
+            self._result = self._finish(self._samples)
+
+    def result(self) -> PowerWindow | None:
+        """Return the window's result; None after a failed read or when the work raised."""
+        if not self._left:
+            raise RuntimeError("the window is still open; leave its `with` block first")
+        return self._result
+
+    def _run(self) -> None:
+        due = perf_counter() + self._period
+        while not self._closing.wait(max(0.0, due - perf_counter())):
+            self._take()
+            due = max(due + self._period, perf_counter())  # a late sample is not made up for
+
+    def _take(self) -> None:
+        if self._error is not None:
+            return
+        try:
+            value = self._read()
+        except Exception as error:  # noqa: BLE001  a meter must never end the run it watches
+            self._error = error
+            return
+        self._samples.append((perf_counter(), value))
+
+
+def summarize(
+    samples: Sequence[Sample],
+    *,
+    source: str,
+    energy_j: float | None = None,
+    idle_w: float | None = None,
+    memory_bytes: int | None = None,
+) -> PowerWindow | None:
+    """Return mean, spread and energy of power samples; None below two samples, without duration or at 0 W.
+
+    The mean is over time (trapezoids), the spread is the standard deviation of the samples, and the
+    energy is the integral unless a counter gave it.
+    """
+    if len(samples) < 2 or samples[-1][0] <= samples[0][0] or not all(isfinite(w) for _, w in samples):
+        return None
+    duration = samples[-1][0] - samples[0][0]
+    integral = trapezoid(samples)
+    if integral <= 0:  # a running device draws power: a meter that says 0 does not measure
+        return None
+    centre = fsum(w for _, w in samples) / len(samples)
+    variance = fsum((w - centre) ** 2 for _, w in samples) / len(samples)
+    return PowerWindow(
+        source=source,
+        samples=len(samples),
+        rate_hz=(len(samples) - 1) / duration,
+        mean_w=integral / duration,
+        std_w=sqrt(variance),
+        energy_j=integral if energy_j is None else energy_j,
+        idle_w=idle_w,
+        memory_bytes=memory_bytes,
+    )
+
+
+def trapezoid(samples: Sequence[Sample]) -> float:
+    """Return the integral of (seconds, watts) samples in joules."""
+    return fsum((t1 - t0) * (w0 + w1) / 2 for (t0, w0), (t1, w1) in pairwise(samples))

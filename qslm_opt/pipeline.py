@@ -1,0 +1,118 @@
+"""The core: a spec becomes a session, a session runs settings.
+
+The command line, the search and the tests all call ``Session.run``: the same call, hence the same number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from qslm_opt.data import TASK_KIND, load_task
+from qslm_opt.errors import ModelError
+from qslm_opt.evaluate.engine import CODE_VERSION, Engine
+from qslm_opt.formats import Layout
+from qslm_opt.hierarchy.discover import discover
+from qslm_opt.models import load_model
+from qslm_opt.quant import get_quantizer
+from qslm_opt.results import Baseline, Evaluation, PowerWindow, Progress
+from qslm_opt.setting import UNQUANTIZED, QuantSetting
+
+if TYPE_CHECKING:
+    from qslm_opt.data import TaskData
+    from qslm_opt.evaluate.bounds import MetricBound
+    from qslm_opt.hierarchy.tree import Hierarchy
+    from qslm_opt.measure.meter import Meter
+    from qslm_opt.models.loading import LoadedModel
+    from qslm_opt.spec import StudySpec
+
+
+def _silent(text: str) -> None:
+    """Say nothing."""
+
+
+class Session:
+    """A model, a task's data and the engine that evaluates settings on them."""
+
+    def __init__(
+        self, spec: StudySpec, model: LoadedModel, hierarchy: Hierarchy, data: TaskData
+    ) -> None:
+        self.spec, self.model, self.hierarchy, self.data = spec, model, hierarchy, data
+        self.engine = Engine(model, hierarchy, data, device=spec.device, batch=spec.window_batch)
+
+    @classmethod
+    def open(cls, spec: StudySpec, narrate: Callable[[str], None] = _silent) -> Session:
+        """Load the model and the data that ``spec`` names.
+
+        Raises:
+            UsageError, ModelError, DataError, DeviceError: with the value and the fix.
+        """
+        layout, quantizer = Layout.parse(spec.layout), get_quantizer(spec.quantizer)
+        for bits in spec.precisions:
+            quantizer.check(layout.with_bits(bits))
+        narrate(f"loading model {spec.model}")
+        model = load_model(
+            spec.model, embed_spike=spec.embed_spike, rescale_every=spec.rescale_every
+        )
+        kind = TASK_KIND[spec.task]
+        _check_heads(model, spec.task, kind)
+        narrate(f"loading task {spec.task}")
+        data = load_task(
+            spec.task, model.need_tokenizer(), data_dir=spec.data, split=spec.split,
+            window=spec.window, limit=spec.limit,
+        )  # fmt: skip
+        if data.max_id >= model.config.vocab_size:
+            raise ModelError(
+                f"the tokenizer of {spec.model!r} gives token id {data.max_id}, but the model's vocabulary "
+                f"has {model.config.vocab_size} rows; put the tokenizer the model was trained with beside it."
+            )
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.tensors.items()}
+        return cls(spec, model, discover(model.config, shapes, kind, model.ties), data)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return what must not change while a study lasts: hashes of weights, data and spec, code version."""
+        return {
+            "weights": self.model.weights_hash,
+            "data": self.data.data_hash,
+            "spec": self.spec.hash(),
+            "code": CODE_VERSION,
+        }
+
+    @cached_property
+    def _baseline(self) -> Baseline:
+        return Baseline.of(self.engine.evaluate(UNQUANTIZED, parent=UNQUANTIZED))
+
+    def baseline(self) -> Baseline:
+        """Return the unquantized model's result, measured once by the same engine."""
+        return self._baseline
+
+    def run(
+        self,
+        setting: QuantSetting,
+        *,
+        parent: QuantSetting | None = None,
+        bound: MetricBound | None = None,
+        report: Callable[[Progress], bool] | None = None,
+        meter: Meter | None = None,
+    ) -> tuple[Evaluation, PowerWindow | None]:
+        """Evaluate one setting; see ``Engine.evaluate``. The power window is None without a meter."""
+        if meter is None:
+            return self.engine.evaluate(setting, parent=parent, bound=bound, report=report), None
+        self.engine.synchronise()
+        with meter.window() as window:
+            evaluation = self.engine.evaluate(setting, parent=parent, bound=bound, report=report)
+        return evaluation, window.result()
+
+
+def _check_heads(model: LoadedModel, task: str, kind: str) -> None:
+    if kind == "classification" and not model.config.n_labels:
+        raise ModelError(
+            f"task {task!r} needs a classification head, but {model.source!r} has no 'classifier.weight'; "
+            "fine-tune the model for the task first."
+        )
+    if kind == "lm" and not model.config.has_head:
+        raise ModelError(
+            f"task {task!r} needs a language-model head, but {model.source!r} has no 'head.weight'; "
+            "use the checkpoint that still has it."
+        )
