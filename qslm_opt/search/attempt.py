@@ -1,0 +1,200 @@
+"""One trial, from the start of its run to what is told to Optuna."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qslm_opt.errors import NumericsError
+from qslm_opt.results import TrialRecord
+from qslm_opt.search.interrupts import Interrupts
+from qslm_opt.search.ledger import close_trial
+from qslm_opt.search.outcome import Judge, Outcome
+from qslm_opt.search.sampler import STATES, TieredSampler
+from qslm_opt.search.verdicts import INTERRUPTED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from optuna.study import Study
+    from optuna.trial import Trial
+
+    from qslm_opt.evaluate.bounds import MetricBound
+    from qslm_opt.hierarchy.tree import Hierarchy
+    from qslm_opt.measure.meter import Meter
+    from qslm_opt.results import Baseline, Evaluation, PowerWindow, Progress
+    from qslm_opt.search.space import SearchSpace
+    from qslm_opt.search.tiers import Proposal
+    from qslm_opt.setting import QuantSetting
+    from qslm_opt.spec import StudySpec
+
+REPORTS = 8
+"""At most so many reports a trial are stored."""
+REPORT_SECONDS = 0.5
+"""Reports that prove nothing are at least this far apart."""
+
+
+class SessionLike(Protocol):
+    """What the search needs of ``qslm_opt.pipeline.Session``."""
+
+    spec: StudySpec
+    hierarchy: Hierarchy
+
+    def fingerprint(self) -> dict[str, str]:
+        """Return what must not change while a study lasts."""
+
+    def baseline(self) -> Baseline:
+        """Measure the unquantized model."""
+
+    def run(
+        self,
+        setting: QuantSetting,
+        *,
+        parent: QuantSetting | None = None,
+        bound: MetricBound | None = None,
+        report: Callable[[Progress], bool] | None = None,
+        meter: Meter | None = None,
+    ) -> tuple[Evaluation, PowerWindow | None]:
+        """Evaluate one setting."""
+
+
+class Listener(Protocol):
+    """Told of what happens, in the thread that runs the search."""
+
+    def on_narrate(self, text: str) -> None:
+        """Something to tell the user, in one line."""
+
+    def on_tier(self, tier: str) -> None:
+        """A tier begins, or goes on after a resume."""
+
+    def on_trial_start(self, record: TrialRecord, done: int, total_estimate: int | None) -> None:
+        """A trial starts; ``done`` settings of at most about ``total_estimate`` have their verdict."""
+
+    def on_progress(self, progress: Progress) -> None:
+        """The running evaluation came further."""
+
+    def on_trial_end(self, record: TrialRecord) -> None:
+        """A trial is stored."""
+
+
+class Attempts:
+    """Runs trials of one study and tells their outcomes."""
+
+    def __init__(
+        self,
+        session: SessionLike,
+        study: Study,
+        sampler: TieredSampler,
+        judge: Judge,
+        listener: Listener,
+        meter: Meter | None,
+        interrupts: Interrupts,
+    ) -> None:
+        self.session, self.study, self.sampler, self.judge = session, study, sampler, judge
+        self.listener, self.meter, self.interrupts = listener, meter, interrupts
+
+    def carry_out(self, trial: Trial, proposal: Proposal, record: TrialRecord) -> None:
+        """Run a proposal and tell its outcome.
+
+        KeyboardInterrupt and unexpected errors come out again after FAIL was told.
+        """
+        try:
+            outcome = self._outcome(trial, proposal)
+        except NumericsError as error:
+            outcome = Outcome.failed(f"NumericsError: {error}")
+        except KeyboardInterrupt:
+            self._tell(trial, Outcome.failed(f"{INTERRUPTED}: the run was stopped"), record)
+            raise
+        except BaseException as error:
+            self._tell(trial, Outcome.failed(f"{type(error).__name__}: {error}"), record)
+            raise
+        self._tell(trial, outcome, record)
+
+    def _outcome(self, trial: Trial, proposal: Proposal) -> Outcome:
+        if not proposal.run:
+            return self.judge.violates_memory(proposal)
+        space = self.judge.space
+        bound = None if proposal.tier == "sensitivity" else self.judge.bound
+        setting = space.setting_of(proposal.levels, proposal.fixed)
+        parent = space.setting_of(proposal.parent, proposal.fixed)
+        report = Reporter(trial, bound, self.listener, self.interrupts)
+        with self.interrupts.exposed():
+            run, power = self.session.run(
+                setting, parent=parent, bound=bound, report=report, meter=self.meter
+            )
+        return self.judge.judge(proposal, run, power)
+
+    def _tell(self, trial: Trial, outcome: Outcome, record: TrialRecord) -> None:
+        ended = outcome.state, outcome.score, outcome.attributes, outcome.constraints
+        if close_trial(self.study._storage, trial._trial_id, *ended):
+            self.sampler.learn(trial, outcome.attributes, outcome.constraints, outcome.state)
+        else:
+            self.listener.on_narrate(
+                f"trial {trial.number} was closed by another worker meanwhile; its result is lost"
+            )
+        self.listener.on_trial_end(finished_record(record, outcome))
+
+
+class Reporter:
+    """Passes progress on, stores a few reports, and stops the run when the pruner says so."""
+
+    def __init__(
+        self, trial: Trial, bound: MetricBound | None, listener: Listener, interrupts: Interrupts
+    ) -> None:
+        self._trial, self._bound, self._listener, self._interrupts = trial, bound, listener, interrupts
+        self._share = 1.0 / REPORTS
+        self._next, self._last = self._share, time.monotonic()
+
+    def __call__(self, progress: Progress) -> bool:
+        """Return True when the run is to stop: a violation is certain, and something is left to compute."""
+        self._listener.on_progress(progress)
+        best = progress.best_case
+        if self._bound is None or best is None or progress.used >= progress.n:
+            return False
+        if not self._bound.certain(best) and not self._is_due(progress.used / progress.n):
+            return False
+        with self._interrupts.shielded():
+            self._trial.report(best, progress.used)
+            return self._trial.should_prune()
+
+    def _is_due(self, done: float) -> bool:
+        now = time.monotonic()
+        if done < self._next or now - self._last < REPORT_SECONDS:
+            return False
+        self._next, self._last = done + self._share, now
+        return True
+
+
+def started_record(trial: Trial, proposal: Proposal, space: SearchSpace, uuid: str) -> TrialRecord:
+    """Return the record of a trial that starts now."""
+    return TrialRecord(
+        number=trial.number,
+        uuid=uuid,
+        state="running",
+        tier=proposal.tier,
+        unit=proposal.unit,
+        bits=proposal.bits,
+        setting=space.setting_of(proposal.levels, proposal.fixed).to_json(),
+        digest=proposal.digest,
+        value=None,
+        bytes=proposal.bytes,
+        fp32_bytes=space.fp32_bytes,
+        started=datetime.now().isoformat(timespec="seconds"),
+    )
+
+
+def finished_record(record: TrialRecord, outcome: Outcome) -> TrialRecord:
+    """Return a started trial's record with its outcome."""
+    names = ("value", "loss", "used", "seconds", "power_w", "energy_j", "firing_rate")
+    measured: dict[str, Any] = {
+        n: outcome.attributes[n] for n in names if outcome.attributes.get(n) is not None
+    }
+    return replace(
+        record,
+        state=STATES[outcome.state],
+        slack=dict(outcome.constraints),
+        finished=datetime.now().isoformat(timespec="seconds"),
+        **measured,
+    )

@@ -1,0 +1,98 @@
+"""From an evaluation to what is stored of a trial: state, attributes, constraints, score."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import TrialState
+
+from qslm_opt.rank import score
+
+if TYPE_CHECKING:
+    from qslm_opt.evaluate.bounds import MetricBound
+    from qslm_opt.results import Evaluation, PowerWindow
+    from qslm_opt.search.space import SearchSpace
+    from qslm_opt.search.tiers import Proposal
+
+_MOST = 1e9
+"""Stored in place of an infinite slack, which JSON cannot hold."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended."""
+
+    state: TrialState
+    attributes: Mapping[str, Any]
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    """Empty for a failed trial, else ``metric`` and ``memory``, feasible at 0 or below."""
+    score: float | None = None
+    """S of Eq. 1 at the study's λ; for complete trials."""
+
+    @classmethod
+    def failed(cls, reason: str) -> Outcome:
+        """A trial that has no result, with the reason in words."""
+        return cls(TrialState.FAIL, {"reason": reason})
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What a study measures trials against."""
+
+    space: SearchSpace
+    bound: MetricBound
+    lam: float
+
+    def memory_slack(self, proposal: Proposal) -> float:
+        """Return bytes / budget − 1."""
+        return proposal.bytes / self.space.budget - 1
+
+    def violates_memory(self, proposal: Proposal) -> Outcome:
+        """Return the outcome of a proposal that needs no model run."""
+        slack = {"metric": 0.0, "memory": self.memory_slack(proposal)}
+        return Outcome(TrialState.PRUNED, {"used": 0}, slack)
+
+    def judge(self, proposal: Proposal, run: Evaluation, power: PowerWindow | None) -> Outcome:
+        """Return the outcome of an evaluation: complete, pruned (stopped early) or failed (not finite)."""
+        if run.value is None:
+            return self._stopped(proposal, run, power)
+        if not isfinite(run.value) or not isfinite(run.loss):
+            return Outcome.failed(
+                f"{run.metric} is {run.value} with loss {run.loss}; a candidate's must be finite"
+            )
+        ratio = proposal.bytes / self.space.fp32_bytes
+        return Outcome(
+            TrialState.COMPLETE,
+            _attributes(run, power),
+            {"metric": self.bound.slack(run.value), "memory": self.memory_slack(proposal)},
+            score(run.metric, run.value, ratio, self.lam),
+        )
+
+    def _stopped(self, proposal: Proposal, run: Evaluation, power: PowerWindow | None) -> Outcome:
+        slack = self.bound.slack(self.bound.best_case(run.used, run.correct, run.nll_sum))
+        if slack <= 0:
+            return Outcome.failed(f"the run ended after {run.used} of {run.n} without a certain violation")
+        constraints = {"metric": min(slack, _MOST), "memory": self.memory_slack(proposal)}
+        return Outcome(TrialState.PRUNED, _attributes(run, power), constraints)
+
+
+def _attributes(run: Evaluation, power: PowerWindow | None) -> dict[str, Any]:
+    """The attributes of a measured trial; those that are None are not stored."""
+    whole = {**run.to_json(), "power": asdict(power) if power else None}
+    if not isfinite(run.loss):
+        whole |= {"loss": None, "nll_sum": None}
+    return {
+        "value": run.value,
+        "loss": run.loss if isfinite(run.loss) else None,
+        "used": run.used,
+        "correct": run.correct,
+        "seconds": run.seconds,
+        "power_w": power.mean_w if power else None,
+        "energy_j": power.energy_j if power else None,
+        "firing_rate": run.firing_rate,
+        "evaluation": json.dumps(whole, separators=(",", ":")),
+    }

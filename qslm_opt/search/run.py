@@ -1,0 +1,217 @@
+"""One process's work on one study."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from optuna.trial import TrialState
+
+from qslm_opt.errors import InfeasibleError
+from qslm_opt.evaluate.bounds import MetricBound
+from qslm_opt.search.attempt import Attempts, Listener, SessionLike, started_record
+from qslm_opt.search.heart import Heart
+from qslm_opt.search.interrupts import Interrupts
+from qslm_opt.search.ledger import close_trial, load_study, one_transaction, open_storage
+from qslm_opt.search.outcome import Judge
+from qslm_opt.search.owners import close_stale, registered
+from qslm_opt.search.pruner import ConstraintPruner
+from qslm_opt.search.sampler import NothingToProposeError, TieredSampler
+from qslm_opt.search.space import SearchSpace
+from qslm_opt.search.summary import RunSummary, summarize
+from qslm_opt.search.tiers import Tier
+from qslm_opt.search.walk import Walk
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import Trial
+
+    from qslm_opt.measure.meter import Meter
+    from qslm_opt.results import Baseline
+    from qslm_opt.store import Repository, StudyRow
+
+PATIENCE_SECONDS = 600.0
+"""A trial of another host is taken for lost after this, or ten times the longest trial so far."""
+_NARRATED_WAIT = 8
+"""A pause of so many looks, about three seconds, is worth a line."""
+STALE_CHECK_SECONDS = 2.0
+"""How often a worker looks whether others have died."""
+
+
+class Run:
+    """Runs trials until there is none left to run; see ``until_end``."""
+
+    def __init__(
+        self,
+        row: StudyRow,
+        url: str,
+        repository: Repository,
+        session: SessionLike,
+        listener: Listener,
+        meter: Meter | None,
+        interrupts: Interrupts,
+        started: float,
+    ) -> None:
+        self.row, self.url, self.repository, self.session = row, url, repository, session
+        self.listener, self.meter, self.interrupts, self.started = listener, meter, interrupts, started
+        self.space = SearchSpace.of(row.spec, row.hierarchy)
+        self._tier: Tier | None = None
+        self._order: tuple[str, ...] = ()
+        self._progress: list[dict[str, object]] = []
+        self._looked = 0.0
+
+    def until_end(self) -> RunSummary:
+        """Work on the study; the state it is left in is stored also when an error or Ctrl-C ends it."""
+        uuid = self.row.uuid
+        with registered() as owner, Heart(self.repository, uuid, "baseline") as self.heart:
+            self._open(owner)
+            try:
+                self.repository.set_state(uuid, "running")
+                self._start()
+                exhausted = self._loop()
+                summary = self._summary(exhausted)
+                self.repository.set_state(uuid, summary.state, summary.reason)
+            except InfeasibleError as error:
+                self.repository.set_state(uuid, "infeasible", str(error))
+                raise
+            except KeyboardInterrupt:
+                self.repository.set_state(uuid, "stopped", "interrupted")
+                raise
+            except Exception as error:
+                self.repository.set_state(uuid, "stopped", f"{type(error).__name__}: {error}")
+                raise
+            finally:
+                self.database.engine.dispose()
+        return summary
+
+    def _open(self, owner: str) -> None:
+        self.database = open_storage(self.url)
+        self.sampler = TieredSampler(
+            self.space, self.row.spec.seed, attributes={"owner": owner}, patient=True
+        )
+        self.study = self._load()
+
+    def _load(self) -> Study:
+        return load_study(self.row.name, self.database, self.sampler, ConstraintPruner())
+
+    def _start(self) -> None:
+        """Baseline, bound, stale trials, and where the walk stands."""
+        baseline = self._baseline()
+        bound = MetricBound.of(self.row.spec, baseline)
+        if bound.slack(baseline.value) > 0:
+            raise InfeasibleError(
+                f"the unquantized model already violates the bound: {bound.metric} {baseline.value:.6g} "
+                f"against {bound.value:.6g}; give a bound that the model meets."
+            )
+        judge = Judge(self.space, bound, self.row.spec.lam)
+        self.attempts = Attempts(
+            self.session, self.study, self.sampler, judge, self.listener, self.meter, self.interrupts
+        )
+        self._close_stale()
+        self._follow(self.sampler.refresh(self.study))
+
+    def _baseline(self) -> Baseline:
+        known = self.row.baseline
+        if known is None:
+            self.listener.on_narrate("measuring the unquantized model")
+            with self.interrupts.exposed():
+                measured = self.session.baseline()
+            # Another worker may have been quicker: what is stored first holds.
+            known = self.repository.study(self.row.name).baseline
+            if known is None:
+                known = measured
+                self.study.set_user_attr("baseline", measured.to_json())
+                self.repository.set_baseline(self.row.uuid, measured)
+        of = "sentences" if known.metric == "accuracy" else "predicted tokens"
+        self.listener.on_narrate(
+            f"baseline: {known.metric} {known.value:.6g} over {known.n:,} {of}, {known.bytes:,} bytes"
+        )
+        return known
+
+    def _summary(self, exhausted: bool) -> RunSummary:
+        name = self.row.name  # Optuna's dashboard may have changed it
+        seconds = time.monotonic() - self.started
+        trials = self.repository.trials(name)
+        return summarize(self.row.spec.renamed(name), trials, self.sampler.walk, exhausted, seconds)
+
+    def _loop(self) -> bool:
+        """Run trials; True when the search is exhausted, False when a stop was requested."""
+        waits = 0
+        while not self.sampler.walk.done:
+            with self.interrupts.exposed():
+                if self.repository.stop_requested(self.row.uuid):
+                    return False
+            if self._step():
+                waits = 0
+                continue
+            waits += 1
+            self._wait(waits)
+        return True
+
+    def _step(self) -> bool:
+        """Ask for one trial and carry it out; False when all that is worth running is being run by others."""
+        if self.sampler.others:
+            self._close_stale(every=STALE_CHECK_SECONDS)
+            if self.sampler.peek(self.study) is None:
+                return False
+        try:
+            with one_transaction(self.study._storage):
+                trial = self.study.ask(self.sampler.distributions)
+        except NothingToProposeError:
+            # The trial was rolled back, but Optuna's cache still holds it.
+            self.study = self.attempts.study = self._load()
+            return False
+        proposed = self.sampler.proposal(trial)
+        if proposed is None:
+            self._refuse(trial)
+            return True
+        proposal, uuid = proposed
+        record = started_record(trial, proposal, self.space, uuid)
+        progress = self.sampler.walk.progress()
+        self.listener.on_trial_start(record, sum(p.done for p in progress), sum(p.total for p in progress))
+        self.attempts.carry_out(trial, proposal, record)
+        self._follow(self.sampler.walk)
+        return True
+
+    def _refuse(self, trial: Trial) -> None:
+        """End a trial whose parameters somebody enqueued: they do not say which setting is meant."""
+        reason = "enqueued by hand; the settings of this study come from its tiers"
+        close_trial(self.study._storage, trial._trial_id, TrialState.FAIL, None, {"reason": reason})
+        self.listener.on_narrate(f"trial {trial.number} was {reason}")
+
+    def _wait(self, waits: int) -> None:
+        if waits == _NARRATED_WAIT:
+            self.listener.on_narrate("waiting for the other workers")
+        with self.interrupts.exposed():
+            time.sleep(min(1.0, 0.05 * 1.5**waits))
+        self._close_stale(every=STALE_CHECK_SECONDS)
+        self._follow(self.sampler.refresh(self.study))
+
+    def _close_stale(self, every: float = 0.0) -> None:
+        """Close trials that nobody runs any more; at most once in ``every`` seconds."""
+        now = time.monotonic()
+        if now - self._looked < every:
+            return
+        self._looked = now
+        trials = self.study.get_trials(deepcopy=False)
+        longest = max((t.user_attrs.get("seconds") or 0.0 for t in trials), default=0.0)
+        closed = close_stale(self.database, self.study._study_id, max(PATIENCE_SECONDS, 10 * longest))
+        if closed:
+            self.listener.on_narrate(f"{len(closed)} stale trial{'s' * (len(closed) > 1)} closed")
+
+    def _follow(self, walk: Walk) -> None:
+        """Store and tell how far the walk is, where that changed."""
+        progress: list[dict[str, object]] = [
+            {"tier": p.tier, "done": p.done, "total": p.total} for p in walk.progress()
+        ]
+        if progress != self._progress:
+            self._progress = progress
+            self.repository.set_progress(self.row.uuid, progress)
+        if walk.order and walk.order != self._order:
+            self._order = walk.order
+            self.repository.set_order(self.row.uuid, walk.order)
+            self.listener.on_narrate(f"blocks, least sensitive first: {', '.join(walk.order)}")
+        if walk.tier is not None and walk.tier != self._tier:
+            self._tier = walk.tier
+            self.heart.phase = walk.tier
+            self.listener.on_tier(walk.tier)

@@ -1,0 +1,239 @@
+"""The sampler: the tier machine as an Optuna sampler."""
+
+from __future__ import annotations
+
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Literal
+from uuid import uuid4
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import TrialState
+
+from qslm_opt.search.ledger import write_attributes
+from qslm_opt.search.space import SearchSpace
+from qslm_opt.search.tiers import TIERS, Proposal
+from qslm_opt.search.verdicts import VerdictTable, read
+from qslm_opt.search.walk import Walk
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from optuna.distributions import BaseDistribution
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial, Trial
+
+STATES: dict[TrialState, Literal["complete", "pruned", "failed"]] = {
+    TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"
+}  # fmt: skip
+"""Optuna's states of finished trials, and what a TrialRecord calls them."""
+
+
+class NothingToProposeError(Exception):
+    """Nothing can be proposed: the search is exhausted, or waits for running trials."""
+
+
+class TieredSampler(BaseSampler):
+    """Proposes the next setting of the tiered search as the parameters ``tier``, ``unit`` and ``bits``.
+
+    All state comes from the study's trials; what is kept here is only a memo of them. The whole proposal is
+    written to the trial's attributes (``setting``, ``digest``, ``bytes``, …) with its parameters and
+    returned by ``proposal(trial)``. An objective must set the constraints ``metric`` and ``memory`` and the
+    attributes ``value`` and ``loss``, and prune without a model run what has ``run`` False; the driver
+    does.
+
+    A setting that another trial is running is not proposed: workers speculate instead. Once the search is
+    exhausted ``study.optimize`` is stopped after the trial that ended it. A trial that was nevertheless
+    started later (by another thread, or on an exhausted study) is pruned without parameters.
+
+    Without a search space, or on a study that is not one of ours, it is an independent random sampler.
+
+    Args:
+        space: The study's search space.
+        seed: Seed of the random sampler; the tiers themselves have no randomness.
+        attributes: Written to each trial with the proposal.
+        patient: Raise NothingToProposeError when everything worth running is running, instead of proposing
+        one of
+            those again, and when the search is exhausted, instead of pruning the trial.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace | None = None,
+        seed: int | None = None,
+        *,
+        attributes: dict[str, Any] | None = None,
+        patient: bool = False,
+    ) -> None:
+        self._space, self._attributes, self._patient = space, dict(attributes or {}), patient
+        self._random = RandomSampler(seed)
+        self._lock = RLock()
+        self._proposals: dict[int, tuple[Proposal, str]] = {}
+        self._ours: dict[str, bool] = {}
+        self._table = VerdictTable()
+        self._walk: Walk | None = None
+        self._revision = 0
+        self.others = False
+        """Whether, at the last look, other trials were running."""
+
+    @property
+    def space(self) -> SearchSpace:
+        """The search space; RuntimeError without one."""
+        if self._space is None:
+            raise RuntimeError("this TieredSampler has no search space; give it one: TieredSampler(space).")
+        return self._space
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """The three parameters; their choices are constant over a study."""
+        space = self.space
+        bits = sorted({*space.precisions, *space.sensitivity_precisions}, reverse=True)
+        return {
+            "tier": CategoricalDistribution(TIERS),
+            "unit": CategoricalDistribution(space.units),
+            "bits": CategoricalDistribution(bits),
+        }
+
+    @property
+    def walk(self) -> Walk:
+        """The walk over the trials seen so far."""
+        if self._walk is None or self._revision != self._table.revision:
+            self._walk, self._revision = Walk(self.space), self._table.revision
+        return self._walk.extend(self._table.verdicts)
+
+    def refresh(self, study: Study) -> Walk:
+        """Take in the study's trials and return the walk over them."""
+        with self._lock:
+            self._take_in(study.get_trials(deepcopy=False))
+            return self.walk
+
+    def peek(self, study: Study) -> Proposal | None:
+        """Return what a trial started now would be proposed; None when nothing that is not running."""
+        with self._lock:
+            return self._next(study.get_trials(deepcopy=False))
+
+    def suggest(self, trial: Trial) -> Proposal:
+        """Suggest the three parameters of a running trial and return its proposal.
+
+        Raises:
+            ValueError: the trial's parameters were enqueued by hand.
+        """
+        for name, distribution in self.distributions.items():
+            assert isinstance(distribution, CategoricalDistribution)
+            trial.suggest_categorical(name, distribution.choices)
+        proposed = self.proposal(trial)
+        if proposed is None:
+            raise ValueError(f"trial {trial.number} has parameters that this sampler did not propose.")
+        return proposed[0]
+
+    def proposal(self, trial: Trial) -> tuple[Proposal, str] | None:
+        """Return what a running trial is to do, and its uuid; None when this sampler did not propose it."""
+        proposed = self._proposals.get(trial._trial_id)
+        if proposed is None or trial.params != _parameters(proposed[0]):
+            return None
+        return proposed
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self.distributions if self._is_ours(study) else {}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        self._raise_error_if_multi_objective(study)
+        if not self._is_ours(study):
+            names = search_space.items()
+            return {name: self._random.sample_independent(study, trial, name, d) for name, d in names}
+        with self._lock:
+            proposal = self._choose(study, trial)
+            uuid = str(uuid4())
+            write_attributes(study._storage, trial._trial_id, {**self._describe(proposal), "uuid": uuid})
+            self._proposals[trial._trial_id] = proposal, uuid
+        return _parameters(proposal)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        self._raise_error_if_multi_objective(study)
+        return self._random.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        if self._is_ours(study):
+            self.learn(trial, trial.user_attrs, trial.constraints, state)
+            if self.walk.done:
+                _stop(study)
+
+    def learn(
+        self,
+        trial: Trial | FrozenTrial,
+        attributes: Mapping[str, Any],
+        constraints: Mapping[str, float],
+        state: TrialState,
+    ) -> None:
+        """Take in the outcome of a trial of this sampler without a look at the storage."""
+        with self._lock:
+            proposed = self._proposals.pop(trial._trial_id, None)
+            if proposed is not None:
+                known = {**attributes, "digest": proposed[0].digest}
+                self._table.add(trial.number, read(known, constraints, STATES[state]))
+
+    def reseed_rng(self) -> None:
+        self._random.reseed_rng()
+
+    def _is_ours(self, study: Study) -> bool:
+        if self._space is None:
+            return False
+        name = study.study_name
+        if not self._ours.get(name):
+            self._ours[name] = "spec" in study.user_attrs and "qslm_uuid" in study.user_attrs
+        return self._ours[name]
+
+    def _choose(self, study: Study, trial: FrozenTrial) -> Proposal:
+        trials = study.get_trials(deepcopy=False)
+        proposal = self._next(trials, but=trial.number)
+        if proposal is None and not self._patient:
+            proposal = next(self.walk.proposals(self._table.verdicts), None)
+        if proposal is not None:
+            return proposal
+        if self._patient:
+            raise NothingToProposeError
+        _stop(study)
+        raise optuna.TrialPruned("the search is exhausted")
+
+    def _next(self, trials: list[FrozenTrial], but: int = -1) -> Proposal | None:
+        """The first proposal that no trial other than number ``but`` is running."""
+        self._take_in(trials)
+        running = [t for t in trials if t.state == TrialState.RUNNING and t.number != but]
+        self.others = bool(running)
+        busy = {t.user_attrs.get("digest", "") for t in running}
+        return next(self.walk.proposals(self._table.verdicts, busy), None)
+
+    def _take_in(self, trials: list[FrozenTrial]) -> None:
+        table = self._table
+        for trial in trials:
+            if trial.state in STATES and trial.number not in table:
+                table.add(trial.number, read(trial.user_attrs, trial.constraints, STATES[trial.state]))
+
+    def _describe(self, proposal: Proposal) -> dict[str, Any]:
+        space = self.space
+        return {
+            **self._attributes,
+            "setting": space.setting_of(proposal.levels, proposal.fixed).to_json(),
+            "digest": proposal.digest,
+            "bytes": proposal.bytes,
+            "fp32_bytes": space.fp32_bytes,
+        }
+
+
+def _parameters(proposal: Proposal) -> dict[str, Any]:
+    return {"tier": proposal.tier, "unit": proposal.unit, "bits": proposal.bits}
+
+
+def _stop(study: Study) -> None:
+    """End ``study.optimize``; with ask and tell there is no loop to end."""
+    try:
+        study.stop()
+    except RuntimeError:
+        return

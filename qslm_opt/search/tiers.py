@@ -1,0 +1,242 @@
+"""The tiers of the search as a pure state machine: a state and a verdict in, the next state out.
+
+The rules, exactly (``N`` are the precisions, descending; ``ok`` is short for metric_ok):
+
+* **sensitivity**: each block of the space alone at each sensitivity precision, everything else in float32
+  (pins excepted). Always measured to the end. The order of the blocks is that of their mean loss, lowest
+  first, ties in hierarchy order; a block with a failed or non-finite loss is among the last.
+* **global**: all units at n, for every n of N. A level above the memory budget is told without a model run.
+  Every level that fits is measured, also after one that was not ok. The incumbent is the lowest ok level
+  that fits; when none is ok, the levels above the budget are measured too, nearest first, until one is ok;
+  when none is, the unquantized levels are the incumbent (they are not measured: they are the baseline but
+  for pins and fixed formats).
+* **block**: for each block in order, one precision lower while ok; the incumbent keeps the last that was.
+* **module**: the same for each module of each attention block, in the same order of blocks.
+* The incumbent of the last two tiers moves on ok alone, so a proposal above the budget is measured as long
+  as the rest of the walk can still bring it below. It is told without a model run only when even its
+  **smallest continuation** is above the budget: every unit that the walk may still lower at the lowest
+  precision, the others as proposed. Nothing that follows can fit then either, and the walk ends there.
+* A setting whose digest has a verdict costs nothing: the walk uses it.
+
+The result of a search is this walk, not the set of its trials: what several workers measured ahead of it
+and the walk never visited changes neither its incumbent nor its candidates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Literal
+
+from qslm_opt.formats import FP32, Format
+from qslm_opt.hierarchy.tree import NETWORK
+from qslm_opt.search.space import FP32_BITS, SearchSpace
+from qslm_opt.search.tables import Levels
+
+Tier = Literal["sensitivity", "global", "block", "module"]
+TIERS: tuple[Tier, ...] = ("sensitivity", "global", "block", "module")
+Phase = Literal["sensitivity", "global", "upward", "block", "module", "done"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of one setting."""
+
+    metric_ok: bool | None
+    """None when no model was run because the memory is above the budget."""
+    memory_ok: bool
+    value: float | None = None
+    """Metric; None unless measured to the end."""
+    loss: float | None = None
+    """Mean negative log likelihood in nats over what was computed."""
+    failed: bool = False
+    """Whether the evaluation failed for good; metric_ok is False then."""
+
+    @property
+    def candidate(self) -> bool:
+        """Whether it was measured to the end and meets both constraints."""
+        return self.metric_ok is True and self.memory_ok and self.value is not None
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One setting the search wants a verdict of."""
+
+    tier: Tier
+    unit: str
+    bits: int
+    levels: Levels
+    parent: Levels
+    """Levels of the incumbent that it was made from; a hint for prefix caches."""
+    digest: str
+    bytes: int
+    memory_ok: bool
+    run: bool
+    """Whether the model is to be run; False: to be told as a memory violation."""
+    speculative: bool = False
+    """Whether it may turn out unneeded, because a decision before it is still open."""
+
+    @property
+    def fixed(self) -> Format | None:
+        """Format of the tensors that are not searched when it is not the space's own."""
+        return FP32 if self.tier == "sensitivity" else None
+
+    def settled_by(self, verdict: Verdict | None) -> bool:
+        """Return whether ``verdict`` says enough for the walk to go on."""
+        if verdict is None or not self.run:
+            return verdict is not None
+        if self.tier == "sensitivity":
+            return verdict.value is not None or verdict.failed
+        return verdict.metric_ok is not None
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a walk stands. ``index`` counts grid points, levels or units, by phase."""
+
+    phase: Phase
+    index: int
+    incumbent: Levels
+    order: tuple[str, ...] = ()
+    """Blocks, least sensitive first; empty before the sensitivity tier is complete."""
+    losses: tuple[float, ...] = ()
+    lowest_ok: int | None = None
+    """Lowest uniform level so far that fits the memory and is metric_ok."""
+
+
+class TierMachine:
+    """The rules over one search space."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        self.grid = tuple((block, bits) for block in space.blocks for bits in space.sensitivity_precisions)
+        fits = {bits: space.memory(space.uniform(bits)) <= space.budget for bits in space.precisions}
+        self.skipped = tuple(bits for bits in reversed(space.precisions) if not fits[bits])
+        """Uniform levels above the budget, nearest first."""
+        self._modules: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+    def start(self) -> State:
+        """Return the state before any verdict."""
+        return State("sensitivity", 0, self.space.uniform(FP32_BITS))
+
+    def targets(self, state: State) -> tuple[str, ...]:
+        """Return the units of the state's tier in order: blocks or modules; empty for the first two tiers."""
+        if state.phase == "block":
+            return state.order
+        return self.modules(state.order) if state.phase == "module" else ()
+
+    def modules(self, order: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the modules of the attention blocks in the given order of blocks."""
+        if order not in self._modules:
+            blocks = [block for block in order if block in self.space.attention_blocks]
+            self._modules[order] = tuple(unit for block in blocks for unit in self.space.modules_of(block))
+        return self._modules[order]
+
+    def pending(self, state: State) -> Proposal | None:
+        """Return what the walk needs next, or None when it is at its end."""
+        space, unquantized = self.space, self.space.uniform(FP32_BITS)
+        if state.phase == "sensitivity":
+            block, bits = self.grid[state.index]
+            levels = space.with_level(unquantized, block, bits)
+            return self._proposal("sensitivity", block, bits, levels, unquantized)
+        if state.phase in ("global", "upward"):
+            bits = (space.precisions if state.phase == "global" else self.skipped)[state.index]
+            proposal = self._proposal("global", NETWORK, bits, space.uniform(bits), unquantized)
+            return replace(proposal, run=proposal.memory_ok or state.phase == "upward")
+        return None if state.phase == "done" else self._lower(state)
+
+    def advance(self, state: State, proposal: Proposal, verdict: Verdict) -> State:
+        """Return the state after ``verdict`` on ``proposal``, the pending one of ``state``."""
+        ok = verdict.metric_ok is True
+        if state.phase == "sensitivity":
+            return self._after_sensitivity(state, verdict)
+        if state.phase == "global":
+            return self._after_global(state, proposal.bits if ok and proposal.memory_ok else state.lowest_ok)
+        if state.phase == "upward":
+            if ok:
+                return self._settle(replace(state, phase="block", index=0, incumbent=proposal.levels))
+            return self._next_upward(replace(state, index=state.index + 1))
+        if not proposal.run:
+            return replace(state, phase="done")
+        moved = replace(state, incumbent=proposal.levels) if ok else replace(state, index=state.index + 1)
+        return self._settle(moved)
+
+    def outcomes(self, state: State, proposal: Proposal) -> tuple[Verdict, ...]:
+        """Return what ``proposal`` may turn out to be: ok or not, or one where it is all the same."""
+        refused = Verdict(False, proposal.memory_ok)
+        if state.phase == "sensitivity" or not proposal.run:
+            return (refused if proposal.run else Verdict(None, False),)
+        return (Verdict(True, proposal.memory_ok), refused)
+
+    def branches(self, state: State) -> bool:
+        """Return whether what is proposed in ``state`` depends on verdicts before it."""
+        return state.phase not in ("sensitivity", "global")
+
+    def _proposal(self, tier: Tier, unit: str, bits: int, levels: Levels, parent: Levels) -> Proposal:
+        fixed = FP32 if tier == "sensitivity" else None
+        memory = self.space.memory(levels, fixed)
+        digest = self.space.digest(levels, fixed)
+        return Proposal(
+            tier, unit, bits, levels, parent, digest, memory, memory <= self.space.budget, run=True
+        )
+
+    def _lower(self, state: State) -> Proposal:
+        """The next step of the block and module tiers: the current unit one precision lower."""
+        unit = self.targets(state)[state.index]
+        bits = self.space.below(self._level(state, unit))
+        assert bits is not None  # _settle() left no state whose unit is at the lowest precision
+        levels = self.space.with_level(state.incumbent, unit, bits)
+        tier: Tier = "block" if state.phase == "block" else "module"
+        proposal = self._proposal(tier, unit, bits, levels, state.incumbent)
+        return proposal if proposal.memory_ok else replace(proposal, run=self._can_fit(state, levels))
+
+    def _can_fit(self, state: State, levels: Levels) -> bool:
+        """Whether the smallest continuation of ``levels`` is within the budget."""
+        units = self.targets(state)[state.index :]
+        if state.phase == "block":
+            units += self.modules(state.order)
+        free = {position for unit in units for position in self.space.positions(unit)}
+        return self.space.floor(levels, free) <= self.space.budget
+
+    def _level(self, state: State, unit: str) -> int:
+        return state.incumbent[self.space.positions(unit)[0]]
+
+    def _after_sensitivity(self, state: State, verdict: Verdict) -> State:
+        usable = verdict.loss is not None and isfinite(verdict.loss) and not verdict.failed
+        losses = (*state.losses, verdict.loss if usable and verdict.loss is not None else float("inf"))
+        if len(losses) < len(self.grid):
+            return replace(state, index=state.index + 1, losses=losses)
+        return replace(state, phase="global", index=0, losses=(), order=self.order(losses))
+
+    def order(self, losses: tuple[float, ...]) -> tuple[str, ...]:
+        """Return the blocks by their mean over ``losses`` (one for each point of ``grid``), lowest first."""
+        per_block = len(self.space.sensitivity_precisions)
+        means = [sum(losses[i : i + per_block]) / per_block for i in range(0, len(losses), per_block)]
+        return tuple(
+            block for _, _, block in sorted(zip(means, range(len(means)), self.space.blocks, strict=True))
+        )
+
+    def _after_global(self, state: State, lowest_ok: int | None) -> State:
+        if state.index + 1 < len(self.space.precisions):
+            return replace(state, index=state.index + 1, lowest_ok=lowest_ok)
+        if lowest_ok is None:
+            return self._next_upward(replace(state, phase="upward", index=0))
+        incumbent = self.space.uniform(lowest_ok)
+        return self._settle(replace(state, phase="block", index=0, incumbent=incumbent, lowest_ok=None))
+
+    def _next_upward(self, state: State) -> State:
+        if state.index < len(self.skipped):
+            return state
+        return self._settle(replace(state, phase="block", index=0))
+
+    def _settle(self, state: State) -> State:
+        """Step over units that are at the lowest precision, into the next tier and to the end."""
+        while state.phase in ("block", "module"):
+            units = self.targets(state)
+            if state.index == len(units):
+                state = replace(state, phase="module" if state.phase == "block" else "done", index=0)
+            elif self.space.below(self._level(state, units[state.index])) is None:
+                state = replace(state, index=state.index + 1)
+            else:
+                return state
+        return state

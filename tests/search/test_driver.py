@@ -1,0 +1,409 @@
+"""Studies on SQLite, with a session that measures an artificial metric."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import sqlite3
+import threading
+from math import inf
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from qslm_opt.errors import (
+    FingerprintError,
+    InfeasibleError,
+    SchemaError,
+    StorageError,
+    StudyExistsError,
+    StudyNotFoundError,
+    UsageError,
+)
+from qslm_opt.formats import Format
+from qslm_opt.results import PowerWindow
+from qslm_opt.search.driver import create_study, delete_study, run_study
+from qslm_opt.search.ledger import open_storage
+from qslm_opt.search.space import SearchSpace
+from qslm_opt.search.tiers import TIERS
+from qslm_opt.search.verdicts import replay
+from qslm_opt.setting import QuantSetting
+from qslm_opt.store import Repository
+from tests.search.toy import Recorder, spec, toy
+
+STUDY = spec(max_increase="100%", memory_budget="17%", precisions=(8, 4, 3, 2), sensitivity_precisions=(4,))
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path}/toy.db"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A study that ran to its end: (url, summary, session, listener). Not to be written to."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('finished')}/toy.db"
+    return url, *run(url)
+
+
+def run(url, study=STUDY, session=None, listener=None, **more):
+    """Create and run a study; returns (summary, session, listener)."""
+    session, listener = session or toy(study), listener or Recorder()
+    create_study(study, url, session)
+    return run_study(study.name, url, session, listener=listener, **more), session, listener
+
+
+def records(url):
+    with Repository(url) as repository:
+        return repository.trials("toy")
+
+
+def row(url):
+    with Repository(url) as repository:
+        return repository.study("toy")
+
+
+def optuna_study(url):
+    return optuna.load_study(study_name="toy", storage=open_storage(url))
+
+
+def test_a_study_runs_to_its_end_and_says_what_it_found(finished):
+    url, summary, session, listener = finished
+    stored = row(url)
+    assert summary.state == stored.state == "finished"
+    assert summary.candidates >= 1
+    assert summary.best is not None
+    assert summary.best.feasible
+    assert summary.best.bytes <= stored.budget
+    assert summary.best.value <= stored.bound
+    assert summary.extra == 0
+    assert listener.tiers == list(TIERS)
+    assert sum(summary.counts.values()) == len(records(url)) == len(listener.ended)
+    assert sum(summary.evaluations.values()) == len(session.ran)
+    assert stored.order == list(summary.order)
+    assert [part["tier"] for part in stored.progress] == list(TIERS)
+    assert all(part["done"] == part["total"] for part in stored.progress)
+    assert stored.pid is None
+
+
+def test_the_listeners_records_are_those_of_the_store(finished):
+    url, _, _, listener = finished
+    for told, stored in zip(listener.ended, records(url), strict=True):
+        same = {"started": None, "finished": None}
+        assert dataclasses.replace(told, **same) == dataclasses.replace(stored, **same)
+    starts = [(done, total) for _, done, total in listener.started]
+    assert starts[0][0] == 0
+    assert all(done < total for done, total in starts)
+
+
+def test_every_trial_has_both_constraints_and_what_the_store_reads(finished):
+    url = finished[0]
+    space = SearchSpace.of(STUDY, row(url).hierarchy)
+    for trial in optuna_study(url).trials:
+        assert trial.constraints.keys() == {"metric", "memory"}
+        assert trial.constraints["memory"] == trial.user_attrs["bytes"] / space.budget - 1
+        assert trial.params.keys() == {"tier", "unit", "bits"}
+        setting = QuantSetting.from_json(trial.user_attrs["setting"])
+        assert setting.digest(space.hierarchy) == trial.user_attrs["digest"]
+        ran = trial.user_attrs["used"] > 0
+        assert ran == ("evaluation" in trial.user_attrs)
+        assert ("value" in trial.user_attrs) == (trial.state == TrialState.COMPLETE)
+        assert "power_w" not in trial.user_attrs
+
+
+def test_a_uniform_violator_of_the_budget_is_pruned_without_a_model_run(finished):
+    url, _, session, _ = finished
+    above = [t for t in records(url) if t.tier == "global" and t.slack["memory"] > 0]
+    assert [t.bits for t in above] == [8, 4]
+    assert {(t.state, t.used, t.slack["metric"]) for t in above} == {("pruned", 0, 0.0)}
+    assert {t.setting for t in above}.isdisjoint(s.to_json() for s in session.ran)
+
+
+def test_a_certain_violation_stops_the_run_and_is_stored_as_such(url):
+    tight = dataclasses.replace(STUDY, max_increase="15%", memory_budget="100%")
+    session = toy(tight)
+    session.steps = 100
+    run(url, tight, session)
+    stopped = [t for t in records(url) if t.state == "pruned"]
+    assert stopped
+    for trial in stopped:
+        assert trial.value is None
+        assert 0 < trial.used < 1000
+        assert trial.slack["metric"] > 0
+        assert trial.tier != "sensitivity"
+    reports = [len(t.intermediate_values) for t in optuna_study(url).trials if t.state == TrialState.PRUNED]
+    assert set(reports) == {1}
+
+
+def test_the_value_is_the_score_at_lambda_and_the_direction_fits_the_metric(url):
+    summary, _, _ = run(url, dataclasses.replace(STUDY, lam=0.5))
+    study = optuna_study(url)
+    assert study.direction == optuna.study.StudyDirection.MINIMIZE
+    for trial in study.trials:
+        if trial.state == TrialState.COMPLETE:
+            attrs = trial.user_attrs
+            assert trial.value == attrs["value"] + 0.5 * attrs["bytes"] / attrs["fp32_bytes"]
+    assert summary.score == min(
+        t.value for t in study.trials if t.value and all(c <= 0 for c in t.constraints.values())
+    )
+    assert study.best_trial.number == summary.best.number
+
+
+def test_the_baseline_is_measured_once_and_a_finished_study_runs_nothing_when_resumed(url):
+    first, session, listener = run(url)
+    assert session.baselines == 1
+    assert listener.lines[0] == "measuring the unquantized model"
+    assert row(url).baseline == session.baseline()
+    again = toy(STUDY)
+    second = run_study("toy", url, again, listener=Recorder())
+    assert (again.baselines, again.ran) == (0, [])
+    assert (second.state, second.best, second.counts) == (first.state, first.best, first.counts)
+
+
+def test_a_stop_request_ends_the_run_after_the_running_trial_and_resuming_gives_the_same(url, finished):
+    whole_url, whole, _, _ = finished
+
+    def stop(record):
+        if record.number == 5:
+            with Repository(url) as repository:
+                repository.request_stop(repository.study("toy").uuid)
+
+    first, _, _ = run(url, listener=Recorder(stop))
+    assert (first.state, row(url).state, len(records(url))) == ("stopped", "stopped", 6)
+    second = run_study("toy", url, toy(STUDY), listener=Recorder())
+    assert second.state == "finished"
+    assert result(second) == result(whole)
+    assert [t.digest for t in records(url)] == [t.digest for t in records(whole_url)]
+
+
+def result(summary):
+    return summary.best.digest, summary.score, summary.candidates, summary.order
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_tell_the_running_trial_fail_and_leave_the_study_stopped(url, number):
+    session = toy(STUDY)
+    session.spec = STUDY
+    inner, calls = session.loss_of, []
+
+    def interrupted(setting):
+        calls.append(setting)
+        if len(calls) == 4:  # the baseline and two trials came before
+            os.kill(os.getpid(), number)
+        return inner(setting)
+
+    session.loss_of = interrupted
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        run(url, session=session)
+    assert signal.getsignal(number) == before
+    assert [t.state for t in records(url)] == ["complete", "complete", "failed"]
+    failed = optuna_study(url).trials[2]
+    assert failed.user_attrs["reason"].startswith("interrupted")
+    stored = row(url)
+    assert (stored.state, stored.reason, stored.pid) == ("stopped", "interrupted", None)
+    summary = run_study("toy", url, toy(STUDY), listener=Recorder())
+    assert summary.state == "finished"
+
+
+def test_not_a_number_fails_the_trial_with_its_reason_and_three_times_condemn_the_setting(url):
+    session = toy(STUDY)
+    inner, space = session.loss_of, SearchSpace.of(STUDY, session.hierarchy)
+    bad = space.setting_of(space.uniform(3))
+    session.loss_of = lambda setting: inf if setting == bad else inner(setting)
+    summary, _, _ = run(url, session=session)
+    failed = [t for t in optuna_study(url).trials if t.state == TrialState.FAIL]
+    assert [t.user_attrs["reason"] for t in failed] == [
+        "NumericsError: logits are nan at token 3; try more bits."
+    ] * 3
+    assert {t.user_attrs["setting"] for t in failed} == {bad.to_json()}
+    assert summary.state in ("finished", "infeasible")
+    assert summary.counts["failed"] == 3
+
+
+def test_an_unexpected_error_fails_the_trial_and_comes_out(url):
+    session = toy(STUDY)
+    inner = session.loss_of
+
+    def broken(setting):
+        if setting.units.get("input") == Format.parse("int4/channel/affine"):
+            raise RuntimeError("out of memory")
+        return inner(setting)
+
+    session.loss_of = broken
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(url, session=session)
+    assert optuna_study(url).trials[0].user_attrs["reason"] == "RuntimeError: out of memory"
+    assert (row(url).state, row(url).reason) == ("stopped", "RuntimeError: out of memory")
+
+
+def test_a_baseline_that_violates_an_absolute_bound_is_said_before_the_search(url):
+    study = spec(max_increase=None, max_perplexity=2.0)
+    session = toy(study)
+    with pytest.raises(InfeasibleError, match=r"perplexity 2\.71828 against 2; give a bound"):
+        run(url, study, session)
+    assert session.ran == []
+    assert row(url).state == "infeasible"
+
+
+def test_a_budget_out_of_reach_is_said_before_anything_is_stored_or_run(url, tmp_path):
+    study = spec(memory_budget="1KB")
+    session = toy(study)
+    with pytest.raises(InfeasibleError, match="cannot be reached"):
+        create_study(study, url, session)
+    assert session.baselines == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_when_nothing_is_feasible_the_state_says_so_and_by_how_much(url):
+    study = dataclasses.replace(STUDY, max_increase="5%")
+    summary, _, _ = run(url, study)
+    assert (summary.state, summary.candidates, summary.best) == ("infeasible", 0, None)
+    assert summary.closest is not None
+    stored = row(url)
+    assert stored.state == "infeasible"
+    assert stored.reason.startswith(
+        f"no setting meets both constraints; the closest, trial {summary.closest.number}"
+    )
+    assert "%" in stored.reason
+
+
+def test_a_name_that_is_taken_is_refused(url):
+    session = toy(STUDY)
+    create_study(STUDY, url, session)
+    with pytest.raises(StudyExistsError, match="'toy' is already in storage"):
+        create_study(STUDY, url, session)
+
+
+def test_a_name_taken_by_an_optuna_study_of_somebody_else_is_refused_and_nothing_is_left(url):
+    optuna.create_study(study_name="toy", storage=open_storage(url))
+    with pytest.raises(StudyExistsError):
+        create_study(STUDY, url, toy(STUDY))
+    with Repository(url) as repository:
+        assert repository.names() == []
+
+
+def test_an_unknown_study_is_named(url):
+    create_study(STUDY, url, toy(STUDY))
+    with pytest.raises(StudyNotFoundError, match="toi"):
+        run_study("toi", url, toy(STUDY), listener=Recorder())
+
+
+@pytest.mark.parametrize("part", ["weights", "data"])
+def test_a_changed_model_or_data_is_refused_with_both_hashes(url, part):
+    create_study(STUDY, url, toy(STUDY))
+    other = toy(STUDY)
+    old, other.hashes[part] = other.hashes[part], "f" * 16
+    with pytest.raises(FingerprintError, match=f"{part} {old[:8]} → ffffffff; go on with"):
+        run_study("toy", url, other, listener=Recorder())
+    assert records(url) == []
+
+
+def test_a_changed_spec_is_refused_but_a_changed_lambda_is_not(url):
+    create_study(STUDY, url, toy(STUDY))
+    with pytest.raises(FingerprintError, match="spec"):
+        run_study("toy", url, toy(dataclasses.replace(STUDY, max_increase="50%")), listener=Recorder())
+    run_study("toy", url, toy(dataclasses.replace(STUDY, lam=9.0)), listener=Recorder())
+
+
+def test_delete_leaves_nothing_of_the_study_and_everything_of_others(url):
+    run(url)
+    create_study(other := dataclasses.replace(STUDY, name="other"), url, toy(other))
+    delete_study("toy", url)
+    with Repository(url) as repository:
+        assert repository.names() == ["other"]
+    assert optuna.get_all_study_names(open_storage(url)) == ["other"]
+    run(url)
+
+
+def test_a_running_study_is_not_deleted(url):
+    create_study(STUDY, url, toy(STUDY))
+    with Repository(url) as repository:
+        uuid = repository.study("toy").uuid
+        repository.set_state(uuid, "running")
+        repository.beat(uuid, os.getpid(), os.uname().nodename, "block")
+    with pytest.raises(UsageError, match="stop it first"):
+        delete_study("toy", url)
+
+
+def test_a_full_disk_is_a_storage_error_with_the_fix(url):
+    session = toy(STUDY)
+    inner, calls = session.loss_of, []
+
+    def full(setting):
+        calls.append(setting)
+        if len(calls) == 3:
+            cause = sqlite3.OperationalError("database or disk is full")
+            raise optuna.exceptions.StorageInternalError("in the commit") from cause
+        return inner(setting)
+
+    session.loss_of = full
+    with pytest.raises(StorageError, match=r"toy\.db is on a full disk; free some space"):
+        run(url, session=session)
+    assert row(url).state == "stopped"
+
+
+def test_tables_of_another_optuna_are_refused(url):
+    run(url)
+    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'v99.0.0'")
+    with pytest.raises(SchemaError, match=r"toy\.db cannot be used by optuna 5"):
+        run_study("toy", url, toy(STUDY), listener=Recorder())
+
+
+def test_a_missing_storage_is_an_error_with_the_fix(tmp_path):
+    with pytest.raises(StorageError, match="does not exist"):
+        run_study("toy", f"sqlite:///{tmp_path}/none.db", toy(STUDY), listener=Recorder())
+
+
+def test_the_power_of_a_trial_is_stored_when_there_is_a_meter(url):
+    session = toy(STUDY)
+    measured = session.run
+    window = PowerWindow("replay", 10, 5.0, 60.0, 1.0, 12.5)
+    session.run = lambda *args, **more: (measured(*args, **more)[0], window)
+    run(url, session=session, meter=object())
+    ran = [t for t in records(url) if t.used]
+    assert {(t.power_w, t.energy_j) for t in ran} == {(60.0, 12.5)}
+    with Repository(url) as repository:
+        assert repository.evaluation("toy", ran[0].number)["power"]["source"] == "replay"
+
+
+def test_threads_of_one_process_share_a_study_and_give_the_sequential_result(url, finished):
+    whole = finished[1]
+    create_study(STUDY, url, toy(STUDY))
+    summaries = []
+
+    def work():
+        summaries.append(run_study("toy", url, toy(STUDY, delay=0.002), listener=Recorder()))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [result(s) for s in summaries] == [result(whole)] * 3
+    running_twice = [t.digest for t in records(url) if t.used]
+    assert len(running_twice) == len(set(running_twice))
+
+
+def test_a_trial_enqueued_by_hand_is_failed_and_the_search_goes_on(url, finished):
+    session = toy(STUDY)
+    create_study(STUDY, url, session)
+    study = optuna_study(url)
+    study.enqueue_trial({"tier": "global", "unit": "network", "bits": 4})
+    study.enqueue_trial({"bits": 2})
+    summary = run_study("toy", url, session, listener=Recorder())
+    assert result(summary) == result(finished[1])
+    assert [t.state for t in records(url)[:2]] == ["failed", "failed"]
+    assert optuna_study(url).trials[0].user_attrs["reason"].startswith("enqueued by hand")
+
+
+def test_a_stored_study_is_replayed_without_a_model(finished):
+    url, summary, _, _ = finished
+    walk = replay(row(url), records(url))
+    assert walk.done
+    assert walk.visited == summary.visited
+    assert len(walk.candidates) == summary.candidates

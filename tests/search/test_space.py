@@ -1,0 +1,125 @@
+"""Levels, their settings and their bytes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qslm_opt.errors import InfeasibleError, SettingError
+from qslm_opt.evaluate.memory import live_bytes
+from qslm_opt.formats import FP32, SIGN, Format
+from qslm_opt.search.space import SearchSpace
+from tests.search.toy import hierarchy, spec
+
+PINS = {
+    "attention.0": "int8/tensor/symmetric",
+    "attention.0/att.key": "fp16",
+    "output/head": "int3/group8/affine",
+}
+
+
+def space(tree=None, **changes) -> SearchSpace:
+    return SearchSpace.of(spec(**{"memory_budget": "100%", **changes}), tree or hierarchy())
+
+
+@given(st.lists(st.sampled_from([32, 8, 6, 4, 3, 2]), min_size=6, max_size=6), st.booleans(), st.booleans())
+def test_bytes_and_digest_are_those_of_the_setting(levels, pinned, unquantized_rest):
+    of = space(pins=PINS if pinned else {}, layout="group8/affine")
+    chosen = tuple(levels[: len(of.modules)])
+    fixed = FP32 if unquantized_rest else None
+    setting = of.setting_of(chosen, fixed)
+    assert of.memory(chosen, fixed) == live_bytes(of.hierarchy, setting)
+    assert of.digest(chosen, fixed) == setting.digest(of.hierarchy)
+    assert [setting.format_of(unit).bits for unit in of.modules] == list(chosen)
+
+
+def test_a_setting_names_only_what_differs():
+    of = space(hierarchy(modules=("att.key", "att.value", "ffn.key")))
+    levels = of.with_level(of.uniform(4), "attention.1", 3)
+    levels = of.with_level(levels, "attention.1/att.key", 8)
+    levels = of.with_level(levels, "attention.0/ffn.key", 2)
+    assert {unit: str(fmt) for unit, fmt in of.setting_of(levels).units.items()} == {
+        "network": "int4/channel/affine",
+        "attention.0/ffn.key": "int2/channel/affine",
+        "attention.1": "int3/channel/affine",
+        "attention.1/att.key": "int8/channel/affine",
+    }
+
+
+def test_a_uniform_setting_is_one_entry():
+    of = space()
+    assert list(of.setting_of(of.uniform(6)).units) == ["network"]
+
+
+def test_one_block_alone_is_two_entries_and_leaves_the_rest_unquantized():
+    of = space()
+    setting = of.setting_of(of.with_level(of.uniform(32), "attention.1", 4), FP32)
+    assert setting.to_json() == (
+        '{"version":1,"quantizer":"rtn","fixed":"fp32",'
+        '"units":{"attention.1":"int4/channel/affine","network":"fp32"}}'
+    )
+
+
+def test_pins_are_entries_and_not_searched():
+    of = space(pins=PINS)
+    assert of.blocks == ("input", "attention.1")
+    assert of.modules == ("input/emb", "attention.1/att.key", "attention.1/ffn.key")
+    units = of.setting_of(of.uniform(4)).units
+    assert {unit: str(units[unit]) for unit in PINS} == PINS
+
+
+def test_an_embedding_of_signs_is_pinned_to_one_bit():
+    tree = hierarchy(sign_only=True)
+    assert space(tree, sign_embedding=True).pins == {"input/emb": SIGN}
+    assert space(tree, sign_embedding=False).pins == {}
+
+
+def test_the_users_pin_wins_over_the_sign_format():
+    tree, fp16 = hierarchy(sign_only=True), Format.parse("fp16")
+    assert space(tree, sign_embedding=True, pins={"input/emb": "fp16"}).pins == {"input/emb": fp16}
+    assert space(tree, sign_embedding=True, pins={"input": "fp16"}).pins == {"input": fp16}
+
+
+def test_a_dead_head_is_not_searched():
+    assert "output" not in space(hierarchy(dead_head=True)).blocks
+
+
+@pytest.mark.parametrize(
+    ("pin", "message"),
+    [
+        ("attention.7", "attention.7.*Did you mean"),
+        ("network", "leaves nothing to search"),
+        ("attention.0/ln1", "would change nothing"),
+    ],
+)
+def test_a_pin_that_cannot_be_is_refused(pin, message):
+    with pytest.raises(SettingError, match=message):
+        space(pins={pin: "fp16"})
+
+
+def test_pinning_everything_is_refused():
+    with pytest.raises(SettingError, match="4 pins leave nothing to search"):
+        space(pins=dict.fromkeys(["input", "attention.0", "attention.1", "output"], "fp16"))
+
+
+def test_a_budget_out_of_reach_names_the_smallest_bytes_and_the_fix():
+    of = space(precisions=(8, 4))
+    smallest, setting = of.smallest()
+    assert smallest == live_bytes(of.hierarchy, setting) == of.memory(of.uniform(4))
+    with pytest.raises(InfeasibleError) as caught:
+        space(precisions=(8, 4), memory_budget="1KB")
+    assert str(caught.value) == (
+        "memory budget 1,000 bytes cannot be reached: with all searched units at 4 bits the model still "
+        f"needs {smallest:,} bytes; raise the budget to at least {smallest:,} bytes, "
+        "or allow fewer than 4 bits."
+    )
+    assert caught.value.exit_code == 4
+
+
+def test_the_floor_lowers_only_what_is_free():
+    of = space()
+    levels = of.uniform(8)
+    assert of.floor(levels, []) == of.memory(levels)
+    assert of.floor(levels, of.positions("input")) == of.memory(of.with_level(levels, "input", 2))
+    assert of.floor(levels, range(len(levels))) == of.smallest()[0]
