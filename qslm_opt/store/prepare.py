@@ -1,0 +1,150 @@
+"""Getting a storage ready for writing: folder, WAL, migrations with a backup, and the sweep of orphans."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import time
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, delete, insert, inspect, select, update
+from sqlalchemy.exc import DBAPIError
+
+from qslm_opt import __version__
+from qslm_opt.errors import SchemaError, StorageError
+from qslm_opt.store import migrations
+from qslm_opt.store.engine import open_engine
+from qslm_opt.store.failures import storage_errors
+from qslm_opt.store.tables import METADATA, OPTUNA_STUDIES, OPTUNA_STUDY_ATTRIBUTES, RUN, SCHEMA, STUDY
+from qslm_opt.store.urls import is_sqlite, masked, sqlite_path
+
+_ROOM_BYTES = 2**20
+"""A disk with less free space than this is full: one trial may not fit."""
+_ORPHAN_SECONDS = 60.0
+"""A study row younger than this may still be waiting for its Optuna study."""
+
+
+def prepare(url: str) -> None:
+    """Create or upgrade our tables, so that ``Repository(url)`` and Optuna can write.
+
+    An SQLite file is put into WAL mode, and copied before an upgrade. Raises UsageError (not a storage
+    URL), SchemaError (written by a newer release) or StorageError (folder missing, read-only, full, locked,
+    not a database), each with the fix.
+    """
+    if is_sqlite(url):
+        with storage_errors(url):
+            _check_place(sqlite_path(url), url)
+    engine = open_engine(url, "rwc")
+    try:
+        with storage_errors(url):
+            if is_sqlite(url):
+                _set_wal(engine, url)
+            _migrate(engine, url)
+            _sweep(engine)
+    finally:
+        engine.dispose()
+
+
+def schema_version(connection: Connection) -> int:
+    """Return the version of our tables in the database, 0 when it has none."""
+    if not inspect(connection).has_table(SCHEMA.name):
+        return 0
+    return connection.execute(select(SCHEMA.c.version)).scalar() or 0
+
+
+def check_version(version: int, url: str) -> None:
+    """Raise SchemaError when the tables are of a newer release than this one."""
+    newest = len(migrations.MIGRATIONS)
+    if version > newest:
+        raise SchemaError(
+            f"storage {masked(url)} has schema {version}, newer than {newest}, the one that qslm-opt "
+            f"{__version__} knows; upgrade qslm-opt (pip install -U qslm-opt)."
+        )
+
+
+def _check_place(path: Path, url: str) -> None:
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise StorageError(
+            f"storage {url}: folder {str(folder)!r} does not exist; create it or give another --storage."
+        )
+    if path.is_dir():
+        raise StorageError(f"storage {url} is a folder; add the name of a file to it.")
+    for place in (folder, path):
+        if place.exists() and not os.access(place, os.W_OK):
+            raise StorageError(
+                f"storage {url}: {str(place)!r} is read-only; make it writable or give another --storage."
+            )
+    if shutil.disk_usage(folder).free < _ROOM_BYTES:
+        raise StorageError(f"storage {url} is on a full disk; free some space and run the command again.")
+
+
+def _set_wal(engine: Engine, url: str) -> None:
+    with closing(engine.raw_connection()) as connection:
+        mode = connection.cursor().execute("PRAGMA journal_mode=WAL").fetchone()[0]
+    if mode != "wal":
+        raise StorageError(
+            f"storage {url}: its file system cannot share a write-ahead log (journal mode stays {mode!r}); "
+            "put the file on a local disk, or use a database server for several hosts."
+        )
+
+
+def _migrate(engine: Engine, url: str) -> None:
+    with engine.connect() as connection:
+        version = schema_version(connection)
+    check_version(version, url)
+    if version == len(migrations.MIGRATIONS):
+        return
+    if version and is_sqlite(url):
+        _backup(sqlite_path(url), version)
+    try:
+        _apply(engine)
+    except DBAPIError:
+        # Another process may have created the tables between our look and our transaction.
+        with engine.connect() as connection:
+            if schema_version(connection) != len(migrations.MIGRATIONS):
+                raise
+
+
+def _apply(engine: Engine) -> None:
+    writing = engine.execution_options(qslm_write=True)
+    with writing.begin() as connection:
+        METADATA.create_all(connection, tables=[SCHEMA])
+        if connection.execute(select(SCHEMA.c.id)).first() is None:
+            connection.execute(insert(SCHEMA).values(id=1, version=0, written_by=__version__))
+    for number, migration in enumerate(migrations.MIGRATIONS, start=1):
+        with writing.begin() as connection:
+            if schema_version(connection) < number:
+                migration(connection)
+                connection.execute(update(SCHEMA).values(version=number, written_by=__version__))
+
+
+def _backup(path: Path, version: int) -> Path:
+    """Copy the database, log included, beside itself."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    copy = path.with_name(f"{path.name}.schema{version}-{stamp}.bak")
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    return copy
+
+
+def _sweep(engine: Engine) -> None:
+    """Delete our rows of studies that Optuna no longer has, whoever deleted them."""
+    if not inspect(engine).has_table(OPTUNA_STUDIES.name):
+        return
+    key = OPTUNA_STUDY_ATTRIBUTES.c.key == "qslm_uuid"
+    with engine.connect() as connection:
+        kept = set(connection.execute(select(OPTUNA_STUDY_ATTRIBUTES.c.value_json).where(key)).scalars())
+        old = STUDY.c.created < time.time() - _ORPHAN_SECONDS
+        ours = connection.execute(select(STUDY.c.uuid).where(old)).scalars().all()
+        homeless = RUN.c.uuid.not_in(select(STUDY.c.uuid))
+        runs = connection.execute(select(RUN.c.uuid).where(homeless)).scalars().all()
+    orphans = {*(uuid for uuid in ours if f'"{uuid}"' not in kept), *runs}
+    if not orphans:
+        return
+    with engine.execution_options(qslm_write=True).begin() as connection:
+        for table in (RUN, STUDY):
+            connection.execute(delete(table).where(table.c.uuid.in_(orphans)))

@@ -1,0 +1,130 @@
+"""StudyRow: one study as the storage holds it, with the state that its processes are really in."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from qslm_opt.evaluate.bounds import MetricBound
+from qslm_opt.hierarchy.tree import Hierarchy
+from qslm_opt.results import Baseline
+from qslm_opt.spec import StudySpec
+
+if TYPE_CHECKING:
+    from sqlalchemy import RowMapping
+
+StudyState = Literal["created", "running", "stopped", "finished", "infeasible", "dead"]
+
+DEAD_SECONDS = 30.0
+"""A process that has not beaten for longer than this is taken for dead."""
+NO_COUNTS = {"complete": 0, "pruned": 0, "failed": 0, "running": 0}
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """One study."""
+
+    uuid: str
+    name: str
+    spec: StudySpec
+    fingerprint: dict[str, str]
+    """What must not change: hashes of weights, data, spec and code."""
+    baseline: Baseline | None
+    """None until it was measured."""
+    bound: float | None
+    """What the metric must reach, in its own unit; None until the baseline is known."""
+    budget: int
+    """What the packed bytes must not exceed."""
+    hierarchy: Hierarchy
+    state: StudyState = "created"
+    """``dead``: stored as running, but no process of it lives."""
+    created: str = ""
+    """ISO 8601 local time without offset, as all times here."""
+    order: list[str] = field(default_factory=list)
+    """Blocks, least sensitive first; empty until known."""
+    pid: int | None = None
+    """Process that beat last, None when none is registered."""
+    host: str | None = None
+    heartbeat: str | None = None
+    counts: dict[str, int] = field(default_factory=lambda: dict(NO_COUNTS))
+    """Trials that are complete, pruned, failed and running."""
+    progress: list[dict[str, Any]] = field(default_factory=list)
+    """``{"tier", "done", "total"}`` for each tier that the search knows; total None when not known yet."""
+    phase: str | None = None
+    """What the process that beat last is doing."""
+    reason: str = ""
+    """Why the study is in its state, in words; empty when there is nothing to say."""
+    stop_requested: bool = False
+
+
+def own_process() -> tuple[int, str]:
+    """Return (pid, host) of this process, as a run registers them."""
+    return os.getpid(), socket.gethostname()
+
+
+def local_time(seconds: float) -> str:
+    """Return ISO 8601 local time without offset of seconds since 1970."""
+    return datetime.fromtimestamp(seconds).isoformat(timespec="seconds")
+
+
+def seconds_of(text: str) -> float:
+    """Return seconds since 1970 of an ISO 8601 time, local when it has no offset; now when empty."""
+    return datetime.fromisoformat(text).timestamp() if text else time.time()
+
+
+def is_alive(pid: int, host: str, heartbeat: float, now: float) -> bool:
+    """Return whether a registered process beats, and on this host also exists."""
+    if now - heartbeat > DEAD_SECONDS:
+        return False
+    if host != socket.gethostname():
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it exists and is another user's
+        return True
+    return True
+
+
+def study_row(
+    row: RowMapping, name: str, runs: Sequence[RowMapping], counts: Mapping[str, int], now: float
+) -> StudyRow:
+    """Decode a row of ``qslm_study`` with the processes registered on it."""
+    spec = StudySpec.from_mapping(row["spec"])
+    baseline = Baseline(**row["baseline"]) if row["baseline"] else None
+    last = max(runs, key=lambda run: run["heartbeat"], default=None)
+    return StudyRow(
+        uuid=row["uuid"],
+        name=name,
+        spec=spec,
+        fingerprint=row["fingerprint"],
+        baseline=baseline,
+        bound=MetricBound.of(spec, baseline).value if baseline else None,
+        budget=row["budget"],
+        hierarchy=Hierarchy.from_json(row["hierarchy"]),
+        state=_state(row, runs, now),
+        created=local_time(row["created"]),
+        order=row["block_order"],
+        pid=last["pid"] if last else None,
+        host=last["host"] if last else None,
+        heartbeat=local_time(last["heartbeat"]) if last else None,
+        counts={**NO_COUNTS, **counts},
+        progress=row["progress"],
+        phase=last["phase"] if last else None,
+        reason=row["reason"],
+        stop_requested=bool(row["stop_requested"]),
+    )
+
+
+def _state(row: RowMapping, runs: Sequence[RowMapping], now: float) -> StudyState:
+    state: StudyState = row["state"]
+    if state != "running" or any(is_alive(r["pid"], r["host"], r["heartbeat"], now) for r in runs):
+        return state
+    starting = not runs and now - row["state_since"] <= DEAD_SECONDS
+    return state if starting else "dead"

@@ -1,0 +1,67 @@
+"""Storage URLs: the default one, how to read them, and how to show them without a password."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from qslm_opt.errors import UsageError
+
+DEFAULT_URL = "sqlite:///qslm-opt.db"
+ENVIRONMENT_KEY = "QSLM_OPT_STORAGE"
+_BACKENDS = ("sqlite", "postgresql", "mysql", "mariadb")
+_EXAMPLE = "write for instance sqlite:///qslm-opt.db or postgresql+psycopg://user@host/database"
+
+
+def default_url() -> str:
+    """Return $QSLM_OPT_STORAGE, else ``sqlite:///qslm-opt.db`` in the working directory."""
+    return os.environ.get(ENVIRONMENT_KEY) or DEFAULT_URL
+
+
+def parse_url(url: str) -> URL:
+    """Return the parsed URL; raise UsageError for what cannot be a storage."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        hint = "" if "://" in url else f" For a file give sqlite:///{url}."
+        raise UsageError(f"storage {_shown(url)!r} is not a URL; {_EXAMPLE}.{hint}") from None
+    backend = parsed.get_backend_name()
+    if backend not in _BACKENDS:
+        raise UsageError(f"storage {masked(url)!r} is of kind {backend!r}; {_EXAMPLE}.")
+    if backend == "sqlite":
+        _check_sqlite(parsed, url)
+    return parsed
+
+
+def is_sqlite(url: str) -> bool:
+    """Return whether the URL names an SQLite file."""
+    return parse_url(url).get_backend_name() == "sqlite"
+
+
+def sqlite_path(url: str) -> Path:
+    """Return the file of an SQLite URL."""
+    return Path(parse_url(url).database or "")
+
+
+def masked(url: str) -> str:
+    """Return the URL with its password, if it has one, as ``***``."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError):
+        return _shown(url)
+
+
+def _shown(url: str) -> str:
+    """Return a text that is no URL, without whatever stands before an @ in it."""
+    head, at, tail = url.rpartition("@")
+    return f"{head.partition('://')[0]}://***@{tail}" if at and "://" in head else url
+
+
+def _check_sqlite(parsed: URL, url: str) -> None:
+    if parsed.database in (None, "", ":memory:"):
+        raise UsageError(f"storage {url!r} is lost when the command ends; give a file such as {DEFAULT_URL}.")
+    if str(parsed.database).startswith("file:") or parsed.query:
+        raise UsageError(f"storage {url!r} has options; give the plain path of the file, sqlite:///PATH.")
