@@ -1,0 +1,195 @@
+"""What the commands say about a study, as plain values: from the storage alone, without a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from qslm_opt import rank
+from qslm_opt.cli.output import metric_value, size
+
+if TYPE_CHECKING:
+    from qslm_opt.rank import Ranked
+    from qslm_opt.results import TrialRecord
+    from qslm_opt.store import StudyRow
+
+TIERS = ("sensitivity", "global", "block", "module")
+
+
+@dataclass(frozen=True)
+class StudyFacts:
+    """A study and its trials as read at one moment."""
+
+    row: StudyRow
+    trials: Sequence[TrialRecord]
+    lam: float
+    """λ of the ranking: the study's own, or what the user asked for."""
+
+    @property
+    def metric(self) -> str:
+        """``accuracy`` or ``perplexity``."""
+        return self.row.spec.metric
+
+    @property
+    def baseline(self) -> float | None:
+        """The unquantized model's metric, None until it was measured."""
+        return self.row.baseline.value if self.row.baseline else None
+
+    @property
+    def fp32_bytes(self) -> int:
+        """Bytes of the live tensors in float32."""
+        return self.row.hierarchy.fp32_bytes()
+
+    @cached_property
+    def ranked(self) -> list[Ranked]:
+        """The candidates, best first."""
+        return rank.rank(self.trials, self.metric, self.lam)
+
+    @property
+    def best(self) -> Ranked | None:
+        """The candidate that wins at ``lam``."""
+        return self.ranked[0] if self.ranked else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``study show --json`` prints."""
+        row = self.row
+        return {
+            "name": row.name,
+            "state": row.state,
+            "reason": row.reason,
+            "created": row.created,
+            "uuid": row.uuid,
+            "process": {"pid": row.pid, "host": row.host, "heartbeat": row.heartbeat, "phase": row.phase},
+            "lambda": self.lam,
+            "spec": json.loads(row.spec.to_json()),
+            "fingerprint": row.fingerprint,
+            "baseline": self._baseline(),
+            "constraints": self._constraints(),
+            "tiers": self.tiers(),
+            "order": row.order,
+            "counts": row.counts,
+            "evaluations": sum(ran(t) for t in self.trials),
+            "best": None if self.best is None else _best(self.best),
+            "closest": self._closest(),
+        }
+
+    def rows(self, every: bool = False) -> list[dict[str, Any]]:
+        """Return the candidates as rows, best first; ``every`` adds what violates a constraint."""
+        ranked = rank.rank(self.trials, self.metric, self.lam, feasible_only=False) if every else self.ranked
+        front = {t.number for t in rank.pareto(self.trials, self.metric)}
+        return [_row(entry, entry.record.number in front) for entry in ranked]
+
+    def tiers(self) -> list[dict[str, Any]]:
+        """Return each tier with what is done, the total where the search knows it, and its best metric."""
+        progress = {part["tier"]: part for part in self.row.progress}
+        ended = [t for t in self.trials if t.state not in ("running", "waiting")]
+        found = []
+        for tier in TIERS:
+            mine = [t for t in ended if t.tier == tier]
+            known = progress.get(tier, {})
+            best = next((entry.record for entry in self.ranked if entry.record.tier == tier), None)
+            found.append(
+                {
+                    "tier": tier,
+                    "done": known.get("done", len(mine)),
+                    "total": known.get("total"),
+                    "best": None if best is None else best.value,
+                    "trial": None if best is None else best.number,
+                    "evaluations": sum(ran(t) for t in mine),
+                }
+            )
+        return found
+
+    def bound_text(self) -> str:
+        """Return the metric constraint in words."""
+        spec, bound = self.row.spec, self.row.bound
+        if spec.max_drop is not None:
+            text = f"at most {100 * spec.max_drop:g} points below the baseline"
+        elif spec.min_accuracy is not None:
+            text = f"at least {100 * spec.min_accuracy:g} %"
+        elif spec.max_increase is not None:
+            text = f"at most {spec.max_increase} above the baseline"
+        else:
+            text = f"at most {spec.max_perplexity:g}"
+        return f"{self.metric} {text}" + ("" if bound is None else f": {metric_value(self.metric, bound)}")
+
+    def nothing_feasible(self) -> str:
+        """Return what came closest and by how much, for when there is no candidate."""
+        near = rank.closest(self.trials)
+        if near is None:
+            return "no setting was measured, so nothing meets both constraints"
+        misses = []
+        if near.slack.get("metric", 0.0) > 0:
+            at_best = "" if near.value is not None else " (the run was stopped: at best this close)"
+            got = f"{self.metric} {metric_value(self.metric, near.value)}, " if near.value is not None else ""
+            misses.append(f"{got}{100 * near.slack['metric']:.2g} % beyond the bound{at_best}")
+        if near.slack.get("memory", 0.0) > 0:
+            misses.append(f"{size(near.bytes)}, {size(near.bytes - self.row.budget)} over the budget")
+        where = f"trial {near.number} ({near.tier}, {near.unit} at {near.bits} bits)"
+        return f"no setting meets both constraints; the closest is {where}: {' and '.join(misses)}"
+
+    def _baseline(self) -> dict[str, Any] | None:
+        base = self.row.baseline
+        if base is None:
+            return None
+        found = {"metric": base.metric, "value": base.value, "bytes": base.bytes, "n": base.n}
+        return {**found, "correct": base.correct}
+
+    def _constraints(self) -> dict[str, Any]:
+        spec = self.row.spec
+        keys = ("max_drop", "min_accuracy", "max_increase", "max_perplexity")
+        given = {key: getattr(spec, key) for key in keys if getattr(spec, key) is not None}
+        return {
+            "metric": {"name": self.metric, "bound": self.row.bound, **given},
+            "memory": {"budget": self.row.budget, "memory_budget": spec.memory_budget},
+        }
+
+    def _closest(self) -> dict[str, Any] | None:
+        near = None if self.ranked else rank.closest(self.trials)
+        if near is None:
+            return None
+        return {"trial": near.number, "value": near.value, "bytes": near.bytes, "slack": dict(near.slack)}
+
+
+def ran(trial: TrialRecord) -> bool:
+    """Return whether the trial ran the model."""
+    return trial.used > 0
+
+
+def _row(entry: Ranked, on_front: bool) -> dict[str, Any]:
+    t = entry.record
+    return {
+        "rank": entry.rank,
+        "trial": t.number,
+        "tier": t.tier,
+        "unit": t.unit,
+        "bits": t.bits,
+        "value": t.value,
+        "bytes": t.bytes,
+        "saving": t.saving,
+        "score": entry.score,
+        "feasible": t.feasible,
+        "slack": {"metric": t.slack.get("metric"), "memory": t.slack.get("memory")},
+        "power_w": t.power_w,
+        "energy_j": t.energy_j,
+        "pareto": on_front,
+        "lambda_interval": entry.interval,
+        "digest": t.digest,
+    }
+
+
+def _best(entry: Ranked) -> dict[str, Any]:
+    t = entry.record
+    return {
+        "trial": t.number,
+        "tier": t.tier,
+        "value": t.value,
+        "bytes": t.bytes,
+        "saving": t.saving,
+        "score": entry.score,
+        "lambda_interval": entry.interval,
+        "setting": json.loads(t.setting),
+    }

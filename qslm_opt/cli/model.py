@@ -1,0 +1,243 @@
+"""``qslm-opt model``: look at a model, evaluate it, find its sensitive blocks, train a small one."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qslm_opt.cli.model_options import (
+    Data,
+    Device,
+    EmbedSpike,
+    Layout,
+    Limit,
+    Model,
+    Quantizer,
+    RescaleEvery,
+    Scope,
+    SignEmbedding,
+    Split,
+    Task,
+    Window,
+)
+from qslm_opt.cli.model_session import (
+    bits_list,
+    check_choice,
+    kind_of,
+    open_session,
+    read_setting,
+    setting_of,
+    spec_of,
+)
+from qslm_opt.cli.model_train import train
+from qslm_opt.cli.options import Json
+from qslm_opt.cli.output import console, digits, metric_value, narrate, print_json, print_line, size
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from qslm_opt.pipeline import Session
+    from qslm_opt.results import Evaluation
+    from qslm_opt.setting import QuantSetting
+
+_WIDEST = 1000
+"""More columns than any table has."""
+
+app = typer.Typer(
+    name="model",
+    help="Look at a model, evaluate it, find its sensitive blocks, train one.",
+    no_args_is_help=True,
+)
+
+
+@app.command()
+def info(
+    model: Model,
+    task: Annotated[str | None, typer.Option("--task", help="Mark what this task never reads.")] = None,
+    every: Annotated[
+        bool, typer.Option("--every", help="Show every block, also those that are alike.")
+    ] = False,
+    embed_spike: EmbedSpike = "on",
+    rescale_every: RescaleEvery = 0,
+    json: Json = False,
+) -> None:
+    """Show a model's blocks, modules and tensors: parameters, bytes, share, role, what is live."""
+    from qslm_opt.cli.model_tree import LEGEND, headlines, model_json, model_table
+    from qslm_opt.models.locate import check_source
+
+    kind = kind_of(task) if task is not None else None
+    check_source(model)
+    from qslm_opt.hierarchy.discover import discover
+    from qslm_opt.models.loading import load_model
+
+    loaded = load_model(model, embed_spike=embed_spike, rescale_every=rescale_every)
+    if kind is None:
+        kind = "classification" if loaded.config.n_labels else "lm"
+    hierarchy = discover(loaded.config, loaded.shapes, kind, loaded.ties)
+    if json:
+        print_json(model_json(loaded, hierarchy, kind))
+        return
+    has_head = loaded.config.n_labels if kind == "classification" else loaded.config.has_head
+    if task is not None and not has_head:
+        narrate(f"note: task {task} needs a {kind} head, which {model} has not")
+    out = console()
+    for line in headlines(loaded):
+        out.print(line, soft_wrap=True)
+    whole = model_table(hierarchy, kind, every)
+    narrow = _width(out, whole) > out.width
+    _show(out, model_table(hierarchy, kind, every, shapes=False) if narrow else whole)
+    out.print(LEGEND, soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    task: Task,
+    data: Data = None,
+    split: Split = None,
+    window: Window = None,
+    limit: Limit = None,
+    bits: Annotated[int | None, typer.Option("--bits", help="2 to 16, or 32 for float32.")] = None,
+    setting: Annotated[
+        Path | None, typer.Option("--setting", metavar="FILE", help="Quantization setting as JSON.")
+    ] = None,
+    scope: Scope = None,
+    quantizer: Quantizer = None,
+    layout: Layout = None,
+    sign_embedding: SignEmbedding = True,
+    embed_spike: EmbedSpike = "on",
+    rescale_every: RescaleEvery = 0,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Measure a model on a task: unquantized, at so many bits, or with a setting from a file."""
+    check_choice(bits, setting, scope, quantizer, layout, sign_embedding)
+    given = read_setting(setting) if setting is not None else None
+    spec = spec_of(
+        model, task, data=data, split=split, window=window, limit=limit, quantizer=quantizer, layout=layout,
+        sign_embedding=sign_embedding, embed_spike=embed_spike, rescale_every=rescale_every, device=device,
+    )  # fmt: skip
+    session = open_session(spec, narrate)
+    chosen = given or setting_of(spec, session.hierarchy, bits, scope or "searched")
+    chosen.resolve(session.hierarchy)
+    with _bar("evaluating") as moved:
+        run, _ = session.run(chosen, report=lambda progress: moved(progress.used, progress.n))
+    value = _evaluation_json(session, chosen, run)
+    if json:
+        print_json(value)
+    else:
+        print_line(_line(run))
+
+
+@app.command()
+def analyze(
+    model: Model,
+    task: Task,
+    data: Data = None,
+    split: Split = None,
+    window: Window = None,
+    limit: Limit = None,
+    precisions: Annotated[
+        str | None,
+        typer.Option("--precisions", help="Bits to try, falling, such as 8,4,2.", show_default=False),
+    ] = None,
+    quantizer: Quantizer = None,
+    layout: Layout = None,
+    sign_embedding: SignEmbedding = True,
+    embed_spike: EmbedSpike = "on",
+    rescale_every: RescaleEvery = 0,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Measure each block alone at each precision, the rest unquantized, and show the heat map."""
+    from qslm_opt.cli.sensitivity import heat_map, legend, sweep, sweep_json
+
+    spec = spec_of(
+        model, task, data=data, split=split, window=window, limit=limit, quantizer=quantizer, layout=layout,
+        sign_embedding=sign_embedding, embed_spike=embed_spike, rescale_every=rescale_every, device=device,
+        sensitivity_precisions=bits_list(precisions),
+    )  # fmt: skip
+    session = open_session(spec, narrate)
+    with _steps() as tell:
+        result = sweep(session, tell)
+    if json:
+        print_json({**sweep_json(result), "model": model, "task": task})
+        return
+    out = console()
+    _show(out, heat_map(result))
+    for line in legend(result):
+        out.print(line, soft_wrap=True)
+
+
+app.command()(train)
+
+# --------------------------------------------------------------------------------------------- printing
+
+
+def _evaluation_json(session: Session, setting: QuantSetting, run: Evaluation) -> dict[str, Any]:
+    return {
+        "model": session.spec.model,
+        "task": session.spec.task,
+        "split": session.data.split,
+        **run.to_json(),
+        "weights_hash": session.model.weights_hash,
+        "setting": jsonlib.loads(setting.to_json()),
+    }
+
+
+def _line(run: Evaluation) -> str:
+    if run.correct is not None:
+        found = f"{metric_value(run.metric, run.value)} ({run.correct} of {run.n} right)"
+    else:
+        found = f"{digits(run.value or 0.0, 7)} ({run.n:,} predicted tokens)"
+    memory = f"{size(run.live_bytes)} of {size(run.fp32_bytes)} ({100 * run.saving:.1f} % saved)"
+    return f"{run.metric} {found}; {memory}; {run.device}, {run.dtype}, {run.kernel}, {run.seconds:.1f} s"
+
+
+def _width(out: Console, table: Table) -> int:
+    return table.__rich_measure__(out, out.options.update(max_width=_WIDEST)).maximum
+
+
+def _show(out: Console, table: Table) -> None:
+    """Print a table whole: on a terminal that is too narrow its lines wrap, but no number is cut."""
+    wide, out.width = out.width, max(out.width, _width(out, table))
+    out.print(table)
+    out.width = wide
+
+
+@contextmanager
+def _bar(text: str) -> Iterator[Callable[[int, int], bool]]:
+    """Yield a function of (done, all) that moves a bar on a terminal; it never asks to stop."""
+    if not sys.stderr.isatty():
+        yield lambda done, count: False
+        return
+    from rich.progress import Progress as Bar
+
+    with Bar(console=console(stderr=True), transient=True) as bar:
+        line = bar.add_task(text, total=None)
+
+        def move(done: int, count: int) -> bool:
+            bar.update(line, completed=done, total=count)
+            return False
+
+        yield move
+
+
+@contextmanager
+def _steps() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function that tells what runs now: a bar on a terminal, one line each on a pipe."""
+    if not sys.stderr.isatty():
+        yield lambda text, done, count: narrate(f"[{done + 1}/{count}] {text}")
+        return
+    from rich.progress import Progress as Bar
+
+    with Bar(console=console(stderr=True), transient=True) as bar:
+        line = bar.add_task("", total=None)
+        yield lambda text, done, count: bar.update(line, description=text, completed=done, total=count)

@@ -1,0 +1,114 @@
+"""From the flags of the ``model`` commands to a session and a setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qslm_opt.errors import UsageError, did_you_mean
+from qslm_opt.formats import FP32, Layout
+
+if TYPE_CHECKING:
+    from qslm_opt.data import TaskKind
+    from qslm_opt.hierarchy.tree import Hierarchy
+    from qslm_opt.pipeline import Session
+    from qslm_opt.setting import QuantSetting
+    from qslm_opt.spec import StudySpec
+
+SCOPES = ("searched", "all", "linear")
+"""What ``--bits`` means: the searched units, every tensor, or the matrices of the attention blocks."""
+
+
+def kind_of(task: str) -> TaskKind:
+    """Return whether a task is language modelling or classification; UsageError when it is neither."""
+    from qslm_opt.data import TASK_KIND
+
+    if task not in TASK_KIND:
+        known = ", ".join(TASK_KIND)
+        raise UsageError(f"task {task!r} is unknown; use one of {known}.{did_you_mean(task, TASK_KIND)}")
+    return TASK_KIND[task]
+
+
+def spec_of(model: str, task: str, *, quantizer: str | None, layout: str | None, **keys: Any) -> StudySpec:
+    """Return a spec whose bounds nothing can violate."""
+    from qslm_opt.spec import StudySpec
+
+    bound = {"max_drop": 1.0} if kind_of(task) == "classification" else {"max_increase": "1e9"}
+    quantizer = quantizer or "rtn"
+    layout = layout or ("tensor/affine" if quantizer == "paper" else "channel/affine")
+    values = {"name": "model", "model": model, "task": task, "memory_budget": "100%", "quantizer": quantizer}
+    return StudySpec.from_mapping({**values, **bound, "layout": layout, **keys})
+
+
+def open_session(spec: StudySpec, narrate: Callable[[str], None]) -> Session:
+    """Open the session; a path that does not exist is said before torch is imported."""
+    from qslm_opt.models.locate import check_source
+
+    check_source(spec.model)
+    from qslm_opt.pipeline import Session
+
+    return Session.open(spec, narrate)
+
+
+def bits_list(text: str | None) -> tuple[int, ...] | None:
+    """Read ``8,4,2``."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--precisions {text!r} is no list of bits; write for instance 8,4,2.") from None
+
+
+def check_choice(
+    bits: int | None,
+    setting: Path | None,
+    scope: str | None,
+    quantizer: str | None,
+    layout: str | None,
+    sign_embedding: bool,
+) -> None:
+    """Raise UsageError when a flag of ``model evaluate`` cannot be, does nothing, or contradicts another."""
+    if bits is not None:
+        Layout().with_bits(bits)
+    if bits is not None and setting is not None:
+        raise UsageError(f"--bits {bits} and --setting {setting} exclude each other; give one of them.")
+    if not sign_embedding and (bits is None or scope in ("all", "linear")):
+        raise UsageError("--no-sign-embedding changes only --bits N in the scope 'searched'; leave it out.")
+    if scope is not None and scope not in SCOPES:
+        raise UsageError(f"scope {scope!r} is unknown; use {', '.join(SCOPES)}.{did_you_mean(scope, SCOPES)}")
+    for flag, value in {"--scope": scope, "--quantizer": quantizer, "--layout": layout}.items():
+        if value is not None and bits is None:
+            raise UsageError(
+                f"{flag} {value} says how --bits is meant; give --bits too, or leave {flag} out."
+            )
+
+
+def read_setting(path: Path) -> QuantSetting:
+    """Read a setting's JSON from a file."""
+    from qslm_opt.setting import QuantSetting
+
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"setting file {str(path)!r} cannot be read: {error}; give a JSON file.") from None
+    return QuantSetting.from_json(text)
+
+
+def setting_of(spec: StudySpec, hierarchy: Hierarchy, bits: int | None, scope: str) -> QuantSetting:
+    """Return what ``--bits`` means in ``scope``; without it, or at 32 bits, nothing is quantized."""
+    from qslm_opt.hierarchy.tree import NETWORK
+    from qslm_opt.search.space import SearchSpace
+    from qslm_opt.setting import UNQUANTIZED, QuantSetting
+
+    if bits is None or bits == 32:
+        return UNQUANTIZED
+    fmt = Layout.parse(spec.layout).with_bits(bits)
+    if scope == "all":
+        return QuantSetting({NETWORK: fmt}, fixed=fmt, quantizer=spec.quantizer)
+    if scope == "linear":
+        blocks = {block.unit: fmt for block in hierarchy.blocks if block.kind == "attention"}
+        return QuantSetting({NETWORK: FP32, **blocks}, fixed=FP32, quantizer=spec.quantizer)
+    space = SearchSpace.of(spec, hierarchy)
+    return space.setting_of(space.uniform(bits))

@@ -1,0 +1,122 @@
+"""Printing: data to stdout, narration to stderr, and how numbers are written for people.
+
+Colour is Rich's own rule: only on a terminal, and never with NO_COLOR.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from math import floor, isfinite, log10
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+SCHEMA = 1
+"""Version of every JSON object that the commands print."""
+_PIPE_WIDTH = 200
+"""Columns of a table that goes to a file or a pipe: none is cut."""
+
+
+def narrate(text: str) -> None:
+    """Print one line for people to stderr."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def print_line(text: str) -> None:
+    """Print one line of data to stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object to stdout; infinite and missing numbers are null."""
+    print_line(json.dumps(_finite({"schema": SCHEMA, **value}), indent=2, ensure_ascii=False))
+
+
+def json_line(value: Mapping[str, Any]) -> str:
+    """Return one object as one line of JSON; infinite and missing numbers are null."""
+    return json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"))
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a Rich console on stdout or stderr that never cuts a table on a pipe."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _PIPE_WIDTH
+    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
+
+
+def table(
+    *columns: str, left: int = 0, text: Sequence[str] = (), title: str | None = None
+) -> Table:
+    """Return an empty table: the first ``left`` columns and those in ``text`` are words, others numbers."""
+    from rich import box
+    from rich.table import Table
+
+    found = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
+    found.pad_edge = False
+    for place, name in enumerate(columns):
+        words = place < left or name in text
+        found.add_column(name, justify="left" if words else "right", no_wrap=True)
+    return found
+
+
+def digits(value: float, count: int = 3) -> str:
+    """Return ``value`` with ``count`` significant digits, never in powers of ten."""
+    if not value or not isfinite(value):
+        return f"{value:g}"
+    return f"{value:,.{max(0, count - 1 - floor(log10(abs(value))))}f}"
+
+
+def size(count: float) -> str:
+    """Return bytes as kB, MB (10⁶) or GB with three significant digits."""
+    for unit, step in (("GB", 1e9), ("MB", 1e6)):
+        if count >= step:
+            return f"{digits(count / step)} {unit}"
+    return f"{digits(count / 1e3)} kB"
+
+
+def metric_value(metric: str, value: float | None) -> str:
+    """Return an accuracy in percent or a perplexity; n/a when it was not measured."""
+    if value is None:
+        return "n/a"
+    return f"{100 * value:.2f} %" if metric == "accuracy" else digits(value, 5)
+
+
+def metric_change(metric: str, value: float | None, baseline: float | None) -> str:
+    """Return the change against the baseline: points of accuracy (pp), or percent of perplexity."""
+    if value is None or not baseline:
+        return "n/a"
+    if metric == "accuracy":
+        return f"{100 * (value - baseline):+.2f} pp"
+    return f"{100 * (value / baseline - 1):+.2f} %"
+
+
+def watts(power_w: float | None) -> str:
+    """Return a power, n/a where no meter read it."""
+    return "n/a" if power_w is None else f"{digits(power_w)} W"
+
+
+def interval(found: tuple[float, float] | None) -> str:
+    """Return the λ that a candidate wins, such as ``0.12–0.5`` or ``≥ 0.5``; a dash for none."""
+    if found is None:
+        return "–"
+    low, high = found
+    if not isfinite(high):
+        return f"≥ {low:.4g}" if low else "any"
+    return f"{low:.4g}–{high:.4g}"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,163 @@
+"""What a running search says on stderr: one line a trial, or a live bar on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from qslm_opt.cli.output import console, metric_change, metric_value, narrate, size, watts
+
+if TYPE_CHECKING:
+    from qslm_opt.cli.options import ProgressKind
+    from qslm_opt.results import Progress, TrialRecord
+
+
+def make_listener(kind: ProgressKind, metric: str, baseline: Callable[[], float]) -> SilentListener:
+    """Return the listener of ``--progress``; ``auto`` is a bar on a terminal and lines elsewhere.
+
+    ``baseline`` is asked only after a trial, when the unquantized model was measured.
+    """
+    if kind == "auto" and not sys.stderr.isatty():
+        kind = "plain"
+    return {"none": SilentListener, "plain": LineListener, "auto": BarListener}[kind](metric, baseline)
+
+
+class SilentListener:
+    """Says nothing; the others say more."""
+
+    def __init__(self, metric: str, baseline: Callable[[], float]) -> None:
+        self._metric, self._baseline = metric, baseline
+
+    def __enter__(self) -> SilentListener:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def on_narrate(self, text: str) -> None:
+        """Something to tell."""
+
+    def on_tier(self, tier: str) -> None:
+        """A tier begins."""
+
+    def on_trial_start(self, record: TrialRecord, done: int, total_estimate: int | None) -> None:
+        """A trial starts."""
+
+    def on_progress(self, progress: Progress) -> None:
+        """The running evaluation came further."""
+
+    def on_trial_end(self, record: TrialRecord) -> None:
+        """A trial is stored."""
+
+
+class LineListener(SilentListener):
+    """One line a trial."""
+
+    def __init__(self, metric: str, baseline: Callable[[], float]) -> None:
+        super().__init__(metric, baseline)
+        self._done, self._total = 0, 0
+
+    def on_narrate(self, text: str) -> None:
+        """Print it."""
+        narrate(text)
+
+    def on_tier(self, tier: str) -> None:
+        """Print a heading."""
+        narrate(f"tier {tier}")
+
+    def on_trial_start(self, record: TrialRecord, done: int, total_estimate: int | None) -> None:
+        """Keep how far the search is for the line that ends the trial."""
+        self._done, self._total = done, total_estimate or 0
+
+    def on_trial_end(self, record: TrialRecord) -> None:
+        """Print what came out."""
+        of = f"/{max(self._total, self._done + 1)}" if self._total else ""
+        narrate(f"[{self._done + 1}{of}] {trial_line(record, self._metric, self._baseline())}")
+
+
+class BarListener(SilentListener):
+    """A live bar with the running trial; a line for each new candidate and each tier."""
+
+    def __init__(self, metric: str, baseline: Callable[[], float]) -> None:
+        super().__init__(metric, baseline)
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+            TimeElapsedColumn(), TimeRemainingColumn(), console=console(stderr=True), transient=True,
+        )  # fmt: skip
+        self._search = self._bar.add_task("search", total=None)
+        self._trial = self._bar.add_task("", total=None, visible=False)
+
+    def __enter__(self) -> BarListener:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def on_narrate(self, text: str) -> None:
+        """Print it above the bar."""
+        self._bar.console.print(text, soft_wrap=True)
+
+    def on_tier(self, tier: str) -> None:
+        """Name the tier before the bar."""
+        self._bar.update(self._search, description=tier)
+
+    def on_trial_start(self, record: TrialRecord, done: int, total_estimate: int | None) -> None:
+        """Move the search's bar and begin the trial's."""
+        self._bar.update(self._search, completed=done, total=total_estimate)
+        tried = f"{record.unit} {record.bits} bits"
+        self._bar.reset(self._trial, total=None, visible=True, description=tried)
+
+    def on_progress(self, progress: Progress) -> None:
+        """Move the trial's bar."""
+        self._bar.update(self._trial, completed=progress.used, total=progress.n)
+
+    def on_trial_end(self, record: TrialRecord) -> None:
+        """Print a candidate; hide the trial's bar."""
+        self._bar.update(self._trial, visible=False)
+        self._bar.advance(self._search)
+        if record.feasible:
+            self.on_narrate(trial_line(record, self._metric, self._baseline()))
+
+
+def trial_line(record: TrialRecord, metric: str, baseline: float) -> str:
+    """Return a finished trial in one line: what was tried, what it gave, the verdict."""
+    tried = f"#{record.number} {record.tier} {record.unit} {record.bits} bits"
+    memory = f"{size(record.bytes)} (−{100 * record.saving:.1f} %)"
+    if record.value is None:
+        return f"{tried}: {memory}, {verdict(record)}"
+    judged = "" if record.tier == "sensitivity" else f", {verdict(record)}"
+    value = f"{metric} {metric_value(metric, record.value)}"
+    change = metric_change(metric, record.value, baseline)
+    seconds = "" if record.seconds is None else f", {record.seconds:.1f} s"
+    power = "" if record.power_w is None else f", {watts(record.power_w)}"
+    return f"{tried}: {value} ({change}), {memory}{judged}{seconds}{power}"
+
+
+def verdict(record: TrialRecord) -> str:
+    """Return what a finished trial means."""
+    if record.state == "failed":
+        return "failed"
+    metric, memory = record.slack.get("metric", 0.0) > 0, record.slack.get("memory", 0.0) > 0
+    if metric and memory:
+        return "both violated"
+    if metric:
+        return "metric violated"
+    if memory:
+        return "over the budget"
+    return "candidate" if record.feasible else "measured"

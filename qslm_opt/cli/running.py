@@ -1,0 +1,193 @@
+"""Running a study from the command line: the session, the workers, and what is said at the end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from qslm_opt.cli.facts import StudyFacts
+from qslm_opt.cli.options import command, reading
+from qslm_opt.cli.output import narrate, print_json
+from qslm_opt.cli.progress import make_listener
+from qslm_opt.cli.tables import print_candidates
+from qslm_opt.errors import InfeasibleError, UsageError
+
+if TYPE_CHECKING:
+    from qslm_opt.cli.options import ProgressKind
+    from qslm_opt.measure.meter import Meter
+    from qslm_opt.pipeline import Session
+    from qslm_opt.spec import StudySpec
+
+SHOWN = 20
+"""Candidates that are listed at the end of a run; ``study candidates`` lists them all."""
+_GRACE_SECONDS = 30.0
+
+
+def open_session(spec: StudySpec) -> Session:
+    """Load model and data; what cannot be is said before torch is imported."""
+    from qslm_opt.models.locate import check_source
+
+    check_source(spec.model)
+    from qslm_opt.pipeline import Session
+
+    return Session.open(spec, narrate)
+
+
+def run(
+    name: str, url: str, session: Session, *, progress: ProgressKind, workers: int = 1, as_json: bool = False
+) -> None:
+    """Run a study to its end in this process and ``workers - 1`` others, then print its candidates.
+
+    Raises InfeasibleError when it ends without one, and leaves with 130 when it is interrupted.
+    """
+    from qslm_opt.search.driver import run_study
+
+    with reading(url) as repository:
+        row = repository.study(name)
+    known = row.baseline
+    listener = make_listener(progress, row.spec.metric, lambda: (known or session.baseline()).value)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(_workers(name, url, workers - 1))
+            meter = stack.enter_context(_meter(session))
+            stack.enter_context(listener)
+            summary = run_study(name, url, session, listener=listener, meter=meter)
+    except KeyboardInterrupt:
+        narrate(f"interrupted; what was finished is stored. Go on with: {_resume_words(name, url)}")
+        raise typer.Exit(130) from None
+    report(name, url, as_json=as_json)
+    if summary.state == "stopped":
+        narrate(f"stopped as asked. Go on with: {_resume_words(name, url)}")
+
+
+def report(name: str, url: str, *, as_json: bool = False) -> None:
+    """Print a study's candidates; raise InfeasibleError when it has ended without one."""
+    facts = read_facts(name, url)
+    rows = facts.rows()
+    if as_json:
+        print_json({**facts.to_json(), "candidates": rows})
+    elif rows:
+        print_candidates(facts, rows[:SHOWN], len(rows))
+    if not rows and facts.row.state in ("finished", "infeasible"):
+        raise InfeasibleError(f"{facts.nothing_feasible()}.")
+
+
+def read_facts(name: str, url: str | None, lam: float | None = None) -> StudyFacts:
+    """Read a study and its trials."""
+    with reading(url) as repository:
+        row = repository.study(name)
+        return StudyFacts(row, repository.trials(name), row.spec.lam if lam is None else lam)
+
+
+def run_detached(name: str, url: str, workers: int) -> tuple[subprocess.Popen[bytes], Path]:
+    """Start ``study resume`` as a process that outlives this one; return it and its log file."""
+    log = log_file(name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [*_resume(name), "--progress", "plain", "--workers", str(workers)],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=_environment(url), start_new_session=True,
+        )  # fmt: skip
+    return process, log
+
+
+def log_file(name: str) -> Path:
+    """Return where a study that runs in the background writes what it says."""
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "qslm-opt" / f"{name}.log"
+
+
+def watch_in_background(name: str, url: str, workers: int) -> None:
+    """Run the study in a process of its own and open the dashboard here."""
+    from qslm_opt.cli.watch import open_dashboard
+
+    need_terminal()
+    process, log = run_detached(name, url, workers)
+    open_dashboard(url, name)
+    code = process.poll()
+    if code is None:
+        process.returncode = 0  # it is left alone on purpose
+        narrate(f"the search goes on in process {process.pid}; what it says is in {log}")
+        narrate(f"watch it: {command('watch', name, url=url)}")
+        narrate(f"stop it: {command('study', 'stop', name, url=url)}")
+    elif code in (0, 4):
+        report(name, url)
+    else:
+        narrate(f"the search ended with exit code {code}; what it said is in {log}")
+        raise typer.Exit(code)
+
+
+def need_terminal() -> None:
+    """Raise UsageError unless the dashboard can be shown here."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("the dashboard needs a terminal; leave --watch out, or use 'qslm-opt study show'.")
+
+
+@contextmanager
+def _workers(name: str, url: str, count: int) -> Iterator[None]:
+    """Run ``count`` more processes on the study; end them when this one is interrupted or fails."""
+    processes = [
+        subprocess.Popen(
+            [*_resume(name), "--progress", "none"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=_environment(url),
+        )
+        for _ in range(count)
+    ]  # fmt: skip
+    try:
+        yield
+    except BaseException:
+        for process in processes:
+            process.terminate()
+        _wait(processes, _GRACE_SECONDS)
+        raise
+    _wait(processes, None)
+
+
+def _wait(processes: Sequence[subprocess.Popen[Any]], seconds: float | None) -> None:
+    for process in processes:
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
+        if code not in (0, 4, 130):
+            narrate(f"worker {process.pid} ended with exit code {code}")
+
+
+def _resume_words(name: str, url: str) -> str:
+    return command("study", "resume", name, url=url)
+
+
+def _resume(name: str) -> list[str]:
+    return [sys.executable, "-m", "qslm_opt.cli.main", "study", "resume", name]
+
+
+def _environment(url: str) -> dict[str, str]:
+    """Return the environment of a worker; the storage goes there, because a command line is public."""
+    return {**os.environ, "QSLM_OPT_STORAGE": url}
+
+
+@contextmanager
+def _meter(session: Session) -> Iterator[Meter]:
+    """Open the power meter of the device that the session computes on."""
+    from qslm_opt.measure.meter import open_meter
+
+    device, uuid = session.engine.device, None
+    if device.type == "cuda":
+        import torch
+
+        uuid = str(torch.cuda.get_device_properties(device).uuid)
+    meter = open_meter(str(device), uuid=uuid, synchronize=session.engine.synchronise)
+    try:
+        yield meter
+    finally:
+        meter.close()
+
+

@@ -1,0 +1,51 @@
+"""From flags and a TOML file to a StudySpec: flags win."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qslm_opt.errors import UsageError
+from qslm_opt.spec import StudySpec, read_toml
+
+_BOUNDS = ("max_drop", "min_accuracy", "max_increase", "max_perplexity")
+
+
+def make_spec(name: str | None, file: Path | None, flags: Mapping[str, Any]) -> StudySpec:
+    """Return the spec of a file with the flags that were given (those not None) laid over it.
+
+    A metric bound among the flags replaces the file's; pins are added to the file's.
+    """
+    given = {key: value for key, value in {"name": name, **flags}.items() if value is not None}
+    if file is None:
+        if name is None:
+            raise UsageError("the study has no name; give NAME, or --spec FILE.")
+        return StudySpec.from_mapping(given)
+    values: dict[str, Any] = {"name": file.stem, **read_toml(file)}
+    if any(bound in given for bound in _BOUNDS):
+        values = {key: value for key, value in values.items() if key not in _BOUNDS}
+    if "pins" in given and isinstance(values.get("pins"), dict):
+        given["pins"] = {**values["pins"], **given["pins"]}
+    return StudySpec.from_mapping({**values, **given})
+
+
+def bits_list(flag: str, text: str | None) -> tuple[int, ...] | None:
+    """Read ``16,8,4``."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{flag} {text!r} is no list of bits; write for instance 8,4,2.") from None
+
+
+def pins(texts: Sequence[str]) -> dict[str, str] | None:
+    """Read repeated ``UNIT=FORMAT``; None when there are none."""
+    found = {}
+    for text in texts:
+        unit, equals, fmt = text.partition("=")
+        if not (unit and equals and fmt):
+            raise UsageError(f"--pin {text!r} is not UNIT=FORMAT; for instance input=int8/tensor/affine.")
+        found[unit] = fmt
+    return found or None

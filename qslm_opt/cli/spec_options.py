@@ -1,0 +1,76 @@
+"""The keys of a StudySpec as options of ``study create``; None means not given."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+_MODEL, _BOUND, _SPACE, _DATA = "Model", "Constraints and score", "Search space", "Data"
+
+
+def _flag(name: str, panel: str, text: str, metavar: str | None = None) -> Any:
+    return typer.Option(name, help=text, metavar=metavar, show_default=False, rich_help_panel=panel)
+
+
+Model = Annotated[str | None, _flag("--model", _MODEL, "demo, a folder, a .pth file, or a Hugging Face id.")]
+Task = Annotated[str | None, _flag("--task", _MODEL, "demo, demo-classify, sst2 or wikitext2.")]
+EmbedSpike = Annotated[
+    str | None, _flag("--embed-spike", _MODEL, "Heaviside on the embedding: on, off or auto. [default: on]")
+]
+RescaleEvery = Annotated[
+    int | None, _flag("--rescale-every", _MODEL, "Halve the residual every N blocks; 0 never. [default: 0]")
+]
+MemoryBudget = Annotated[
+    str | None, _flag("--memory-budget", _BOUND, "At most 400MB, 26.5MiB, or 12% of float32.", "SIZE")
+]
+MaxDrop = Annotated[
+    float | None, _flag("--max-drop", _BOUND, "Accuracy may fall by at most this (0.02 is two points).")
+]
+MinAccuracy = Annotated[
+    float | None, _flag("--min-accuracy", _BOUND, "Accuracy must be at least this (0..1).")
+]
+MaxIncrease = Annotated[
+    str | None, _flag("--max-increase", _BOUND, "Perplexity may rise by at most this: 1.0 or 3.8%.")
+]
+MaxPerplexity = Annotated[
+    float | None, _flag("--max-perplexity", _BOUND, "Perplexity must be at most this.")
+]
+Lambda = Annotated[
+    float | None,
+    _flag("--lambda", _BOUND, "Weight of memory in the score: ranks, decides no verdict. [default: 0.2]"),
+]
+Precisions = Annotated[
+    str | None,
+    _flag("--precisions", _SPACE, "Bits to try, falling. [default: 16,12,10,8,6,5,4,3,2]", "BITS"),
+]
+SensitivityPrecisions = Annotated[
+    str | None,
+    _flag("--sensitivity-precisions", _SPACE, "Bits of the sensitivity sweep. [default: all]", "BITS"),
+]
+Layout = Annotated[
+    str | None,
+    _flag("--layout", _SPACE, "Scales: tensor, channel or groupN, then /affine or /symmetric. "
+                              "[default: channel/affine]"),
+]  # fmt: skip
+Quantizer = Annotated[str | None, _flag("--quantizer", _SPACE, "rtn or paper. [default: rtn]")]
+Fixed = Annotated[
+    str | None,
+    _flag("--fixed", _SPACE, "Format of what is not searched (LayerNorm, time_*). [default: fp16]"),
+]
+SignEmbedding = Annotated[
+    bool | None,
+    _flag("--sign-embedding/--no-sign-embedding", _SPACE,
+          "Keep an embedding of which only the signs are read at 1 bit. [default: yes]"),
+]  # fmt: skip
+Pin = Annotated[
+    list[str] | None, _flag("--pin", _SPACE, "Keep a unit at a format; repeatable.", "UNIT=FORMAT")
+]
+Seed = Annotated[int | None, _flag("--seed", _SPACE, "Seed of the study. [default: 0]")]
+Data = Annotated[
+    str | None, _flag("--data", _DATA, "Folder with the task's parquet files; else the hub.", "DIR")
+]
+Split = Annotated[str | None, _flag("--split", _DATA, "Data split; the task's own without it.")]
+Window = Annotated[int | None, _flag("--window", _DATA, "Predicted tokens per window (language modelling).")]
+Limit = Annotated[int | None, _flag("--limit", _DATA, "Only the first so many windows or sentences.")]
+WindowBatch = Annotated[int | None, _flag("--window-batch", _DATA, "Windows or sentences per batch.")]

@@ -1,0 +1,152 @@
+"""``qslm-opt study``: create, resume, list, show, candidates, stop, export, delete."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qslm_opt.cli.export import ExportFormat, export_text, write_text
+from qslm_opt.cli.options import Json, Lambda, Name, Storage, Yes, command, reading, storage_url, writing
+from qslm_opt.cli.output import narrate, print_json
+from qslm_opt.cli.running import read_facts
+from qslm_opt.cli.study_create import create, resume
+from qslm_opt.cli.tables import print_candidates, print_studies, print_study
+from qslm_opt.errors import InfeasibleError, UsageError
+
+app = typer.Typer(name="study", help="Create, run, look at and export studies.", no_args_is_help=True)
+app.command()(create)
+app.command()(resume)
+
+
+@app.command(name="list")
+def list_studies(storage: Storage = None, json: Json = False) -> None:
+    """List the studies of a storage."""
+    with reading(storage) as repository:
+        rows = repository.studies()
+    if json:
+        studies = [
+            {
+                "name": row.name, "state": row.state, "model": row.spec.model, "task": row.spec.task,
+                "metric": row.spec.metric, "bound": row.bound, "budget": row.budget, "counts": row.counts,
+                "created": row.created,
+            }
+            for row in rows
+        ]  # fmt: skip
+        print_json({"studies": studies})
+    elif rows:
+        print_studies(rows)
+    else:
+        narrate("there are no studies yet; create one with 'qslm-opt study create', or try 'qslm-opt demo'")
+
+
+@app.command()
+def show(name: Name, lam: Lambda = None, storage: Storage = None, json: Json = False) -> None:
+    """Show what a study is, how far it is, and its best setting."""
+    facts = read_facts(name, storage, lam)
+    if json:
+        print_json(facts.to_json())
+        return
+    print_study(facts)
+    if facts.best is None and facts.trials:
+        narrate(facts.nothing_feasible())
+
+
+@app.command()
+def candidates(
+    name: Name,
+    lam: Lambda = None,
+    top: Annotated[
+        int | None, typer.Option("--top", min=1, help="Only the first so many.", show_default=False)
+    ] = None,
+    pareto: Annotated[bool, typer.Option("--pareto", help="Only the Pareto front.")] = False,
+    winners: Annotated[bool, typer.Option("--winners", help="Only those that win at some λ.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Also settings that were measured and violate a constraint.")
+    ] = False,
+    storage: Storage = None,
+    json: Json = False,
+) -> None:
+    """Rank the candidates by the score at any λ; nothing is run.
+
+    Exit code 4: the study has ended and no setting meets both constraints.
+    """
+    facts = read_facts(name, storage, lam)
+    rows = facts.rows(every)
+    if pareto:
+        rows = [row for row in rows if row["pareto"]]
+    if winners:
+        rows = [row for row in rows if row["lambda_interval"] is not None]
+    if json:
+        print_json({"study": name, "metric": facts.metric, "lambda": facts.lam, "rows": rows[:top]})
+    elif rows:
+        print_candidates(facts, rows[:top], len(rows))
+    if facts.ranked:
+        return
+    if facts.row.state in ("finished", "infeasible"):
+        raise InfeasibleError(f"{facts.nothing_feasible()}.")
+    narrate(f"no candidate so far; the study is {facts.row.state}")
+
+
+@app.command()
+def stop(name: Name, storage: Storage = None) -> None:
+    """Ask a running study to stop after the trial that it is running."""
+    with writing(storage) as repository:
+        row = repository.study(name)
+        if row.state != "running":
+            narrate(f"study {name!r} is not running, it is {row.state}")
+            return
+        repository.request_stop(row.uuid)
+    go_on = command("study", "resume", name, url=storage_url(storage))
+    narrate(f"asked study {name!r} to stop after its running trial. Go on with: {go_on}")
+
+
+@app.command()
+def export(
+    name: Name,
+    format: Annotated[
+        ExportFormat,
+        typer.Option("--format", help="json: the chosen setting. csv, jsonl: all trials."),
+    ] = "json",
+    trial: Annotated[
+        int | None,
+        typer.Option("--trial", help="Setting of this trial, not of the best.", show_default=False),
+    ] = None,
+    lam: Lambda = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="File to write, not stdout.", show_default=False),
+    ] = None,
+    storage: Storage = None,
+) -> None:
+    """Export the chosen setting (for 'model evaluate --setting'), or all trials."""
+    if format != "json" and (trial is not None or lam is not None):
+        raise UsageError(f"--format {format} exports every trial; leave --trial and --lambda out.")
+    if trial is not None and lam is not None:
+        raise UsageError("--trial names the setting and --lambda chooses it; give one of them.")
+    write_text(export_text(read_facts(name, storage, lam), format, trial), output)
+
+
+@app.command()
+def delete(name: Name, yes: Yes = False, storage: Storage = None) -> None:
+    """Delete a study and all its trials."""
+    with writing(storage) as repository:
+        row = repository.study(name)
+    if row.state == "running":
+        raise UsageError(
+            f"study {name!r} is being run by process {row.pid} on {row.host}; "
+            f"stop it first: {command('study', 'stop', name, url=storage_url(storage))}."
+        )
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError(f"deleting study {name!r} needs an answer and there is no terminal; give --yes.")
+        count = sum(row.counts.values())
+        if not typer.confirm(f"Delete study {name!r} with its {count} trials?", err=True):
+            narrate("nothing was deleted")
+            return
+    from qslm_opt.search.driver import delete_study
+
+    delete_study(name, storage_url(storage))
+    narrate(f"deleted study {name!r}")

@@ -1,0 +1,168 @@
+"""``qslm-opt study create`` and ``resume``: every key of a StudySpec is a flag."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qslm_opt.cli import spec_options as keys
+from qslm_opt.cli.options import (
+    Device,
+    Json,
+    Name,
+    Progress,
+    ProgressKind,
+    Storage,
+    Watch,
+    Workers,
+    command,
+    reading,
+    storage_url,
+    writing,
+)
+from qslm_opt.cli.output import narrate, print_json
+from qslm_opt.cli.running import need_terminal, open_session, read_facts, run, watch_in_background
+from qslm_opt.cli.spec_flags import bits_list, make_spec, pins
+from qslm_opt.errors import StudyExistsError, UsageError
+
+if TYPE_CHECKING:
+    from qslm_opt.pipeline import Session
+    from qslm_opt.spec import StudySpec
+
+
+def create(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Name of the study; the spec file's without it.",
+                       show_default=False),
+    ] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Option("--spec", metavar="FILE", help="TOML file with the keys below; flags win.",
+                     show_default=False),
+    ] = None,
+    model: keys.Model = None,
+    task: keys.Task = None,
+    memory_budget: keys.MemoryBudget = None,
+    max_drop: keys.MaxDrop = None,
+    min_accuracy: keys.MinAccuracy = None,
+    max_increase: keys.MaxIncrease = None,
+    max_perplexity: keys.MaxPerplexity = None,
+    lam: keys.Lambda = None,
+    precisions: keys.Precisions = None,
+    sensitivity_precisions: keys.SensitivityPrecisions = None,
+    layout: keys.Layout = None,
+    quantizer: keys.Quantizer = None,
+    fixed: keys.Fixed = None,
+    sign_embedding: keys.SignEmbedding = None,
+    pin: keys.Pin = None,
+    data: keys.Data = None,
+    split: keys.Split = None,
+    window: keys.Window = None,
+    limit: keys.Limit = None,
+    window_batch: keys.WindowBatch = None,
+    embed_spike: keys.EmbedSpike = None,
+    rescale_every: keys.RescaleEvery = None,
+    seed: keys.Seed = None,
+    storage: Storage = None,
+    device: Device = None,
+    workers: Workers = 1,
+    no_run: Annotated[bool, typer.Option("--no-run", help="Create it only.")] = False,
+    watch: Watch = False,
+    progress: Progress = "auto",
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Create a study and run it: find the fewest bits that keep the metric and fit the memory.
+
+    Data goes to stdout, narration to stderr. Exit code 4: it ended and nothing meets both constraints.
+    """
+    if no_run and (watch or workers > 1):
+        raise UsageError("--no-run runs nothing; leave --watch and --workers out, or --no-run.")
+    _check_watch(watch, json)
+    made = make_spec(
+        name,
+        spec,
+        {
+            "model": model, "task": task, "memory_budget": memory_budget, "max_drop": max_drop,
+            "min_accuracy": min_accuracy, "max_increase": max_increase, "max_perplexity": max_perplexity,
+            "lambda": lam, "precisions": bits_list("--precisions", precisions),
+            "sensitivity_precisions": bits_list("--sensitivity-precisions", sensitivity_precisions),
+            "layout": layout, "quantizer": quantizer, "fixed": fixed, "sign_embedding": sign_embedding,
+            "pins": pins(pin or ()), "data": data, "split": split, "window": window, "limit": limit,
+            "window_batch": window_batch, "embed_spike": embed_spike, "rescale_every": rescale_every,
+            "seed": seed, "device": device,
+        },
+    )  # fmt: skip
+    url = storage_url(storage)
+    if no_run:
+        create_only(made, url, json)
+    elif watch:
+        create_only(made, url, False)
+        watch_in_background(made.name, url, workers)
+    else:
+        create_and_run(made, url, progress=progress, workers=workers, as_json=json)
+
+
+def resume(
+    name: Name,
+    storage: Storage = None,
+    device: Device = None,
+    workers: Workers = 1,
+    watch: Watch = False,
+    progress: Progress = "auto",
+    json: Json = False,
+) -> None:
+    """Go on with a study where it stopped, or help one that runs as another worker."""
+    _check_watch(watch, json)
+    url = storage_url(storage)
+    with writing(url) as repository:
+        row = repository.study(name)
+    if watch:
+        watch_in_background(name, url, workers)
+        return
+    spec = row.spec if device is None else replace(row.spec, device=device)
+    run(name, url, open_session(spec), progress=progress, workers=workers, as_json=json)
+
+
+def create_and_run(
+    spec: StudySpec, url: str, *, progress: ProgressKind, workers: int = 1, as_json: bool = False
+) -> None:
+    """Create a study and run it to its end."""
+    session = _create(spec, url)
+    narrate(f"study {spec.name!r} is created; watch it live: {command('watch', spec.name, url=url)}")
+    run(spec.name, url, session, progress=progress, workers=workers, as_json=as_json)
+
+
+def create_only(spec: StudySpec, url: str, as_json: bool) -> None:
+    """Create a study without running it."""
+    _create(spec, url)
+    narrate(f"study {spec.name!r} is created; run it: {command('study', 'resume', spec.name, url=url)}")
+    if as_json:
+        print_json(read_facts(spec.name, url).to_json())
+
+
+def _create(spec: StudySpec, url: str) -> Session:
+    from qslm_opt.store import masked, prepare
+
+    prepare(url)
+    with reading(url) as repository:
+        if spec.name in repository.names():
+            raise StudyExistsError(
+                f"study {spec.name!r} is already in storage {masked(url)}; "
+                f"resume it (qslm-opt study resume {spec.name}), delete it, or take another name."
+            )
+    session = open_session(spec)
+    from qslm_opt.search.driver import create_study
+
+    create_study(spec, url, session)
+    return session
+
+
+def _check_watch(watch: bool, json: bool) -> None:
+    if watch and json:
+        raise UsageError("--watch shows a dashboard and prints no JSON; leave one of --watch and --json out.")
+    if watch:
+        need_terminal()

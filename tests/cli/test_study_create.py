@@ -1,0 +1,347 @@
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qslm_opt.cli import demo, running, study_create
+from qslm_opt.cli.main import run
+from qslm_opt.cli.spec_flags import make_spec
+from qslm_opt.errors import SpecError, UsageError
+from qslm_opt.spec import StudySpec
+from qslm_opt.store import Repository
+from tests.cli.fake_session import FakeSession
+
+FLAGS = ("--model", "demo", "--task", "demo-classify", "--memory-budget", "9500B", "--precisions", "8,4,3")
+
+
+@pytest.fixture
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("QSLM_OPT_STORAGE", f"sqlite:///{tmp_path}/q.db")
+    return f"sqlite:///{tmp_path}/q.db"
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[FakeSession]]:
+    opened: list[FakeSession] = []
+
+    def use(**settings: Any) -> list[FakeSession]:
+        def open_session(spec: StudySpec) -> FakeSession:
+            opened.append(FakeSession(spec, **settings))
+            return opened[-1]
+
+        monkeypatch.setattr(study_create, "open_session", open_session)
+        monkeypatch.setattr(demo, "open_session", open_session)
+        return opened
+
+    return use
+
+
+def test_every_key_of_a_spec_is_a_flag_of_create() -> None:
+    renamed = {"pins": "pin"}
+    keys = {renamed.get(field.name, field.name) for field in fields(StudySpec)}
+    assert keys <= set(inspect.signature(study_create.create).parameters)
+
+
+def test_every_flag_reaches_the_spec(
+    url: str, sessions: Callable[..., list[FakeSession]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = sessions()
+    words = [
+        "x", "--model", "demo", "--task", "demo-classify", "--memory-budget", "30kB", "--min-accuracy", "0.5",
+        "--lambda", "0.3", "--precisions", "8,4", "--sensitivity-precisions", "4", "--layout",
+        "tensor/symmetric", "--quantizer", "rtn", "--fixed", "fp32", "--no-sign-embedding", "--pin",
+        "input=int8/tensor/affine", "--pin", "input/emb=int4/group50/affine", "--data", "d", "--split",
+        "test", "--limit", "7", "--window", "64", "--window-batch", "3", "--embed-spike", "off",
+        "--rescale-every", "6", "--seed", "5", "--device", "cpu", "--no-run", "--json",
+    ]  # fmt: skip
+    assert run(["study", "create", *words]) == 0
+    assert opened[0].spec == StudySpec(
+        "x", "demo", "demo-classify", "30kB", min_accuracy=0.5, lam=0.3, precisions=(8, 4),
+        sensitivity_precisions=(4,), layout="tensor/symmetric", quantizer="rtn", fixed="fp32",
+        sign_embedding=False, pins={"input": "int8/tensor/affine", "input/emb": "int4/group50/affine"},
+        data="d", split="test", limit=7, window=64, window_batch=3, embed_spike="off", rescale_every=6,
+        seed=5, device="cpu",
+    )  # fmt: skip
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["state"] == "created"
+    assert "run it: qslm-opt study resume x" in captured.err
+    assert opened[0].runs == 0
+
+
+def test_flags_win_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "case.toml"
+    file.write_text(
+        'model = "m"\ntask = "sst2"\nmax_drop = 0.02\nmemory_budget = "1MB"\nlambda = 0.5\n'
+        '[pins]\ninput = "fp16"\noutput = "fp16"\n'
+    )
+    plain = make_spec(None, file, {"max_drop": None})
+    assert (plain.name, plain.max_drop, plain.lam) == ("case", 0.02, 0.5)
+    changed = make_spec(
+        "other", file, {"min_accuracy": 0.8, "lambda": 0.1, "pins": {"output": "sign"}, "model": None}
+    )
+    assert (changed.name, changed.model, changed.lam) == ("other", "m", 0.1)
+    assert (changed.max_drop, changed.min_accuracy) == (None, 0.8)
+    assert changed.pins == {"input": "fp16", "output": "sign"}
+
+
+def test_wrong_specs_are_refused_with_the_fix(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="give NAME, or --spec FILE"):
+        make_spec(None, None, {"model": "demo"})
+    file = tmp_path / "x.toml"
+    file.write_text('model = "m"\nmemory_buget = "1MB"\n')
+    with pytest.raises(SpecError, match=r"'memory_buget' is unknown. Did you mean 'memory_budget'\?"):
+        make_spec(None, file, {})
+    with pytest.raises(UsageError, match="does not exist"):
+        make_spec(None, tmp_path / "none.toml", {})
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--precisions", "8;4"), "no list of bits; write for instance 8,4,2"),
+        (("--pin", "input"), "is not UNIT=FORMAT"),
+        (("--task", "sst"), "Did you mean 'sst2'?"),
+        (("--max-drop", "x"), "--max-drop"),
+        (("--no-run", "--workers", "2"), "--no-run runs nothing"),
+        (("--watch", "--json"), "leave one of --watch and --json out"),
+        (("--watch",), "the dashboard needs a terminal"),
+        (("--model", "./nowhere"), "model './nowhere' does not exist"),
+        (("--progress", "loud"), "--progress"),
+    ],
+)
+def test_wrong_flags_exit_with_2_in_one_line(
+    url: str, words: tuple[str, ...], error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["study", "create", "x", *FLAGS, "--max-drop", "0.02", *words]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert error in captured.err
+
+
+def test_create_runs_the_study_and_prints_its_candidates(
+    url: str, sessions: Callable[..., list[FakeSession]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = sessions()
+    assert run(["study", "create", "x", *FLAGS, "--max-drop", "0.1", "--json"]) == 0
+    captured = capsys.readouterr()
+    value = json.loads(captured.out)
+    assert value["state"] == "finished"
+    assert value["best"]["bytes"] <= 9_500
+    assert value["candidates"][0]["trial"] == value["best"]["trial"]
+    assert value["evaluations"] == opened[0].runs
+    assert {t["tier"]: t["done"] for t in value["tiers"]}["sensitivity"] == 6
+    lines = captured.err.splitlines()
+    assert "study 'x' is created; watch it live: qslm-opt watch x" in lines
+    assert len([line for line in lines if "sensitivity" in line and "bits: accuracy" in line]) == 6
+    assert any(line.endswith("candidate, 0.0 s") for line in lines)
+
+
+def test_a_table_is_printed_without_json_and_nothing_on_stderr_with_progress_none(
+    url: str, sessions: Callable[..., list[FakeSession]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sessions()
+    assert run(["study", "create", "x", *FLAGS, "--max-drop", "0.1", "--progress", "none"]) == 0
+    captured = capsys.readouterr()
+    assert "candidates at λ = 0.2" in captured.out
+    assert captured.err == "study 'x' is created; watch it live: qslm-opt watch x\n"
+
+
+def test_a_taken_name_exits_with_3_before_a_model_is_loaded(
+    url: str, sessions: Callable[..., list[FakeSession]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = sessions()
+    words = ["study", "create", "x", *FLAGS, "--max-drop", "0.1", "--no-run"]
+    assert run(words) == 0
+    assert run(words) == 3
+    assert "resume it (qslm-opt study resume x)" in capsys.readouterr().err
+    assert len(opened) == 1
+
+
+def test_a_study_that_ends_without_a_candidate_exits_with_4(
+    url: str, sessions: Callable[..., list[FakeSession]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sessions(cost=5)
+    assert run(["study", "create", "x", *FLAGS, "--max-drop", "0.01", "--progress", "none"]) == 4
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    last = captured.err.splitlines()[-1]
+    assert last.startswith("error: no setting meets both constraints; the closest is trial")
+    assert Repository(url).study("x").state == "infeasible"
+    assert run(["study", "resume", "x", "--progress", "none"]) == 4
+
+
+def test_a_budget_that_nothing_reaches_exits_with_4_before_any_run(
+    url: str, sessions: Callable[..., list[FakeSession]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = sessions()
+    assert run(["study", "create", "x", *FLAGS, "--max-drop", "0.1", "--memory-budget", "1kB"]) == 4
+    assert "error: " in capsys.readouterr().err
+    assert opened[0].runs == 0
+    assert Repository(url).names() == []
+
+
+def test_ctrl_c_exits_with_130_says_how_to_go_on_and_loses_nothing(
+    url: str, sessions: Callable[..., list[FakeSession]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sessions(interrupt_after=4)
+    assert run(["study", "create", "x", *FLAGS, "--max-drop", "0.1"]) == 130
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines()[-1] == (
+        "interrupted; what was finished is stored. Go on with: qslm-opt study resume x"
+    )
+    assert Repository(url).study("x").state == "stopped"
+    opened = sessions()
+    assert run(["study", "resume", "x", "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["state"] == "finished"
+    assert value["counts"]["failed"] == 1
+    assert opened[-1].runs == value["evaluations"] - 4
+
+
+def test_a_changed_study_is_refused_with_3(
+    url: str, sessions: Callable[..., list[FakeSession]], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    sessions()
+    assert run(["study", "create", "x", *FLAGS, "--max-drop", "0.1", "--no-run"]) == 0
+    monkeypatch.setattr(FakeSession, "fingerprint", lambda self: {"weights": "other"})
+    assert run(["study", "resume", "x"]) == 3
+    assert "was created with another weights" in capsys.readouterr().err
+
+
+def test_resume_can_name_another_device(url: str, sessions: Callable[..., list[FakeSession]]) -> None:
+    opened = sessions()
+    assert run(["study", "create", "x", *FLAGS, "--max-drop", "0.1", "--no-run"]) == 0
+    assert run(["study", "resume", "x", "--device", "cpu", "--progress", "none"]) == 0
+    assert opened[-1].spec.device == "cpu"
+
+
+def test_the_storage_is_named_in_hints_when_it_is_not_the_default(
+    tmp_path: Path, sessions: Callable[..., list[FakeSession]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sessions()
+    url = f"sqlite:///{tmp_path}/q.db"
+    words = ["study", "create", "x", *FLAGS, "--max-drop", "0.1", "--no-run", "--storage", url]
+    assert run(words) == 0
+    assert f"qslm-opt study resume x --storage {url}" in capsys.readouterr().err
+
+
+def test_the_demo_runs_once_and_shows_its_result_again(
+    url: str, sessions: Callable[..., list[FakeSession]], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    opened = sessions()
+    monkeypatch.setitem(demo.DEMOS["demo-classify"], "memory_budget", "40%")
+    monkeypatch.setitem(demo.DEMOS["demo-classify"], "max_drop", 0.1)
+    words = ["demo", "--task", "demo-classify", "--progress", "none"]
+    assert run(words) == 0
+    first = capsys.readouterr()
+    assert "demo-classify: " in first.out
+    assert run(words) == 0
+    second = capsys.readouterr()
+    assert second.out == first.out
+    assert "has ended before; its result is below. --fresh runs it again" in second.err
+    assert len(opened) == 1
+    assert run([*words, "--fresh", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "demo-classify"
+    assert len(opened) == 2
+
+
+def test_an_interrupted_demo_goes_on(
+    url: str, sessions: Callable[..., list[FakeSession]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sessions(interrupt_after=3)
+    assert run(["demo", "--task", "demo-classify", "--progress", "none"]) == 130
+    sessions()
+    run(["demo", "--task", "demo-classify", "--progress", "none"])
+    assert "exists and is stopped; going on with it" in capsys.readouterr().err
+
+
+def test_workers_are_told_the_storage_and_waited_for(
+    url: str, sessions: Callable[..., list[FakeSession]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    sessions()
+    code = (
+        "import os, pathlib, sys, time; time.sleep(0.5)\n"
+        "pathlib.Path(sys.argv[1], f'{os.getpid()}.txt').write_text(os.environ['QSLM_OPT_STORAGE'])\n"
+        "sys.exit(1)"
+    )
+    monkeypatch.setattr(running, "_resume", lambda name: [sys.executable, "-c", code, str(tmp_path)])
+    assert run(["study", "create", "x", *FLAGS, "--max-drop", "0.1", "--workers", "3"]) == 0
+    assert [path.read_text() for path in tmp_path.glob("*.txt")] == [url, url]
+    assert capsys.readouterr().err.count("ended with exit code 1") == 2
+
+
+def test_workers_are_stopped_when_the_run_is_interrupted(
+    url: str, sessions: Callable[..., list[FakeSession]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions(interrupt_after=0)
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    monkeypatch.setattr(running, "_resume", lambda name: sleep)
+    started = time.monotonic()
+    assert run(["study", "create", "x", *FLAGS, "--max-drop", "0.1", "--workers", "2"]) == 130
+    assert time.monotonic() - started < 30
+
+
+def test_a_background_run_gets_the_storage_and_a_log(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    code = "import os, sys; print(os.environ['QSLM_OPT_STORAGE'], os.getsid(0) == os.getpid(), sys.argv[1:])"
+    monkeypatch.setattr(running, "_resume", lambda name: [sys.executable, "-c", code])
+    process, log = running.run_detached("x", url, 2)
+    assert process.wait(30) == 0
+    assert log == tmp_path / "state" / "qslm-opt" / "x.log"
+    assert log.read_text().strip() == f"{url} True ['--progress', 'plain', '--workers', '2']"
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (None, "the search goes on in process 77"),
+        (0, "candidates at"),
+        (3, "ended with exit code 3; what it"),
+    ],
+)
+def test_watch_runs_the_study_in_the_background_behind_the_dashboard(
+    url: str, sessions: Callable[..., list[FakeSession]], monkeypatch: pytest.MonkeyPatch, code: int | None,
+    words: str, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    sessions()
+    shown = []
+    process = SimpleNamespace(pid=77, poll=lambda: code, returncode=None)
+
+    def start(name: str, url: str, workers: int) -> tuple[object, Path]:
+        if code == 0:
+            assert run(["study", "resume", name, "--progress", "none"]) == 0
+        return process, Path("x.log")
+
+    monkeypatch.setattr(study_create, "need_terminal", lambda: None)
+    monkeypatch.setattr(running, "need_terminal", lambda: None)
+    monkeypatch.setattr(running, "run_detached", start)
+    monkeypatch.setattr("qslm_opt.cli.watch.open_dashboard", lambda url, name: shown.append((url, name)))
+    assert run(["study", "create", "x", *FLAGS, "--max-drop", "0.1", "--watch"]) == (code or 0)
+    assert shown == [(url, "x")]
+    captured = capsys.readouterr()
+    assert words in captured.out + captured.err
+
+
+def test_a_worker_is_the_command_itself() -> None:
+    words = [*running._resume("x"), "--help"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Go on with a study" in done.stdout

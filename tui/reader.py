@@ -1,0 +1,191 @@
+"""Reading a study without disturbing it: only what is new, in a thread of its own. No Textual.
+
+``StudyReader`` is the incremental read; ``Poller`` runs it twice a second and reports what it found. A
+daemon thread, so that a storage which does not answer can never keep the dashboard from closing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from qslm_opt.errors import QslmError, SchemaError, StudyNotFoundError
+from tui.model import ENDED, StudyView
+
+if TYPE_CHECKING:
+    from qslm_opt.results import TrialRecord, TrialState
+    from qslm_opt.store import StudyRow
+
+_ROW_EVERY_SECONDS = 3.0
+"""A dead process writes nothing, so the study's row is read again this often even when nothing changed."""
+_LONGEST_WAIT_SECONDS = 5.0
+
+
+class Source(Protocol):
+    """What the dashboard needs of ``qslm_opt.store.Repository``."""
+
+    def changed(self) -> int:
+        """Return a number that moves when anything was written."""
+
+    def studies(self) -> list[StudyRow]:
+        """Return all studies of the storage."""
+
+    def study(self, name: str) -> StudyRow:
+        """Return one study; raise StudyNotFoundError."""
+
+    def trials(
+        self, name: str, after: int = -1, states: Sequence[TrialState] | None = None
+    ) -> list[TrialRecord]:
+        """Return the trials numbered above ``after``, in order."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why nothing new could be read, in words for the user."""
+
+    kind: Literal["missing", "newer", "storage", "unexpected"]
+    text: str
+    attempt: int
+    wait_seconds: float
+    """Time until the next attempt."""
+
+
+class StudyReader:
+    """Keeps a study's trials and reads only new and unfinished ones."""
+
+    def __init__(self, source: Source, name: str, clock: Callable[[], datetime] = datetime.now) -> None:
+        self.source, self.name, self.clock = source, name, clock
+        self._version: int | None = None
+        self._view: StudyView | None = None
+        self._trials: dict[int, TrialRecord] = {}
+        self._row_read_at = datetime.min
+
+    def read(self) -> StudyView | None:
+        """Return the study as it is now, None when nothing changed since the last call."""
+        version, now = self.source.changed(), self.clock()
+        moved = version != self._version
+        if not moved and (now - self._row_read_at).total_seconds() < _ROW_EVERY_SECONDS:
+            return None
+        row, before = self.source.study(self.name), self._view
+        self._row_read_at = now
+        if not moved and before is not None and row == before.row:
+            return None
+        if before is not None and row.uuid != before.row.uuid:
+            self._trials.clear()
+        new_trials = self._update_trials()
+        self._version = version
+        if before is None or new_trials:
+            self._view = StudyView(row, tuple(self._trials.values()), now)
+        else:
+            self._view = before.with_row(row, now)
+        return self._view
+
+    def _update_trials(self) -> bool:
+        """Read what is new; return whether anything was."""
+        last = max(self._trials, default=-1)
+        still: dict[int, TrialRecord] = {}
+        pending = {n for n, t in self._trials.items() if t.state not in ENDED}
+        if pending:
+            still = {t.number: t for t in self.source.trials(self.name, states=("running", "waiting"))}
+            last = min(pending - still.keys(), default=last + 1) - 1
+        new = {t.number: t for t in self.source.trials(self.name, after=last)}
+        new |= {n: t for n, t in still.items() if t != self._trials.get(n)}
+        self._trials |= new
+        if list(self._trials) != sorted(self._trials):
+            self._trials = dict(sorted(self._trials.items()))
+        return bool(new)
+
+
+class StudiesReader:
+    """Reads the list of studies when it may have changed."""
+
+    def __init__(self, source: Source, clock: Callable[[], datetime] = datetime.now) -> None:
+        self.source, self.clock = source, clock
+        self._version: int | None = None
+        self._known: list[StudyRow] | None = None
+        self._read_at = datetime.min
+
+    def read(self) -> list[StudyRow] | None:
+        """Return the studies as they are now, None when nothing changed since the last call."""
+        version, now = self.source.changed(), self.clock()
+        if version == self._version and (now - self._read_at).total_seconds() < _ROW_EVERY_SECONDS:
+            return None
+        before, self._known = self._known, self.source.studies()
+        self._version, self._read_at = version, now
+        return self._known if self._known != before else None
+
+
+class Poller(threading.Thread):
+    """Polls a storage and calls back, from its own thread, with views, study lists or trouble."""
+
+    def __init__(
+        self,
+        open_source: Callable[[], Source],
+        name: str | None,
+        *,
+        on_view: Callable[[StudyView], object],
+        on_studies: Callable[[list[StudyRow]], object],
+        on_trouble: Callable[[Trouble], object],
+        interval: float = 0.5,
+        clock: Callable[[], datetime] = datetime.now,
+    ) -> None:
+        super().__init__(name="qslm-opt-reader", daemon=True)
+        self._open_source, self._study = open_source, name
+        self._interval, self._clock = interval, clock
+        self._on_view, self._on_studies, self._on_trouble = on_view, on_studies, on_trouble
+        self._stop_asked = threading.Event()
+
+    def stop(self) -> None:
+        """Ask the thread to end; does not wait for it."""
+        self._stop_asked.set()
+
+    def run(self) -> None:
+        """Read until stopped; a failure is reported, then tried again more and more slowly."""
+        read: Callable[[], None] | None = None
+        failures = 0
+        while not self._stop_asked.is_set():
+            wait = self._interval
+            try:
+                read = read or self._reading()
+                read()
+                failures = 0
+            except Exception as error:  # noqa: BLE001 whatever a driver raises is shown, no traceback
+                failures += 1
+                read = None
+                wait = min(_LONGEST_WAIT_SECONDS, self._interval * 2 ** min(failures, 8))
+                if not self._stop_asked.is_set():
+                    self._on_trouble(trouble_of(error, failures, wait))
+            self._stop_asked.wait(wait)
+
+    def _reading(self) -> Callable[[], None]:
+        source = self._open_source()
+        if self._study is None:
+            known = StudiesReader(source, self._clock)
+            return lambda: self._read_list(known)
+        reader = StudyReader(source, self._study, self._clock)
+        return lambda: self._read_study(reader)
+
+    def _read_study(self, reader: StudyReader) -> None:
+        view = reader.read()
+        if view is not None and not self._stop_asked.is_set():
+            self._on_view(view)
+
+    def _read_list(self, reader: StudiesReader) -> None:
+        studies = reader.read()
+        if studies is not None and not self._stop_asked.is_set():
+            self._on_studies(studies)
+
+
+def trouble_of(error: Exception, attempt: int, wait_seconds: float) -> Trouble:
+    """Return the words for a failed read."""
+    if isinstance(error, StudyNotFoundError):
+        return Trouble("missing", str(error), attempt, wait_seconds)
+    if isinstance(error, SchemaError):
+        return Trouble("newer", str(error), attempt, wait_seconds)
+    if isinstance(error, QslmError):
+        return Trouble("storage", str(error), attempt, wait_seconds)
+    text = " ".join(str(error).split())
+    return Trouble("unexpected", f"{type(error).__name__}: {text[:300]}", attempt, wait_seconds)

@@ -1,0 +1,1 @@
+"""What fills the terminal: the list of studies, the study with its four panes, and dialogs."""

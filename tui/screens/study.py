@@ -1,0 +1,158 @@
+"""The screen of a study: header, notice and footer around four panes, which are made when first shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.widget import Widget
+from textual.widgets import ContentSwitcher, Static
+
+from tui.notices import Notice, notice_of
+from tui.screens.base import SizedScreen, dash_of
+from tui.text import safe_url
+from tui.widgets.keybar import KeyBar
+from tui.widgets.paint import text
+from tui.widgets.status import StatusBar
+
+if TYPE_CHECKING:
+    from tui.app import QslmApp
+    from tui.model import StudyView
+
+
+class NoticeBar(Static):
+    """The sentence under the header; not there when there is nothing to say."""
+
+    DEFAULT_CSS = """
+    NoticeBar { height: auto; padding: 0 1; background: $boost; display: none; }
+    NoticeBar.-on { display: block; }
+    """
+    _shown: tuple[Notice | None, int] | None = None
+
+    def show(self, notice: Notice | None) -> None:
+        """Show the notice, or nothing."""
+        width = self.app.size.width
+        if (notice, width) == self._shown:
+            return
+        self._shown = (notice, width)
+        self.set_class(notice is not None, "-on")
+        if notice is not None:
+            joint = "  " if len(notice.text) + len(notice.command) + 4 <= width else "\n"
+            self.update(
+                text((notice.text, notice.role), (joint + notice.command if notice.command else "", "bold"))
+            )
+
+
+class Pane(Vertical):
+    """One of the study's screens; subclasses give ``body`` and ``show_view``."""
+
+    FOCUS: ClassVar[str] = ""
+    """What has the focus at first."""
+
+    @property
+    def dash(self) -> QslmApp:
+        """The app, by its own type."""
+        return dash_of(self)
+
+    def compose(self) -> ComposeResult:
+        """Yield the body."""
+        yield from self.body()
+
+    def body(self) -> Iterable[Widget]:
+        """Return the pane's widgets."""
+        return ()
+
+    def refresh_view(self) -> None:
+        """Show the app's current view, when there is one."""
+        if self.dash.view is not None:
+            self.tick()
+            self.show_view(self.dash.view)
+
+    def show_view(self, view: StudyView) -> None:
+        """Show a new view."""
+
+    def tick(self) -> None:
+        """Show the passing of time."""
+
+
+class StudyScreen(SizedScreen):
+    """Shows one pane at a time."""
+
+    PANES: ClassVar[dict[str, type[Pane]]] = {}
+    """Mode → pane; the app fills it."""
+    DEFAULT_CSS = "StudyScreen ContentSwitcher { height: 1fr; }"
+
+    def content(self) -> Iterable[Widget]:
+        """Return header, notice, panes and footer."""
+        yield StatusBar()
+        yield NoticeBar()
+        yield ContentSwitcher(id="panes")
+        yield KeyBar()
+
+    def on_screen_resume(self) -> None:
+        """Show what happened while another screen was in front."""
+        self.refresh_view()
+
+    async def show_pane(self, mode: str) -> None:
+        """Show a pane, and give its main widget the focus."""
+        panes = self.query_one("#panes", ContentSwitcher)
+        if mode not in {child.id for child in panes.children}:
+            await panes.add_content(self.PANES[mode](id=mode))
+        panes.current = mode
+        self.query_one(StatusBar).mark(mode)
+        pane = self._pane
+        if pane is not None:
+            pane.query_one(pane.FOCUS).focus()
+        self.refresh_view()
+
+    @property
+    def _pane(self) -> Pane | None:
+        shown = self.query_one("#panes", ContentSwitcher).visible_content
+        return shown if isinstance(shown, Pane) else None
+
+    def refresh_view(self) -> None:
+        """Show the app's current view in the header, the notice and the pane."""
+        dash, notice = self.dash, self.query_one(NoticeBar)
+        self.query_one("#panes").visible = dash.view is not None
+        if dash.view is None:
+            notice.show(Notice("dim", f"Reading study {dash.study!r} from {safe_url(dash.url)}"))
+            return
+        self._show_header()
+        notice.show(notice_of(dash.view, dash.lam, dash.url, dash.trouble))
+        if self._pane is None:
+            self.call_later(self.show_pane, dash.pane)
+        else:
+            self._pane.refresh_view()
+
+    def tick(self) -> None:
+        """Move the clocks."""
+        if self.dash.view is not None:
+            self._show_header()
+            if self._pane is not None:
+                self._pane.tick()
+
+    def _show_header(self) -> None:
+        view, dash = self.dash.view, self.dash
+        if view is not None:
+            self.query_one(StatusBar).show(view, view.best(dash.lam), dash.clock())
+
+
+_FINE = Binding.Group("fine", compact=True)
+_COARSE = Binding.Group("coarse", compact=True)
+LAM_KEYS: list[BindingType] = [
+    Binding("[", "app.turn(False,False)", "lower λ a little", id="lam.down", group=_FINE,
+            tooltip="Lower λ by one in its second digit"),
+    Binding("]", "app.turn(True,False)", "raise λ a little", id="lam.up", group=_FINE,
+            tooltip="Raise λ by one in its second digit"),
+    Binding("{", "app.turn(False,True)", "lower λ", id="lam.down_coarse", group=_COARSE,
+            tooltip="Lower λ by one in its first digit"),
+    Binding("}", "app.turn(True,True)", "raise λ", id="lam.up_coarse", group=_COARSE,
+            tooltip="Raise λ by one in its first digit"),
+    Binding("=", "app.ask_lam", "exact", id="lam.exact", tooltip="Type λ exactly"),
+    Binding("L", "app.next_winner", "next", id="lam.next",
+            tooltip="Move λ to where the next candidate wins"),
+]  # fmt: skip
+"""Keys of the panes on which λ is live; the actions are the app's."""

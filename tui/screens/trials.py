@@ -1,0 +1,177 @@
+"""Screen 4: every trial, filtered and sorted, a screenful at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.widget import Widget
+from textual.widgets import Input
+
+from qslm_opt.errors import UsageError
+from tui.filters import parse_filter
+from tui.glyphs import glyphs, plain
+from tui.screens.cells import room_cell
+from tui.screens.study import Pane
+from tui.text import bytes_text, metric_text, number_text, percent, state_role, state_sign, state_word
+from tui.widgets.table import Cell, Column, WindowTable
+
+if TYPE_CHECKING:
+    from qslm_opt.results import TrialRecord
+    from tui.model import StudyView
+
+_INFINITY = float("inf")
+_HINT = "tier:block state:pruned unit:attention.3 bits<=4 mem<2.1MB saving>80 feasible not bits:3"
+
+
+def _columns(metric: str) -> tuple[Column, ...]:
+    word = "acc" if metric == "accuracy" else "ppl"
+    return (
+        Column("trial", 6, right=True),
+        Column("state", 10),
+        Column("tier", 11, drop=2),
+        Column("unit", 16, grow=True),
+        Column("bits", 4, right=True),
+        Column(word, 8, right=True),
+        Column("memory", 8, right=True),
+        Column("saving", 7, right=True, drop=5),
+        Column(f"{word} room", 8, right=True),
+        Column("mem room", 8, right=True),
+        Column("seconds", 7, right=True, drop=6),
+        Column("power W", 7, right=True, drop=8),
+        Column("energy J", 8, right=True, drop=9),
+        Column("ended", 8, drop=7),
+    )
+
+
+_SORTS: Sequence[tuple[str, Callable[[TrialRecord, bool], Any]]] = (
+    ("number", lambda t, _: t.number),
+    ("metric, best first", lambda t, up: _INFINITY if t.value is None else -t.value if up else t.value),
+    ("memory", lambda t, _: t.bytes),
+    ("seconds, longest first", lambda t, _: -(t.seconds or 0.0)),
+    ("room, least violation first", lambda t, _: max(t.slack.values(), default=_INFINITY)),
+)
+
+
+class TrialsPane(Pane):
+    """The table of all trials."""
+
+    FOCUS = "#trial-table"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("/", "filter", "filter", id="trials.filter", tooltip="Filter the trials"),
+        Binding("s", "sort", "sort", id="trials.sort", tooltip="Sort by the next thing"),
+        Binding("r", "follow", "follow", id="trials.follow", tooltip="Stay on the newest trial"),
+        Binding("escape", "clear", "clear", id="trials.clear", tooltip="Leave and empty the filter"),
+    ]
+    DEFAULT_CSS = """
+    TrialsPane #trials-panel { height: 1fr; }
+    TrialsPane Input { display: none; border: none; height: 1; padding: 0 1; background: $boost; }
+    TrialsPane Input.-on { display: block; }
+    """
+    follow = False
+    sort = 0
+
+    def body(self) -> Iterable[Widget]:
+        """Return the filter line and the table."""
+        yield Input(placeholder=_HINT, id="filter", compact=True)
+        with Vertical(classes="panel", id="trials-panel"):
+            yield WindowTable(_columns("perplexity"), empty="no trial yet", id="trial-table")
+
+    def on_mount(self) -> None:
+        """Start without a filter."""
+        self._rows: list[TrialRecord] = []
+        self._problem = ""
+
+    def show_view(self, view: StudyView) -> None:
+        """Filter, sort and show the trials."""
+        table = self.query_one("#trial-table", WindowTable)
+        here = self._rows[table.cursor].number if table.cursor < len(self._rows) else None
+        written = self.query_one(Input).value
+        try:
+            wanted, self._problem = parse_filter(written), ""
+            self._rows = [t for t in view.trials if wanted(t)]
+        except UsageError as error:
+            self._problem = str(error)
+        up = view.metric == "accuracy"
+        self._rows.sort(key=lambda t: (_SORTS[self.sort][1](t, up), t.number))
+        newest = max(range(len(self._rows)), key=lambda i: self._rows[i].number, default=0)
+        kept = next((i for i, t in enumerate(self._rows) if t.number == here), 0)
+        table.set_columns(_columns(view.metric))
+        table.empty = "no trial matches the filter; escape empties it" if written else "no trial yet"
+        table.set_rows(len(self._rows), lambda i: _row(view, self._rows[i]), newest if self.follow else kept)
+        self._titles(view, written)
+
+    def _titles(self, view: StudyView, written: str) -> None:
+        panel = self.query_one("#trials-panel")
+        count = f"{len(self._rows)} of {len(view.trials)}" if written else f"{len(view.trials)}"
+        panel.border_title = self._problem or f"{count} trials by {_SORTS[self.sort][0]}"
+        follow = "following the newest, r stops" if self.follow else "enter: all numbers of a trial"
+        panel.border_subtitle = plain(follow)
+
+    def action_filter(self) -> None:
+        """Write a filter."""
+        line = self.query_one(Input)
+        line.add_class("-on")
+        line.focus()
+
+    def action_clear(self) -> None:
+        """Empty the filter and go back to the table."""
+        line = self.query_one(Input)
+        line.value = ""
+        line.remove_class("-on")
+        self.query_one("#trial-table").focus()
+        self.refresh_view()
+
+    def action_sort(self) -> None:
+        """Sort by the next of the orders."""
+        self.sort = (self.sort + 1) % len(_SORTS)
+        self.refresh_view()
+
+    def action_follow(self) -> None:
+        """Follow the newest trial, or stop."""
+        self.follow = not self.follow
+        self.refresh_view()
+
+    def on_input_changed(self) -> None:
+        """Filter as it is typed."""
+        self.refresh_view()
+
+    def on_input_submitted(self) -> None:
+        """Keep the filter and go to the table."""
+        self.query_one("#trial-table").focus()
+
+    def on_window_table_moved(self, event: WindowTable.Moved) -> None:
+        """Moving by hand stops following."""
+        event.stop()
+        if self.follow:
+            self.action_follow()
+
+    def on_window_table_picked(self, event: WindowTable.Picked) -> None:
+        """Open the trial."""
+        event.stop()
+        if event.index < len(self._rows):
+            self.dash.open_trial(self._rows[event.index].number)
+
+
+def _row(view: StudyView, record: TrialRecord) -> list[Cell]:
+    role = state_role(record)
+    best = view.best(view.row.spec.lam)
+    mark = glyphs().best if best is not None and best.number == record.number else ""
+    return [
+        (f"{mark}#{record.number}", "best" if mark else ""),
+        (f"{state_sign(record)} {state_word(record)}", role),
+        (record.tier, "dim"),
+        (record.unit, ""),
+        (str(record.bits), ""),
+        (metric_text(view.metric, record.value), role),
+        (bytes_text(record.bytes), ""),
+        (percent(record.saving), "dim"),
+        room_cell(record, "metric"),
+        room_cell(record, "memory"),
+        (number_text(record.seconds) if record.seconds is not None else glyphs().dash, "dim"),
+        (number_text(record.power_w), "dim"),
+        (number_text(record.energy_j), "dim"),
+        ((record.finished or "")[11:19], "dim"),
+    ]

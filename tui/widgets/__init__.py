@@ -1,0 +1,1 @@
+"""Parts of a screen that know how to paint themselves, and nothing of the storage."""
