@@ -15,18 +15,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.css.query import NoMatches
 from textual.screen import Screen
 
 from qslm_opt.errors import UsageError
-from tui.glyphs import ascii_wanted, plain
-from tui.lam import next_winner, step
+from tui.choosing import ChoosingApp
+from tui.glyphs import ascii_wanted
+from tui.keys import APP_KEYS, commands, key_lines
 from tui.messages import ReadFailed, StudiesRead, ViewRead
 from tui.reader import Poller, Source, Trouble
 from tui.screens.base import SizedScreen
-from tui.screens.dialogs import HelpDialog, LamDialog, TrialDialog
+from tui.screens.dialogs import HelpDialog, TrialDialog
 from tui.screens.model import ModelPane
 from tui.screens.overview import OverviewPane
 from tui.screens.rank import RankPane
@@ -37,7 +38,6 @@ from tui.text import cli_command, lam_text
 
 if TYPE_CHECKING:
     from qslm_opt.store import StudyRow
-    from tui.model import StudyView
 
 PANES = {"overview": OverviewPane, "rank": RankPane, "model": ModelPane, "trials": TrialsPane}
 StudyScreen.PANES.update(PANES)
@@ -50,7 +50,7 @@ _PANELS = """
 """
 
 
-class QslmApp(App[None]):
+class QslmApp(ChoosingApp):
     """A read-only view of the studies in one storage."""
 
     TITLE = "qslm-opt"
@@ -61,34 +61,7 @@ class QslmApp(App[None]):
         "trouble": TroubleScreen,
         "study": StudyScreen,
     }
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(
-            "1", "show('overview')", "Overview", show=False, id="show.overview", tooltip="Show the overview"
-        ),
-        Binding(
-            "2", "show('rank')", "Rank", show=False, id="show.rank", tooltip="Show the ranked candidates"
-        ),
-        Binding("3", "show('model')", "Model", show=False, id="show.model", tooltip="Show the model's bits"),
-        Binding("4", "show('trials')", "Trials", show=False, id="show.trials", tooltip="Show all trials"),
-        Binding(
-            "o",
-            "studies",
-            "studies",
-            show=False,
-            id="app.studies",
-            tooltip="Open another study of the storage",
-        ),
-        Binding(
-            "y", "copy_command", "copy CLI", id="app.copy", tooltip="Copy the equal qslm-opt command line"
-        ),
-        Binding(
-            "S", "save_svg", "SVG", show=False, id="app.svg", tooltip="Save this screen as an SVG picture"
-        ),
-        Binding(
-            "question_mark", "help", "help", key_display="?", id="app.help", tooltip="Show keys and signs"
-        ),
-        Binding("q", "quit", "quit", id="app.quit", tooltip="Close the dashboard; the search goes on"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = APP_KEYS
 
     def __init__(
         self,
@@ -107,13 +80,8 @@ class QslmApp(App[None]):
         """Which of the study's screens is in front."""
         self._reader: Poller | None = None
         self._turn = 0
-        self.view: StudyView | None = None
         self.studies: list[StudyRow] | None = None
         self.trouble: Trouble | None = None
-        self.lam = 0.0
-        self.chosen: int | None = None
-        """Trial number that the user chose; None follows the winner."""
-        self.feasible_only = True
 
     def on_mount(self) -> None:
         """Start with the named study, or with the list."""
@@ -153,7 +121,7 @@ class QslmApp(App[None]):
             gc.freeze()  # the trials stay: a full collection over 10,000 of them would hold a key up by 0.2 s
         self.view, self.trouble = message.view, None
         if self.current_mode == "study":
-            self._refresh()
+            self.refresh_shown()
         else:
             self.switch_mode("study")
 
@@ -161,7 +129,7 @@ class QslmApp(App[None]):
         """Show the list of studies."""
         if message.turn == self._turn:
             self.studies, self.trouble = message.studies, None
-            self._refresh()
+            self.refresh_shown()
 
     def on_read_failed(self, message: ReadFailed) -> None:
         """Say what is wrong, over what was read last."""
@@ -169,14 +137,15 @@ class QslmApp(App[None]):
             self.trouble = message.trouble
             if self.view is None and self.study is not None:
                 self.switch_mode("trouble")
-            self._refresh()
+            self.refresh_shown()
 
     @property
     def base_screen(self) -> Screen[object] | None:
         """The screen under any dialog; None while the app closes."""
         return next(iter(self.screen_stack), None)
 
-    def _refresh(self) -> None:
+    def refresh_shown(self) -> None:
+        """Show what changed on the screen in front."""
         screen = self.base_screen
         if isinstance(screen, SizedScreen) and screen.is_mounted:
             with suppress(NoMatches):  # the screen is being built, or the app is closing
@@ -198,27 +167,6 @@ class QslmApp(App[None]):
         if self.view is not None and number in self.view.by_number:
             self.push_screen(TrialDialog(self.view, self.view.by_number[number]))
 
-    def set_lam(self, lam: float) -> None:
-        """Rank at another λ."""
-        self.lam = lam
-        self._refresh()
-
-    def choose(self, number: int | None) -> None:
-        """Choose a candidate; the first one means to follow the winner."""
-        first = self.view.ranked(self.lam, self.feasible_only)[:1] if self.view else []
-        self.chosen = None if first and first[0].record.number == number else number
-        self._refresh()
-
-    @property
-    def chosen_number(self) -> int | None:
-        """The chosen trial, else the first of the ranking; None when that is empty."""
-        if self.view is None:
-            return None
-        if self.chosen in self.view.by_number:
-            return self.chosen
-        rows = self.view.ranked(self.lam, self.feasible_only)
-        return rows[0].record.number if rows else None
-
     async def action_show(self, mode: str) -> None:
         """Show one of the study's screens."""
         screen = self.base_screen
@@ -230,45 +178,6 @@ class QslmApp(App[None]):
         """Go back to the list of studies."""
         self._read(None)
         self.switch_mode("start")
-
-    def action_turn(self, up: bool, coarse: bool) -> None:
-        """Turn λ by one step."""
-        self.set_lam(step(self.lam, up, coarse))
-
-    def action_ask_lam(self) -> None:
-        """Ask for λ exactly."""
-        self.push_screen(LamDialog(self.lam), lambda lam: None if lam is None else self.set_lam(lam))
-
-    def action_next_winner(self) -> None:
-        """Move λ to where the next candidate wins."""
-        lam = next_winner(self.view.winners, self.lam) if self.view else None
-        if lam is None:
-            self.notify(
-                "One candidate wins for every λ."
-                if self.view and self.view.winners
-                else "Nothing feasible yet."
-            )
-            return
-        self.chosen = None
-        self.set_lam(lam)
-
-    def action_follow_winner(self) -> None:
-        """Choose the winner, whatever λ is."""
-        self.choose(None)
-
-    def action_next_candidate(self, by: int) -> None:
-        """Choose the next candidate by rank."""
-        numbers = (
-            [row.record.number for row in self.view.ranked(self.lam, self.feasible_only)] if self.view else []
-        )
-        if self.chosen_number in numbers:
-            at = numbers.index(self.chosen_number) + by
-            self.choose(numbers[max(0, min(at, len(numbers) - 1))])
-
-    def action_toggle_feasible(self) -> None:
-        """Rank feasible candidates only, or all measured settings."""
-        self.feasible_only = not self.feasible_only
-        self._refresh()
 
     def command(self) -> str:
         """Return the command line that says the same as this screen."""
@@ -301,19 +210,7 @@ class QslmApp(App[None]):
 
     def action_help(self) -> None:
         """Show the keys of this screen and the signs."""
-        self.push_screen(HelpDialog(self._keys()))
-
-    def _keys(self) -> list[tuple[str, str]]:
-        """Return (keys, what they do): those of the screen first, those that move a cursor last."""
-        found: dict[str, tuple[list[str], str]] = {}
-        moves: dict[str, tuple[list[str], str]] = {}
-        for active in self.screen.active_bindings.values():
-            binding = active.binding
-            if binding.id:
-                group = found if binding.tooltip else moves
-                keys, _ = group.setdefault(binding.action, ([], binding.tooltip or binding.description))
-                keys.append(self.get_key_display(binding))
-        return [(" ".join(keys), words) for keys, words in (*found.values(), *moves.values())]
+        self.push_screen(HelpDialog(key_lines(self, self.screen)))
 
     def get_key_display(self, binding: Binding) -> str:
         """Return how a key is shown; by its name where only ASCII is wanted."""
@@ -322,13 +219,7 @@ class QslmApp(App[None]):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Name every action of the screen for the palette."""
-        seen = set()
-        for active in screen.active_bindings.values():
-            binding = active.binding
-            if binding.id and binding.tooltip and binding.action not in seen:
-                seen.add(binding.action)
-                act = partial(self.run_action, binding.action, active.node)
-                yield SystemCommand(plain(binding.tooltip), f"key {self.get_key_display(binding)}", act)
+        yield from commands(self, screen)
         yield SystemCommand("Theme", "Choose the colours", self.action_change_theme)
 
 

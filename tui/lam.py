@@ -12,7 +12,6 @@ from math import expm1, floor, isfinite, log1p, log10
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from qslm_opt.rank import Ranked
     from qslm_opt.results import TrialRecord
 
 Winners = Sequence[tuple[float, float, "TrialRecord"]]
@@ -90,12 +89,3 @@ def _round_up(value: float) -> float:
     return next(
         float(f"{m * size:.6g}") for m in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if m * size >= value * (1 - 1e-9)
     )
-
-
-def rank_changes(now: Sequence[Ranked], before: Sequence[Ranked]) -> dict[int, int | None]:
-    """Return trial number → places won since ``before``; None for what was not ranked then."""
-    old = {row.record.digest: row.rank for row in before}
-    return {
-        row.record.number: old[row.record.digest] - row.rank if row.record.digest in old else None
-        for row in now
-    }

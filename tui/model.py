@@ -6,18 +6,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from qslm_opt import rank
 from qslm_opt.rank import Ranking
 from qslm_opt.setting import QuantSetting
+from tui.lanes import Lane, lanes_of
 
 if TYPE_CHECKING:
     from qslm_opt.rank import Ranked
     from qslm_opt.results import Metric, TrialRecord
     from qslm_opt.store import StudyRow
 
-TIERS = ("sensitivity", "global", "block", "module")
 ENDED = ("complete", "pruned", "failed")
 _RATE_WINDOW = 20
 _RANKINGS_KEPT = 8
@@ -25,18 +25,6 @@ _OF_TRIALS = frozenset({
     "by_number", "running", "ended", "feasible", "candidates", "improvements", "tier", "winners", "closest",
     "trials_per_second", "_worked",
 })  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Lane:
-    """How far one tier of the search is."""
-
-    tier: str
-    done: int
-    total: int | None
-    """Trials of the tier at most; None when the study does not say."""
-    best: TrialRecord | None
-    state: Literal["done", "active", "waiting"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +38,8 @@ class StudyView:
     _at: dict[tuple[float, bool], list[Ranked]] = field(default_factory=dict, compare=False, repr=False)
     """The last few rankings; a view with the same trials takes them over."""
     _made: dict[bool, Ranking] = field(default_factory=dict, compare=False, repr=False)
+    _own: dict[bool, dict[int, int]] = field(default_factory=dict, compare=False, repr=False)
+    """Trial number → rank at the study's own λ."""
 
     @property
     def metric(self) -> Metric:
@@ -97,6 +87,13 @@ class StudyView:
             self._at[key] = self._ranking(feasible_only).at(lam)
         return self._at[key]
 
+    def places_won(self, row: Ranked, feasible_only: bool = True) -> int:
+        """Return how many places a ranked trial won against the ranking at the study's own λ."""
+        if feasible_only not in self._own:
+            own = self.ranked(self.row.spec.lam, feasible_only)
+            self._own[feasible_only] = {r.record.number: r.rank for r in own}
+        return self._own[feasible_only][row.record.number] - row.rank
+
     def _ranking(self, feasible_only: bool) -> Ranking:
         if feasible_only not in self._made:
             trials = self.feasible if feasible_only else self.candidates
@@ -133,7 +130,7 @@ class StudyView:
     @cached_property
     def lanes(self) -> tuple[Lane, ...]:
         """The tiers in their order, with what is done and the best candidate of each."""
-        return _lanes(self)
+        return lanes_of(self)
 
     @cached_property
     def tier(self) -> str | None:
@@ -211,39 +208,6 @@ def sensitivity(view: StudyView) -> dict[tuple[str, int], float]:
         for t in view.trials
         if t.tier == "sensitivity" and t.state == "complete" and t.loss is not None
     }
-
-
-def _lanes(view: StudyView) -> tuple[Lane, ...]:
-    counts = {tier: sum(t.tier == tier for t in view.ended) for tier in TIERS}
-    given = {str(_part(p, "tier")): p for p in view.row.progress}
-    begun = [tier for tier in TIERS if any(t.tier == tier for t in view.trials)]
-    tiers = [tier for tier in TIERS if tier in given or tier in counts]
-    best = _best_by_tier(view)
-    over = view.row.state in ("finished", "infeasible")
-    lanes = []
-    for tier in tiers:
-        done, total = counts[tier], None
-        if tier in given:
-            done, total = int(_part(given[tier], "done") or 0), _part(given[tier], "total")
-        passed = any(TIERS.index(later) > TIERS.index(tier) for later in begun)
-        ended = over or passed or (total is not None and 0 < total <= done)
-        state: Literal["done", "active", "waiting"] = (
-            "done" if ended else "active" if tier in begun else "waiting"
-        )
-        lanes.append(Lane(tier, done, total, best.get(tier), state))
-    return tuple(lanes)
-
-
-def _part(progress: Any, key: str) -> Any:
-    return progress.get(key) if isinstance(progress, Mapping) else getattr(progress, key, None)
-
-
-def _best_by_tier(view: StudyView) -> dict[str, TrialRecord]:
-    """Return tier → its best feasible trial at the study's own λ."""
-    found: dict[str, TrialRecord] = {}
-    for row in view.ranked(view.row.spec.lam):
-        found.setdefault(row.record.tier, row.record)
-    return found
 
 
 def _union(spans: Iterable[tuple[datetime, datetime]]) -> tuple[float, datetime | None]:

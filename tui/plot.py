@@ -6,14 +6,15 @@ metric is unknown (pruned) or far off the scale lie on a rail at the worse edge,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import floor, log10
+from math import log10
 from typing import NamedTuple
 
 from tui.glyphs import Glyphs, glyphs
 from tui.text import byte_unit, significant
+from tui.ticks import byte_ticks, linear_ticks, tick_label
 
 Cell = tuple[str, str]
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
@@ -121,8 +122,8 @@ def draw(chart: Chart, width: int, height: int, signs: Glyphs | None = None) -> 
     if not chart.points or width < 24 or height < 6:
         return canvas
     y_range = _y_range(chart)
-    ticks = _ticks(*y_range, max(2, (height - 3) // 3))
-    labels = [_y_label(tick, ticks, chart.percent) for tick in ticks]
+    ticks = linear_ticks(*y_range, max(2, (height - 3) // 3))
+    labels = [tick_label(tick, ticks, chart.percent) for tick in ticks]
     left = max(len(label) for label in labels) + 1
     rail = 0 if not chart.higher_is_better else height - 3
     top = 1 if rail == 0 else 0
@@ -162,23 +163,6 @@ def _y_range(chart: Chart) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def _ticks(low: float, high: float, wanted: int) -> list[float]:
-    """Return round values inside the range, about ``wanted`` of them, from high to low."""
-    rough = (high - low) / max(1, wanted)
-    size = 10.0 ** floor(log10(rough))
-    size *= next(m for m in (1, 2, 5, 10) if m * size >= rough * 0.999)
-    first = -floor(-low / size - 1e-9)
-    values = [i * size for i in range(first, floor(high / size + 1e-9) + 1)]
-    return values[::-1] or [(low + high) / 2]
-
-
-def _y_label(value: float, ticks: Sequence[float], percent: bool) -> str:
-    gap = abs(ticks[0] - ticks[1]) if len(ticks) > 1 else abs(value) or 1.0
-    scale = 100.0 if percent else 1.0
-    places = max(0, -floor(log10(gap * scale) + 1e-9))
-    return f"{value * scale:.{min(places, 6)}f}"
-
-
 def _axes(canvas: Canvas, frame: _Frame, signs: Glyphs, labels: dict[float, str], rail: int) -> None:
     axis, bottom = frame.left - 1, canvas.height - 2
     for y in range(bottom):
@@ -200,7 +184,7 @@ def _x_labels(canvas: Canvas, frame: _Frame, signs: Glyphs, bottom: int) -> None
     edge = canvas.width - len(unit) - 1
     canvas.text(edge + 1, bottom + 1, unit, "dim")
     free = frame.left - 2
-    for value in _x_ticks(low, high, max(2, frame.width // 12)):
+    for value in byte_ticks(low, high, max(2, frame.width // 12)):
         label, column = (
             significant(value / factor, 2 if value / factor < 100 else 3),
             round(frame.column(value)),
@@ -210,19 +194,6 @@ def _x_labels(canvas: Canvas, frame: _Frame, signs: Glyphs, bottom: int) -> None
             canvas.text(start, bottom + 1, label, "dim")
             canvas.put(column, bottom, signs.axis_x, "axis", 1)
             free = start + len(label) + 1
-
-
-def _x_ticks(low: float, high: float, wanted: int) -> Iterable[float]:
-    """Return round byte sizes for a logarithmic axis: the coarsest set that has enough of them."""
-    if high < 6 * low:
-        return _ticks(low, high, wanted + 2)[::-1]
-    found: list[float] = []
-    for mantissas in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
-        decades = range(floor(log10(low)), floor(log10(high)) + 1)
-        found = [m * 10.0**d for d in decades for m in mantissas if low <= m * 10.0**d <= high]
-        if len(found) >= wanted:
-            break
-    return found
 
 
 def _limits(canvas: Canvas, chart: Chart, frame: _Frame, signs: Glyphs, rail: int) -> None:

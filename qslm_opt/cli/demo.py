@@ -8,7 +8,7 @@ import typer
 
 from qslm_opt.cli.options import Json, Progress, Storage, reading, storage_url
 from qslm_opt.cli.output import narrate
-from qslm_opt.cli.running import open_session, report, run
+from qslm_opt.cli.running import ENDED, open_session, report, run
 from qslm_opt.cli.study_create import create_and_run
 from qslm_opt.errors import StorageError
 from qslm_opt.spec import StudySpec
@@ -19,7 +19,7 @@ DEMOS: dict[str, dict[str, Any]] = {
         "precisions": [8, 6, 5, 4, 3, 2],
     },
     "demo-classify": {
-        "name": "demo-classify", "model": "demo", "task": "demo-classify", "max_drop": 0.02,
+        "name": "demo-classify", "model": "demo", "task": "demo-classify", "max_drop": 0.005,
         "memory_budget": "12%", "precisions": [8, 6, 5, 4, 3, 2],
     },
 }  # fmt: skip
@@ -47,7 +47,7 @@ def demo(
         state = None
     if state is None:
         create_and_run(spec, url, progress=progress, as_json=json)
-    elif state in ("finished", "infeasible"):
+    elif state in ENDED:
         narrate(f"study {spec.name!r} has ended before; its result is below. --fresh runs it again")
         report(spec.name, url, as_json=json)
     else:

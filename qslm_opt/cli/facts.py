@@ -120,7 +120,7 @@ class StudyFacts:
         """Return what came closest and by how much, for when there is no candidate."""
         near = rank.closest(self.trials)
         if near is None:
-            return "no setting was measured, so nothing meets both constraints"
+            return self.row.reason.rstrip(".") or "no setting was measured, so nothing meets both constraints"
         misses = []
         if near.slack.get("metric", 0.0) > 0:
             at_best = "" if near.value is not None else " (the run was stopped: at best this close)"

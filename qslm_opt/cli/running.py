@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SHOWN = 20
 """Candidates that are listed at the end of a run; ``study candidates`` lists them all."""
+ENDED = ("finished", "infeasible")
+"""States of a study that has nothing left to run."""
 _GRACE_SECONDS = 30.0
 
 
@@ -75,7 +77,7 @@ def report(name: str, url: str, *, as_json: bool = False) -> None:
         print_json({**facts.to_json(), "candidates": rows})
     elif rows:
         print_candidates(facts, rows[:SHOWN], len(rows))
-    if not rows and facts.row.state in ("finished", "infeasible"):
+    if not rows and facts.row.state in ENDED:
         raise InfeasibleError(f"{facts.nothing_feasible()}.")
 
 

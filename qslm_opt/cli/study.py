@@ -11,7 +11,7 @@ import typer
 from qslm_opt.cli.export import ExportFormat, export_text, write_text
 from qslm_opt.cli.options import Json, Lambda, Name, Storage, Yes, command, reading, storage_url, writing
 from qslm_opt.cli.output import narrate, print_json
-from qslm_opt.cli.running import read_facts
+from qslm_opt.cli.running import ENDED, read_facts
 from qslm_opt.cli.study_create import create, resume
 from qslm_opt.cli.tables import print_candidates, print_studies, print_study
 from qslm_opt.errors import InfeasibleError, UsageError
@@ -85,7 +85,7 @@ def candidates(
         print_candidates(facts, rows[:top], len(rows))
     if facts.ranked:
         return
-    if facts.row.state in ("finished", "infeasible"):
+    if facts.row.state in ENDED:
         raise InfeasibleError(f"{facts.nothing_feasible()}.")
     narrate(f"no candidate so far; the study is {facts.row.state}")
 

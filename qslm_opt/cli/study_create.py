@@ -24,7 +24,15 @@ from qslm_opt.cli.options import (
     writing,
 )
 from qslm_opt.cli.output import narrate, print_json
-from qslm_opt.cli.running import need_terminal, open_session, read_facts, run, watch_in_background
+from qslm_opt.cli.running import (
+    ENDED,
+    need_terminal,
+    open_session,
+    read_facts,
+    report,
+    run,
+    watch_in_background,
+)
 from qslm_opt.cli.spec_flags import bits_list, make_spec, pins
 from qslm_opt.errors import StudyExistsError, UsageError
 
@@ -120,6 +128,10 @@ def resume(
     url = storage_url(storage)
     with writing(url) as repository:
         row = repository.study(name)
+    if row.state in ENDED:
+        narrate(f"study {name!r} has ended, nothing is left to run")
+        report(name, url, as_json=json)
+        return
     if watch:
         watch_in_background(name, url, workers)
         return

@@ -67,6 +67,8 @@ def print_study(facts: StudyFacts) -> None:
 def _state(row: StudyRow) -> str:
     if row.state == "running":
         return f"running, process {row.pid} on {row.host}: {row.phase}"
+    if row.state == "dead":
+        return f"dead: its process is gone; go on with 'qslm-opt study resume {row.name}'"
     return f"{row.state} ({row.reason})" if row.reason else row.state
 
 
@@ -91,7 +93,8 @@ def print_candidates(facts: StudyFacts, rows: Sequence[Mapping[str, Any]], total
     }
     if out.width < _WIDE:
         del columns["saving"], columns["power"]
-    title = f"{facts.row.name}: {total} candidates at λ = {facts.lam:g}{shown}"
+    noun = "candidate" if total == 1 else "candidates"
+    title = f"{facts.row.name}: {total} {noun} at λ = {facts.lam:g}{shown}"
     found = table(*columns, text=("tier", "wins at λ"), title=title)
     for row in rows:
         best = row["rank"] == 1 and row["feasible"]

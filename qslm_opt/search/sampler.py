@@ -53,9 +53,8 @@ class TieredSampler(BaseSampler):
         space: The study's search space.
         seed: Seed of the random sampler; the tiers themselves have no randomness.
         attributes: Written to each trial with the proposal.
-        patient: Raise NothingToProposeError when everything worth running is running, instead of proposing
-        one of
-            those again, and when the search is exhausted, instead of pruning the trial.
+        patient: Raise NothingToProposeError when everything worth running is running, instead of
+            proposing one of those again, and when the search is exhausted, instead of pruning the trial.
     """
 
     def __init__(

@@ -49,7 +49,8 @@ def storage_error(error: BaseException, url: str | None = None) -> StorageError:
     for sign, meaning in _KNOWN:
         if sign in text.lower():
             return StorageError(f"{where} {meaning}.")
-    return StorageError(f"{where} failed: {_without_password(text, url)}.")
+    fix = "" if url is None or url.startswith("sqlite") else "; check the URL and that its server runs"
+    return StorageError(f"{where} failed: {_without_password(text, url)}{fix}.")
 
 
 def find_database_error(error: BaseException) -> BaseException | None:

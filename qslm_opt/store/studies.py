@@ -91,6 +91,8 @@ def _highest(connection: Connection) -> Iterator[int]:
     queries: list[Any] = [
         select(func.coalesce(func.sum(STUDY.c.revision), 0)),
         select(func.count()).select_from(STUDY),
+        select(func.count()).select_from(RUN),
+        select(func.max(RUN.c.heartbeat)),
     ]
     if inspect(connection).has_table(OPTUNA_TRIALS.name):
         growing = (

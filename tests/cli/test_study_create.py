@@ -222,6 +222,29 @@ def test_a_changed_study_is_refused_with_3(
     assert "was created with another weights" in capsys.readouterr().err
 
 
+def test_a_study_that_has_ended_is_shown_without_loading_its_model(
+    url: str, sessions: Callable[..., list[FakeSession]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = sessions()
+    assert run(["study", "create", "x", *FLAGS, "--max-drop", "0.1", "--progress", "none"]) == 0
+    first = capsys.readouterr().out
+    assert run(["study", "resume", "x"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == first
+    assert "has ended, nothing is left to run" in captured.err
+    assert len(opened) == 1
+
+
+def test_a_bound_that_the_unquantized_model_violates_exits_with_4(
+    url: str, sessions: Callable[..., list[FakeSession]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sessions()
+    assert run(["study", "create", "x", *FLAGS, "--min-accuracy", "0.95", "--progress", "none"]) == 4
+    assert "the unquantized model already violates the bound" in capsys.readouterr().err
+    assert run(["study", "candidates", "x"]) == 4
+    assert "the unquantized model already violates the bound" in capsys.readouterr().err
+
+
 def test_resume_can_name_another_device(url: str, sessions: Callable[..., list[FakeSession]]) -> None:
     opened = sessions()
     assert run(["study", "create", "x", *FLAGS, "--max-drop", "0.1", "--no-run"]) == 0

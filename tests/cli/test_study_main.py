@@ -140,7 +140,7 @@ def test_a_terminal_without_unicode_gets_replacements(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
     )  # fmt: skip
     assert done.returncode == 0
-    assert "1 candidates at ? = 0.2" in done.stdout
+    assert "1 candidate at ? = 0.2" in done.stdout
 
 
 def test_the_dashboard_needs_a_terminal_and_the_study(

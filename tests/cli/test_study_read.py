@@ -114,6 +114,14 @@ def test_show_for_people_says_what_was_found(filled: FakeStudy, capsys: pytest.C
     assert "\x1b" not in out
 
 
+def test_show_says_when_a_run_died(study: FakeStudy, capsys: pytest.CaptureFixture[str]) -> None:
+    repository = Repository(study.url)
+    repository.set_state(study.uuid, "running")
+    repository.beat(study.uuid, 2**22 + 5, socket.gethostname(), "block")
+    assert run(["study", "show", "s"]) == 0
+    assert "dead: its process is gone; go on with 'qslm-opt study resume s'" in capsys.readouterr().out
+
+
 def test_show_of_a_study_without_trials_is_not_an_error(
     study: FakeStudy, capsys: pytest.CaptureFixture[str]
 ) -> None:

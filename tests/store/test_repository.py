@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import optuna
@@ -186,7 +187,11 @@ def test_the_mark_of_other_databases_moves_with_every_kind_of_write(
     mark()
     writer.set_progress(study.uuid, [])
     mark()
-    assert len(set(marks)) == len(marks)
+    writer.beat(study.uuid, 1, HERE, "block")
+    mark()
+    writer.end_run(study.uuid, 1, HERE)
+    mark()
+    assert all(before != after for before, after in pairwise(marks))
     mark()
     assert marks[-1] == marks[-2]
 

@@ -62,8 +62,8 @@ async def run(app: QslmApp, size: tuple[int, int] = (120, 36)) -> AsyncIterator[
 
 
 def screen_of(app: Any) -> str:
-    """Return what is on screen as text."""
-    return svg_text(app.export_screenshot())
+    """Return what is on screen as text: by the compositor, which costs a tenth of a picture."""
+    return "\n".join(strip.text.rstrip() for strip in app.screen._compositor.render_strips())
 
 
 def svg_text(svg: str) -> str:

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tui.fakes import Study
-from tui.lam import Scale, inside, next_winner, rank_changes, step
-from tui.model import StudyView
+from tui.lam import Scale, inside, next_winner, step
 
 TRIAL = Study().add("global", "network", 4, {"attention.0": 4})
 WINNERS = [(0.0, 0.22, TRIAL), (0.22, 0.51, TRIAL), (0.51, inf, TRIAL)]
@@ -66,13 +65,3 @@ def test_the_scale_shows_every_winner_and_is_logarithmic_over_decades() -> None:
     wide = Scale.of([(0.0, 1.0, TRIAL), (1.0, 300.0, TRIAL), (300.0, inf, TRIAL)], 20.0)
     assert wide.knee == 1.0 and wide.top > 300
     assert 0.05 < wide.place(1.0) < wide.place(20.0) < wide.place(300.0) < 1
-
-
-def test_rank_changes_count_places_won() -> None:
-    study = Study().fill(running=False)
-    view = StudyView(study.row(), tuple(study.trials), None)  # type: ignore[arg-type]
-    before, now = view.ranked(0.0), view.ranked(1000.0)
-    changes = rank_changes(now, before)
-    assert changes[now[0].record.number] == len(before) - 1
-    assert sum(places or 0 for places in changes.values()) == 0
-    assert rank_changes(now, []) == dict.fromkeys(changes)

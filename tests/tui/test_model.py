@@ -23,6 +23,15 @@ def test_the_ranking_is_that_of_the_rank_module_at_every_lambda() -> None:
     assert view.winners == rank.envelope(study.trials, "perplexity")
 
 
+def test_places_won_are_counted_against_the_studys_own_lambda() -> None:
+    view = view_of(Study().fill(running=False))
+    assert {view.places_won(row) for row in view.ranked(20.0)} == {0}
+    own = [row.record.number for row in view.ranked(20.0)]
+    for row in view.ranked(1000.0):
+        assert view.places_won(row) == own.index(row.record.number) + 1 - row.rank
+    assert sum(view.places_won(row, False) for row in view.ranked(0.0, False)) == 0
+
+
 def test_sensitivity_trials_are_no_candidates_unless_feasible() -> None:
     view = view_of(Study().fill())
     assert {t.tier for t in view.candidates} == {"global", "block", "module"}

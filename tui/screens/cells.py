@@ -13,11 +13,9 @@ if TYPE_CHECKING:
 Cell = tuple[str, str]
 
 
-def change_cell(places: int | None) -> Cell:
+def change_cell(places: int) -> Cell:
     """Return how many places a candidate won or lost."""
     signs = glyphs()
-    if places is None:
-        return "new", "dim"
     if places == 0:
         return signs.same, "dim"
     return (f"{signs.up}{places}", "feasible") if places > 0 else (f"{signs.down}{-places}", "infeasible")

@@ -15,7 +15,8 @@ from qslm_opt.errors import QslmError
 from qslm_opt.evaluate.memory import unit_bytes
 from tui.bitmap import Grid, GridCell, bit_grid, sensitivity_grid
 from tui.glyphs import glyphs, plain
-from tui.screens.study import LAM_KEYS, Pane
+from tui.keys import LAM_KEYS
+from tui.screens.study import Pane
 from tui.text import bytes_text, lam_text, metric_text, percent, significant, state_role, state_sign
 from tui.widgets.gridmap import GridMap
 from tui.widgets.paint import text

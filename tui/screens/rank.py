@@ -13,9 +13,9 @@ from textual.widgets import Static
 from qslm_opt.errors import QslmError
 from tui.bitmap import bits_lines
 from tui.glyphs import glyphs, plain
-from tui.lam import rank_changes
+from tui.keys import LAM_KEYS
 from tui.screens.cells import change_cell, room_cell
-from tui.screens.study import LAM_KEYS, Pane
+from tui.screens.study import Pane
 from tui.text import (
     bytes_text,
     clip,
@@ -104,13 +104,17 @@ class RankPane(Pane):
         """Rank at the app's λ and show it."""
         dash, table = self.dash, self.query_one("#ranking", WindowTable)
         self._rows = view.ranked(dash.lam, dash.feasible_only)
-        changes = rank_changes(self._rows, view.ranked(view.row.spec.lam, dash.feasible_only))
         self.query_one(Ruler).show(view.winners, dash.lam, view.row.spec.lam)
         table.set_columns(_columns(view.metric))
         table.empty = self._empty(view)
-        table.set_rows(len(self._rows), lambda i: _row(view, self._rows[i], changes), self._cursor())
+        table.set_rows(len(self._rows), self._row, self._cursor())
         self._titles(view)
         self._show_chosen(view)
+
+    def _row(self, index: int) -> list[Cell]:
+        view, row = self.dash.view, self._rows[index]
+        assert view is not None
+        return _row(view, row, view.places_won(row, self.dash.feasible_only))
 
     def _empty(self, view: StudyView) -> str:
         if self.dash.feasible_only and view.ended:
@@ -119,6 +123,8 @@ class RankPane(Pane):
 
     def _cursor(self) -> int:
         chosen = self.dash.chosen
+        if chosen is None:
+            return 0
         return next((i for i, row in enumerate(self._rows) if row.record.number == chosen), 0)
 
     def _titles(self, view: StudyView) -> None:
@@ -165,7 +171,7 @@ class RankPane(Pane):
         self.dash.set_lam(event.lam)
 
 
-def _row(view: StudyView, row: Ranked, changes: dict[int, int | None]) -> list[Cell]:
+def _row(view: StudyView, row: Ranked, won: int) -> list[Cell]:
     record, wins = row.record, row.interval is not None
     first = row.rank == 1 and record.feasible
     mark = glyphs().best if first else state_sign(record)
@@ -173,7 +179,7 @@ def _row(view: StudyView, row: Ranked, changes: dict[int, int | None]) -> list[C
     return [
         (mark, role),
         (str(row.rank), "bold" if first else ""),
-        change_cell(changes[record.number]),
+        change_cell(won),
         (f"#{record.number}", "bold" if wins else ""),
         (metric_text(view.metric, record.value), role),
         (bytes_text(record.bytes), ""),

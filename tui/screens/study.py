@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.widget import Widget
 from textual.widgets import ContentSwitcher, Static
@@ -138,21 +137,3 @@ class StudyScreen(SizedScreen):
         view, dash = self.dash.view, self.dash
         if view is not None:
             self.query_one(StatusBar).show(view, view.best(dash.lam), dash.clock())
-
-
-_FINE = Binding.Group("fine", compact=True)
-_COARSE = Binding.Group("coarse", compact=True)
-LAM_KEYS: list[BindingType] = [
-    Binding("[", "app.turn(False,False)", "lower λ a little", id="lam.down", group=_FINE,
-            tooltip="Lower λ by one in its second digit"),
-    Binding("]", "app.turn(True,False)", "raise λ a little", id="lam.up", group=_FINE,
-            tooltip="Raise λ by one in its second digit"),
-    Binding("{", "app.turn(False,True)", "lower λ", id="lam.down_coarse", group=_COARSE,
-            tooltip="Lower λ by one in its first digit"),
-    Binding("}", "app.turn(True,True)", "raise λ", id="lam.up_coarse", group=_COARSE,
-            tooltip="Raise λ by one in its first digit"),
-    Binding("=", "app.ask_lam", "exact", id="lam.exact", tooltip="Type λ exactly"),
-    Binding("L", "app.next_winner", "next", id="lam.next",
-            tooltip="Move λ to where the next candidate wins"),
-]  # fmt: skip
-"""Keys of the panes on which λ is live; the actions are the app's."""

@@ -8,7 +8,8 @@ from textual.content import Content
 from textual.widgets import Static
 
 from tui.glyphs import glyphs
-from tui.model import TIERS, moment
+from tui.lanes import TIERS
+from tui.model import moment
 from tui.text import clip, clip_unit, duration, metric_text, significant
 from tui.widgets.paint import text
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from qslm_opt.results import TrialRecord
-    from tui.model import Lane, StudyView
+    from tui.lanes import Lane
+    from tui.model import StudyView
 
 Run = tuple[str, str]
 _MOST_RUNNING = 3

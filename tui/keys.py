@@ -1,0 +1,77 @@
+"""The keys: bindings with ids, so that a keymap can move them, and how help and palette name them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from textual.app import SystemCommand
+from textual.binding import Binding, BindingType
+
+from tui.glyphs import plain
+
+if TYPE_CHECKING:
+    from textual.app import App
+    from textual.screen import Screen
+
+APP_KEYS: list[BindingType] = [
+    Binding("1", "show('overview')", "Overview", show=False, id="show.overview", tooltip="Show the overview"),
+    Binding("2", "show('rank')", "Rank", show=False, id="show.rank", tooltip="Show the ranked candidates"),
+    Binding("3", "show('model')", "Model", show=False, id="show.model", tooltip="Show the model's bits"),
+    Binding("4", "show('trials')", "Trials", show=False, id="show.trials", tooltip="Show all trials"),
+    Binding(
+        "o",
+        "studies",
+        "studies",
+        show=False,
+        id="app.studies",
+        tooltip="Open another study of the storage",
+    ),
+    Binding("y", "copy_command", "copy CLI", id="app.copy", tooltip="Copy the equal qslm-opt command line"),
+    Binding("S", "save_svg", "SVG", show=False, id="app.svg", tooltip="Save this screen as an SVG picture"),
+    Binding("question_mark", "help", "help", key_display="?", id="app.help", tooltip="Show keys and signs"),
+    Binding("q", "quit", "quit", id="app.quit", tooltip="Close the dashboard; the search goes on"),
+]
+"""Keys of the whole app."""
+
+_FINE = Binding.Group("fine", compact=True)
+_COARSE = Binding.Group("coarse", compact=True)
+LAM_KEYS: list[BindingType] = [
+    Binding("[", "app.turn(False,False)", "lower λ a little", id="lam.down", group=_FINE,
+            tooltip="Lower λ by one in its second digit"),
+    Binding("]", "app.turn(True,False)", "raise λ a little", id="lam.up", group=_FINE,
+            tooltip="Raise λ by one in its second digit"),
+    Binding("{", "app.turn(False,True)", "lower λ", id="lam.down_coarse", group=_COARSE,
+            tooltip="Lower λ by one in its first digit"),
+    Binding("}", "app.turn(True,True)", "raise λ", id="lam.up_coarse", group=_COARSE,
+            tooltip="Raise λ by one in its first digit"),
+    Binding("=", "app.ask_lam", "exact", id="lam.exact", tooltip="Type λ exactly"),
+    Binding("L", "app.next_winner", "next", id="lam.next",
+            tooltip="Move λ to where the next candidate wins"),
+]  # fmt: skip
+"""Keys of the panes on which λ is live; the actions are the app's."""
+
+
+def key_lines(app: App[None], screen: Screen[object]) -> list[tuple[str, str]]:
+    """Return (keys, what they do): those of the screen first, those that move a cursor last."""
+    found: dict[str, tuple[list[str], str]] = {}
+    moves: dict[str, tuple[list[str], str]] = {}
+    for active in screen.active_bindings.values():
+        binding = active.binding
+        if binding.id:
+            group = found if binding.tooltip else moves
+            keys, _ = group.setdefault(binding.action, ([], binding.tooltip or binding.description))
+            keys.append(app.get_key_display(binding))
+    return [(" ".join(keys), words) for keys, words in (*found.values(), *moves.values())]
+
+
+def commands(app: App[None], screen: Screen[object]) -> Iterator[SystemCommand]:
+    """Yield a palette entry for every action that says what it does."""
+    seen = set()
+    for active in screen.active_bindings.values():
+        binding = active.binding
+        if binding.id and binding.tooltip and binding.action not in seen:
+            seen.add(binding.action)
+            act = partial(app.run_action, binding.action, active.node)
+            yield SystemCommand(plain(binding.tooltip), f"key {app.get_key_display(binding)}", act)
