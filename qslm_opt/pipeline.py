@@ -71,12 +71,17 @@ class Session:
         return cls(spec, model, discover(model.config, shapes, kind, model.ties), data)
 
     def fingerprint(self) -> dict[str, str]:
-        """Return what must not change while a study lasts: hashes of weights, data and spec, code version."""
+        """Return what must not change while a study lasts.
+
+        Hashes of weights, data and spec, the version of the evaluation, and the arithmetic: device type,
+        precision and scan kernels. A baseline of one arithmetic says nothing about candidates of another.
+        """
         return {
             "weights": self.model.weights_hash,
             "data": self.data.data_hash,
             "spec": self.spec.hash(),
             "code": CODE_VERSION,
+            "arithmetic": self.engine.arithmetic,
         }
 
     @cached_property

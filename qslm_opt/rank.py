@@ -71,8 +71,9 @@ def closest(trials: Sequence[TrialRecord]) -> TrialRecord | None:
     The smallest sum of relative violations wins; a full measurement goes before a run that was stopped
     (its violation is a lower bound), and that before a setting whose model never ran.
     """
-    judged = [t for t in trials if t.state in ("complete", "pruned") and t.slack]
-    return min(judged, key=_distance, default=None)
+    judged = [t for t in trials if t.state in ("complete", "pruned") and t.slack and not t.extra]
+    meant = [t for t in judged if t.tier != "sensitivity"]  # that tier leaves all but one block in float32
+    return min(meant or judged, key=_distance, default=None)
 
 
 def violation(record: TrialRecord) -> float:
@@ -162,10 +163,13 @@ class Ranking:
 
 
 def _distinct(trials: Iterable[TrialRecord], feasible_only: bool) -> tuple[list[TrialRecord], list[bool]]:
-    """Return the measured trials by number, one for each digest, and whether each violates a bound."""
+    """Return the measured trials by number, one for each digest, and whether each violates a bound.
+
+    Those that workers measured ahead and the search did not need are left out.
+    """
     found: dict[str, tuple[TrialRecord, bool]] = {}
     for trial in sorted(trials, key=lambda t: t.number):
-        if trial.state != "complete" or trial.value is None or not isfinite(trial.value):
+        if trial.extra or trial.state != "complete" or trial.value is None or not isfinite(trial.value):
             continue
         feasible = trial.feasible
         if feasible or not feasible_only:

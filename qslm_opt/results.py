@@ -128,6 +128,8 @@ class TrialRecord:
     started: str | None = None
     """ISO 8601 local time without offset, as Optuna stores it."""
     finished: str | None = None
+    extra: bool = False
+    """Measured ahead by a worker and never needed: not part of the result."""
 
     @property
     def saving(self) -> float:
@@ -136,8 +138,8 @@ class TrialRecord:
 
     @property
     def feasible(self) -> bool:
-        """Whether it was measured to the end and meets both constraints."""
-        measured = self.state == "complete" and self.value is not None
+        """Whether it is part of the result, was measured to the end and meets both constraints."""
+        measured = self.state == "complete" and self.value is not None and not self.extra
         return measured and bool(self.slack) and all(s <= 0 for s in self.slack.values())
 
 
@@ -160,9 +162,7 @@ class Baseline:
         """Return the baseline that a full evaluation measured."""
         if run.value is None:
             raise ValueError("a stopped evaluation is no baseline")
-        return cls(
-            run.metric, run.value, run.n, run.correct, run.nll_sum, run.fp32_bytes, run.to_json()
-        )
+        return cls(run.metric, run.value, run.n, run.correct, run.nll_sum, run.fp32_bytes, run.to_json())
 
     def to_json(self) -> str:
         """Return JSON text."""

@@ -27,7 +27,8 @@ _UNITS = {
 }  # fmt: skip
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z%]*)")
 _BOUNDS = ("max_drop", "min_accuracy", "max_increase", "max_perplexity")
-_NOT_DECIDING = ("name", "device", "lam", "window_batch")
+_NOT_DECIDING = ("name", "device", "lam", "seed", "model", "data")
+"""Keys that change no result: what ``model`` and ``data`` lead to has hashes of its own."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class StudySpec:
     rescale_every: int = 0
     """Halve the residual after every so many blocks; 0 never, 6 is the authors' RNN form."""
     seed: int = 0
+    """Seed of the Optuna sampler; the tiers themselves have no randomness."""
     device: str = "auto"
     window_batch: int | None = None
     """Windows or sentences per batch; None picks a size for the device."""
@@ -145,7 +147,7 @@ class StudySpec:
         return cls.from_mapping({"name": path.stem, **read_toml(path), **given})
 
     def decides(self) -> dict[str, Any]:
-        """Return the keys that decide the study's results (name, device and λ do not)."""
+        """Return the keys that decide the study's results; name, λ, seed, device and paths do not."""
         return {k: v for k, v in json.loads(self.to_json()).items() if k not in _NOT_DECIDING}
 
     def hash(self) -> str:
@@ -156,6 +158,19 @@ class StudySpec:
     def renamed(self, name: str) -> StudySpec:
         """Return a copy under another name."""
         return replace(self, name=name)
+
+    def located(self, folder: Path) -> StudySpec:
+        """Return a copy whose local model and data paths are absolute, so that it can be resumed anywhere.
+
+        What does not exist below ``folder`` (``demo``, a hub id) stays as it is.
+        """
+        model, data = _absolute(self.model, folder), self.data and _absolute(self.data, folder)
+        return replace(self, model=self.model if self.model == "demo" else model, data=data)
+
+
+def _absolute(text: str, folder: Path) -> str:
+    path = folder / Path(text).expanduser()
+    return str(path.resolve()) if path.exists() else text
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -142,6 +142,16 @@ def test_only_measured_settings_within_both_constraints_are_candidates() -> None
     assert [t.number for t in pareto(trials, "accuracy")] == [6]
 
 
+def test_what_was_measured_ahead_and_not_needed_has_no_place() -> None:
+    over = {"metric": 0.2, "memory": -0.1}
+    trials = [record(0, 0.9, 100, extra=True), record(1, 0.5, 900), record(2, 0.4, 900, slack=over)]
+    assert [row.record.number for row in rank(trials, "accuracy", 0.2, feasible_only=False)] == [1, 2]
+    assert [t.number for t in pareto(trials, "accuracy")] == [1]
+    near = closest([trials[0], trials[2]])
+    assert near is not None
+    assert near.number == 2
+
+
 def test_nothing_to_rank_gives_empty_answers() -> None:
     assert rank([], "accuracy", 0.2) == []
     assert envelope([], "accuracy") == []

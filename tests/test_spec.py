@@ -305,17 +305,18 @@ def test_a_missing_a_broken_and_a_binary_file_each_have_their_message(tmp_path):
 # ---------------------------------------------------------------------------------------- fingerprint
 
 
-def test_name_device_lambda_and_batch_do_not_decide_the_result():
+def test_name_device_lambda_seed_and_paths_do_not_decide_the_result():
     spec = make()
-    same = make(name="other", device="cuda:1", lam=3.0, window_batch=7)
+    same = make(name="other", device="cuda:1", lam=3.0, seed=1, model="moved/", data="elsewhere")
     assert same.hash() == spec.hash()
     assert spec.renamed("other").name == "other"
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("max_drop", 0.03), ("memory_budget", "401MB"), ("limit", 100), ("quantizer", "paper"), ("seed", 1),
-     ("precisions", [8]), ("pins", {"input": "fp16"}), ("embed_spike", "off"), ("sign_embedding", False)],
+    [("max_drop", 0.03), ("memory_budget", "401MB"), ("limit", 100), ("quantizer", "paper"),
+     ("window_batch", 7), ("precisions", [8]), ("pins", {"input": "fp16"}), ("embed_spike", "off"),
+     ("sign_embedding", False)],
 )  # fmt: skip
 def test_everything_else_does(key, value):
     assert make(**{key: value}).hash() != make().hash()
@@ -325,3 +326,14 @@ def test_the_json_is_canonical():
     values = json.loads(make().to_json())
     assert list(values) == sorted(values)
     assert make().to_json() == json.dumps(values, separators=(",", ":"))
+
+
+def test_local_paths_become_absolute_and_names_stay(tmp_path):
+    """A study can be resumed from another folder; ``demo`` and hub ids are no paths."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "demo").mkdir()
+    found = make(model="m", data="m").located(tmp_path)
+    assert found.model == found.data == str(tmp_path / "m")
+    kept = make(model="ORG/NAME", data="nowhere").located(tmp_path)
+    assert (kept.model, kept.data) == ("ORG/NAME", "nowhere")
+    assert make(model="demo").located(tmp_path).model == "demo"

@@ -34,7 +34,7 @@ from tui.screens.rank import RankPane
 from tui.screens.start import StartScreen, TroubleScreen
 from tui.screens.study import StudyScreen
 from tui.screens.trials import TrialsPane
-from tui.text import cli_command, lam_text
+from tui.text import cli_command, exact_lam
 
 if TYPE_CHECKING:
     from qslm_opt.store import StudyRow
@@ -185,7 +185,7 @@ class QslmApp(ChoosingApp):
             return cli_command("study", "list", url=self.url)
         if self.pane == "rank":
             return cli_command(
-                "study", "candidates", self.study, "--lambda", lam_text(self.lam), url=self.url
+                "study", "candidates", self.study, "--lambda", exact_lam(self.lam), url=self.url
             )
         return cli_command("study", "show", self.study, url=self.url)
 

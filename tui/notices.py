@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 
 from tui.glyphs import glyphs, plain
 from tui.model import moment
-from tui.text import byte_unit, bytes_text, cli_command, lam_text, metric_text, percent, safe_url, significant
+from tui.text import (
+    byte_unit,
+    bytes_text,
+    cli_command,
+    exact_lam,
+    lam_text,
+    metric_text,
+    percent,
+    safe_url,
+    significant,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +70,7 @@ def notice_of(view: StudyView, lam: float, url: str, trouble: Trouble | None = N
             return Notice("infeasible", _sentence("Ended, and nothing is feasible", view.row.reason))
         return Notice("infeasible", f"Finished, and nothing is feasible.{closest_text(view)} {_relax(view)}")
     if state == "finished":
-        turned = () if lam == view.row.spec.lam else ("--lambda", lam_text(lam))
+        turned = () if lam == view.row.spec.lam else ("--lambda", exact_lam(lam))
         at = f" (λ {lam_text(lam)})" if turned else ""
         export = cli_command("study", "export", name, *turned, url=url)
         return Notice("best", plain(f"Finished{at}: {_winner(view, lam)}. Take it away with"), export)

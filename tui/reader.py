@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from qslm_opt.errors import QslmError, SchemaError, StudyNotFoundError
 from tui.model import ENDED, StudyView
@@ -40,6 +41,9 @@ class Source(Protocol):
         self, name: str, after: int = -1, states: Sequence[TrialState] | None = None
     ) -> list[TrialRecord]:
         """Return the trials numbered above ``after``, in order."""
+
+    def close(self) -> None:
+        """Let the storage go."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,9 @@ class StudyReader:
         self._row_read_at = now
         if not moved and before is not None and row == before.row:
             return None
-        if before is not None and row.uuid != before.row.uuid:
-            self._trials.clear()
+        if before is not None and (row.uuid, row.extra) != (before.row.uuid, before.row.extra):
+            self._trials.clear()  # another study of the same name, or its search has ended and marked trials
+            before = None
         new_trials = self._update_trials()
         self._version = version
         if before is None or new_trials:
@@ -137,6 +142,7 @@ class Poller(threading.Thread):
         self._interval, self._clock = interval, clock
         self._on_view, self._on_studies, self._on_trouble = on_view, on_studies, on_trouble
         self._stop_asked = threading.Event()
+        self._source: Source | None = None
 
     def stop(self) -> None:
         """Ask the thread to end; does not wait for it."""
@@ -155,13 +161,27 @@ class Poller(threading.Thread):
             except Exception as error:  # noqa: BLE001 whatever a driver raises is shown, no traceback
                 failures += 1
                 read = None
+                self._close()
                 wait = min(_LONGEST_WAIT_SECONDS, self._interval * 2 ** min(failures, 8))
-                if not self._stop_asked.is_set():
-                    self._on_trouble(trouble_of(error, failures, wait))
+                self._tell(self._on_trouble, trouble_of(error, failures, wait))
             self._stop_asked.wait(wait)
+        self._close()
+
+    def _close(self) -> None:
+        source, self._source = self._source, None
+        if source is not None:
+            with suppress(QslmError):
+                source.close()
+
+    def _tell(self, listener: Callable[[Any], object], news: object) -> None:
+        if not self._stop_asked.is_set():
+            try:
+                listener(news)
+            except RuntimeError:  # the app's event loop has just been closed
+                self._stop_asked.set()
 
     def _reading(self) -> Callable[[], None]:
-        source = self._open_source()
+        source = self._source = self._open_source()
         if self._study is None:
             known = StudiesReader(source, self._clock)
             return lambda: self._read_list(known)
@@ -170,13 +190,13 @@ class Poller(threading.Thread):
 
     def _read_study(self, reader: StudyReader) -> None:
         view = reader.read()
-        if view is not None and not self._stop_asked.is_set():
-            self._on_view(view)
+        if view is not None:
+            self._tell(self._on_view, view)
 
     def _read_list(self, reader: StudiesReader) -> None:
         studies = reader.read()
-        if studies is not None and not self._stop_asked.is_set():
-            self._on_studies(studies)
+        if studies is not None:
+            self._tell(self._on_studies, studies)
 
 
 def trouble_of(error: Exception, attempt: int, wait_seconds: float) -> Trouble:

@@ -72,6 +72,11 @@ def lam_text(lam: float) -> str:
     return f"{lam:.3g}"
 
 
+def exact_lam(lam: float) -> str:
+    """Return λ for a command line, where rounding could name another winner."""
+    return f"{lam:.17g}" if float(f"{lam:.12g}") != lam else f"{lam:.12g}"
+
+
 def duration(seconds: float | None) -> str:
     """Return ``01:12:44``, ``00:38`` under an hour, ``2d 03:04`` from a day on."""
     if seconds is None:
@@ -100,7 +105,7 @@ def state_word(record: TrialRecord) -> str:
         return record.state
     if record.feasible:
         return "feasible"
-    return "measured" if record.tier == "sensitivity" else "violates"
+    return "measured" if record.tier == "sensitivity" or record.extra else "violates"
 
 
 def state_sign(record: TrialRecord) -> str:

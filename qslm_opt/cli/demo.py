@@ -8,7 +8,7 @@ import typer
 
 from qslm_opt.cli.options import Json, Progress, Storage, reading, storage_url
 from qslm_opt.cli.output import narrate
-from qslm_opt.cli.running import ENDED, open_session, report, run
+from qslm_opt.cli.running import ENDED, open_session, report, resumable, run
 from qslm_opt.cli.study_create import create_and_run
 from qslm_opt.errors import StorageError
 from qslm_opt.spec import StudySpec
@@ -52,7 +52,8 @@ def demo(
         report(spec.name, url, as_json=json)
     else:
         narrate(f"study {spec.name!r} exists and is {state}; going on with it. --fresh starts it again")
-        run(spec.name, url, open_session(spec), progress=progress, as_json=json)
+        with resumable(spec.name, url):
+            run(spec.name, url, open_session(spec), progress=progress, as_json=json)
 
 
 def _state(name: str, url: str) -> str | None:

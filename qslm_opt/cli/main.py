@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from qslm_opt import __version__
-from qslm_opt.cli import dashboard, demo, study, watch
+from qslm_opt.cli import dashboard, demo, running, study, watch
 from qslm_opt.cli.doctor import doctor
 from qslm_opt.cli.model import app as model_app
 from qslm_opt.errors import QslmError
@@ -52,6 +52,7 @@ def options(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code (DESIGN.md section 5)."""
+    running.begin()
     for name, value in THREADS_SLEEP.items():
         os.environ.setdefault(name, value)
     for stream in (sys.stdout, sys.stderr):

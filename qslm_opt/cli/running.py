@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -30,6 +31,14 @@ SHOWN = 20
 ENDED = ("finished", "infeasible")
 """States of a study that has nothing left to run."""
 _GRACE_SECONDS = 30.0
+_BEGAN_KEY = "QSLM_OPT_BEGAN"
+"""Tells a process that this one starts when the user asked for the run, in seconds since 1970."""
+_began = {"at": time.time()}
+
+
+def begin() -> None:
+    """Note that a command begins: a request to stop its study that comes later is not lost in loading."""
+    _began["at"] = float(os.environ.get(_BEGAN_KEY) or time.time())
 
 
 def open_session(spec: StudySpec) -> Session:
@@ -47,37 +56,50 @@ def run(
 ) -> None:
     """Run a study to its end in this process and ``workers - 1`` others, then print its candidates.
 
-    Raises InfeasibleError when it ends without one, and leaves with 130 when it is interrupted.
+    Raises InfeasibleError when it ends without one, and leaves with 130 when it is interrupted. The other
+    workers compute on the session's device where that is not the study's own.
     """
-    from qslm_opt.search.driver import run_study
+    with resumable(name, url):
+        from qslm_opt.search.driver import run_study
 
-    with reading(url) as repository:
-        row = repository.study(name)
-    known = row.baseline
-    listener = make_listener(progress, row.spec.metric, lambda: (known or session.baseline()).value)
-    try:
+        with reading(url) as repository:
+            row = repository.study(name)
+        known = row.baseline
+        listener = make_listener(progress, row.spec.metric, lambda: (known or session.baseline()).value)
+        device = None if session.spec.device == row.spec.device else session.spec.device
         with ExitStack() as stack:
-            stack.enter_context(_workers(name, url, workers - 1))
-            meter = stack.enter_context(_meter(session))
+            # First the meter: the device is at rest only before the other workers start.
+            meter = stack.enter_context(_meter(session, idle=row.state != "running"))
+            stack.enter_context(_workers(name, url, workers - 1, device))
             stack.enter_context(listener)
-            summary = run_study(name, url, session, listener=listener, meter=meter)
-    except KeyboardInterrupt:
-        narrate(f"interrupted; what was finished is stored. Go on with: {_resume_words(name, url)}")
-        raise typer.Exit(130) from None
-    report(name, url, as_json=as_json)
+            summary = run_study(name, url, session, listener=listener, meter=meter, since=_began["at"])
+    report(name, url, as_json=as_json, ended=summary.state in ENDED)
     if summary.state == "stopped":
         narrate(f"stopped as asked. Go on with: {_resume_words(name, url)}")
 
 
-def report(name: str, url: str, *, as_json: bool = False) -> None:
-    """Print a study's candidates; raise InfeasibleError when it has ended without one."""
+@contextmanager
+def resumable(name: str, url: str) -> Iterator[None]:
+    """Leave with 130 when Ctrl-C comes inside, and say how to go on with the study, which is stored."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        narrate(f"interrupted; what was finished is stored. Go on with: {_resume_words(name, url)}")
+        raise typer.Exit(130) from None
+
+
+def report(name: str, url: str, *, as_json: bool = False, ended: bool = False) -> None:
+    """Print a study's candidates; raise InfeasibleError when it has ended without one.
+
+    ``ended``: it is known to have, though another worker may still be at its last trial.
+    """
     facts = read_facts(name, url)
     rows = facts.rows()
     if as_json:
         print_json({**facts.to_json(), "candidates": rows})
     elif rows:
         print_candidates(facts, rows[:SHOWN], len(rows))
-    if not rows and facts.row.state in ENDED:
+    if not rows and (ended or facts.row.state in ENDED):
         raise InfeasibleError(f"{facts.nothing_feasible()}.")
 
 
@@ -88,13 +110,15 @@ def read_facts(name: str, url: str | None, lam: float | None = None) -> StudyFac
         return StudyFacts(row, repository.trials(name), row.spec.lam if lam is None else lam)
 
 
-def run_detached(name: str, url: str, workers: int) -> tuple[subprocess.Popen[bytes], Path]:
+def run_detached(
+    name: str, url: str, workers: int, device: str | None = None
+) -> tuple[subprocess.Popen[bytes], Path]:
     """Start ``study resume`` as a process that outlives this one; return it and its log file."""
     log = log_file(name)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [*_resume(name), "--progress", "plain", "--workers", str(workers)],
+            [*_resume(name), "--progress", "plain", "--workers", str(workers), *_on(device)],
             stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=_environment(url), start_new_session=True,
         )  # fmt: skip
     return process, log
@@ -106,12 +130,12 @@ def log_file(name: str) -> Path:
     return Path(home) / "qslm-opt" / f"{name}.log"
 
 
-def watch_in_background(name: str, url: str, workers: int) -> None:
-    """Run the study in a process of its own and open the dashboard here."""
+def watch_in_background(name: str, url: str, workers: int, device: str | None = None) -> None:
+    """Run the study in a process of its own, on its own device or ``device``; open the dashboard here."""
     from qslm_opt.cli.watch import open_dashboard
 
     need_terminal()
-    process, log = run_detached(name, url, workers)
+    process, log = run_detached(name, url, workers, device)
     open_dashboard(url, name)
     code = process.poll()
     if code is None:
@@ -133,23 +157,23 @@ def need_terminal() -> None:
 
 
 @contextmanager
-def _workers(name: str, url: str, count: int) -> Iterator[None]:
+def _workers(name: str, url: str, count: int, device: str | None) -> Iterator[None]:
     """Run ``count`` more processes on the study; end them when this one is interrupted or fails."""
-    processes = [
-        subprocess.Popen(
-            [*_resume(name), "--progress", "none"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=_environment(url),
-        )
-        for _ in range(count)
-    ]  # fmt: skip
+    processes: list[subprocess.Popen[bytes]] = []
     try:
+        for _ in range(count):
+            worker = subprocess.Popen(
+                [*_resume(name), "--progress", "none", *_on(device)],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=_environment(url),
+            )  # fmt: skip
+            processes.append(worker)
         yield
+        _wait(processes, None)
     except BaseException:
         for process in processes:
             process.terminate()
         _wait(processes, _GRACE_SECONDS)
         raise
-    _wait(processes, None)
 
 
 def _wait(processes: Sequence[subprocess.Popen[Any]], seconds: float | None) -> None:
@@ -173,12 +197,16 @@ def _resume(name: str) -> list[str]:
 
 def _environment(url: str) -> dict[str, str]:
     """Return the environment of a worker; the storage goes there, because a command line is public."""
-    return {**os.environ, "QSLM_OPT_STORAGE": url}
+    return {**os.environ, "QSLM_OPT_STORAGE": url, _BEGAN_KEY: repr(_began["at"])}
+
+
+def _on(device: str | None) -> list[str]:
+    return [] if device is None else ["--device", device]
 
 
 @contextmanager
-def _meter(session: Session) -> Iterator[Meter]:
-    """Open the power meter of the device that the session computes on."""
+def _meter(session: Session, *, idle: bool) -> Iterator[Meter]:
+    """Open the power meter of the session's device; with ``idle``, measure the device at rest first."""
     from qslm_opt.measure.meter import open_meter
 
     device, uuid = session.engine.device, None
@@ -188,8 +216,8 @@ def _meter(session: Session) -> Iterator[Meter]:
         uuid = str(torch.cuda.get_device_properties(device).uuid)
     meter = open_meter(str(device), uuid=uuid, synchronize=session.engine.synchronise)
     try:
+        if idle:
+            meter.measure_idle()
         yield meter
     finally:
         meter.close()
-
-

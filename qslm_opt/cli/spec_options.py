@@ -66,7 +66,9 @@ SignEmbedding = Annotated[
 Pin = Annotated[
     list[str] | None, _flag("--pin", _SPACE, "Keep a unit at a format; repeatable.", "UNIT=FORMAT")
 ]
-Seed = Annotated[int | None, _flag("--seed", _SPACE, "Seed of the study. [default: 0]")]
+Seed = Annotated[
+    int | None, _flag("--seed", _SPACE, "Seed of the sampler; the tiers are not random. [default: 0]")
+]
 Data = Annotated[
     str | None, _flag("--data", _DATA, "Folder with the task's parquet files; else the hub.", "DIR")
 ]

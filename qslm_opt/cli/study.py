@@ -95,10 +95,15 @@ def stop(name: Name, storage: Storage = None) -> None:
     """Ask a running study to stop after the trial that it is running."""
     with writing(storage) as repository:
         row = repository.study(name)
-        if row.state != "running":
+        if row.state in ENDED:
             narrate(f"study {name!r} is not running, it is {row.state}")
             return
         repository.request_stop(row.uuid)
+    if row.state != "running":
+        narrate(
+            f"study {name!r} is not running, it is {row.state}; a process that is loading it now stops, too"
+        )
+        return
     go_on = command("study", "resume", name, url=storage_url(storage))
     narrate(f"asked study {name!r} to stop after its running trial. Go on with: {go_on}")
 

@@ -104,6 +104,7 @@ def create(
             "seed": seed, "device": device,
         },
     )  # fmt: skip
+    made = made.located(Path.cwd())
     url = storage_url(storage)
     if no_run:
         create_only(made, url, json)

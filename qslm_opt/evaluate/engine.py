@@ -41,6 +41,8 @@ LOGIT_ROWS = {"cpu": 2048, "cuda": 16384}
 PREFIX_BYTES = {"cpu": 2 * 10**9, "cuda": 32 * 10**9}
 """Most memory of the activations kept at block boundaries."""
 
+_DTYPES = {torch.float32: "fp32", torch.float64: "fp64"}
+
 
 @dataclass
 class _Sums:
@@ -137,6 +139,11 @@ class Engine:
         self.synchronise()
         return self._evaluation(setting, sums, stopped, perf_counter() - start)
 
+    @property
+    def arithmetic(self) -> str:
+        """Device type, precision and kernels, for instance ``cuda/fp32/triton``."""
+        return f"{self.device.type}/{_DTYPES[self.dtype]}/{self.ops.name}"
+
     def synchronise(self) -> None:
         """Wait until the device has done what was asked of it."""
         if self.device.type == "cuda":
@@ -214,7 +221,7 @@ class Engine:
             fp32_bytes=self._fp32_bytes,
             seconds=seconds,
             device=self._device_name(),
-            dtype={torch.float32: "fp32", torch.float64: "fp64"}[self.dtype],
+            dtype=_DTYPES[self.dtype],
             kernel=self.ops.name,
             data_hash=self.data.data_hash,
             code_version=CODE_VERSION,

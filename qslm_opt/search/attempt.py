@@ -124,6 +124,8 @@ class Attempts:
             run, power = self.session.run(
                 setting, parent=parent, bound=bound, report=report, meter=self.meter
             )
+        if power is not None and not self.sampler.was_alone(self.study, trial):
+            power = None  # the window holds the others' power too
         return self.judge.judge(proposal, run, power)
 
     def _tell(self, trial: Trial, outcome: Outcome, record: TrialRecord) -> None:

@@ -72,11 +72,19 @@ def _create_in_optuna(spec: StudySpec, url: str, uuid: str) -> None:
 
 
 def run_study(
-    name: str, storage: str, session: SessionLike, *, listener: Listener, meter: Meter | None = None
+    name: str,
+    storage: str,
+    session: SessionLike,
+    *,
+    listener: Listener,
+    meter: Meter | None = None,
+    since: float | None = None,
 ) -> RunSummary:
     """Go on with a study until it is exhausted, a stop is requested, or Ctrl-C or SIGTERM arrives.
 
-    Several processes may do so at the same time on one study.
+    Several processes may do so at the same time on one study. A request to stop that was made after
+    ``since`` (seconds since 1970, default now: when this run was asked for) holds, although it came before
+    model and data were loaded.
 
     Raises:
         StudyNotFoundError: no study of that name.
@@ -84,14 +92,14 @@ def run_study(
         InfeasibleError: the unquantized model itself violates the metric bound.
         KeyboardInterrupt: after the running trial was told FAIL and the study's state is ``stopped``.
     """
-    started = time.monotonic()
+    since = time.time() if since is None else since
     with ExitStack() as stack:
         stack.enter_context(storage_failures(storage))
         repository = stack.enter_context(Repository(storage))
         row = repository.study(name)
         check_fingerprint(row, session.fingerprint())
         interrupts = stack.enter_context(Interrupts())
-        run = Run(row, storage, repository, session, listener, meter, interrupts, started)
+        run = Run(row, storage, repository, session, listener, meter, interrupts, since)
         return run.until_end()
 
 
@@ -117,7 +125,7 @@ def delete_study(name: str, storage: str) -> None:
 def check_fingerprint(row: StudyRow, now: Mapping[str, str]) -> None:
     """Raise FingerprintError that names each part that differs, with both hashes."""
     differing = [
-        f"{part} {row.fingerprint.get(part, 'none')[:8]} → {value[:8]}"
+        f"{part} {row.fingerprint.get(part, 'none')[:16]} → {value[:16]}"
         for part, value in now.items()
         if row.fingerprint.get(part) != value
     ]

@@ -18,7 +18,7 @@ from qslm_opt.search.owners import close_stale, registered
 from qslm_opt.search.pruner import ConstraintPruner
 from qslm_opt.search.sampler import NothingToProposeError, TieredSampler
 from qslm_opt.search.space import SearchSpace
-from qslm_opt.search.summary import RunSummary, summarize
+from qslm_opt.search.summary import RunSummary, summarize, unneeded
 from qslm_opt.search.tiers import Tier
 from qslm_opt.search.walk import Walk
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
     from qslm_opt.measure.meter import Meter
-    from qslm_opt.results import Baseline
+    from qslm_opt.results import Baseline, TrialRecord
     from qslm_opt.store import Repository, StudyRow
 
 PATIENCE_SECONDS = 600.0
@@ -50,10 +50,11 @@ class Run:
         listener: Listener,
         meter: Meter | None,
         interrupts: Interrupts,
-        started: float,
+        since: float,
     ) -> None:
         self.row, self.url, self.repository, self.session = row, url, repository, session
-        self.listener, self.meter, self.interrupts, self.started = listener, meter, interrupts, started
+        self.listener, self.meter, self.interrupts, self.since = listener, meter, interrupts, since
+        self.started = time.monotonic()
         self.space = SearchSpace.of(row.spec, row.hierarchy)
         self._tier: Tier | None = None
         self._order: tuple[str, ...] = ()
@@ -66,16 +67,17 @@ class Run:
         with registered() as owner, Heart(self.repository, uuid, "baseline") as self.heart:
             self._open(owner)
             try:
-                self.repository.set_state(uuid, "running")
+                self._begin()
                 self._start()
-                exhausted = self._loop()
-                summary = self._summary(exhausted)
+                self._loop()
+                summary = self._summary()
                 self.repository.set_state(uuid, summary.state, summary.reason)
             except InfeasibleError as error:
                 self.repository.set_state(uuid, "infeasible", str(error))
                 raise
             except KeyboardInterrupt:
                 self.repository.set_state(uuid, "stopped", "interrupted")
+                self._mark(self.sampler.refresh(self.study))
                 raise
             except Exception as error:
                 self.repository.set_state(uuid, "stopped", f"{type(error).__name__}: {error}")
@@ -93,6 +95,12 @@ class Run:
 
     def _load(self) -> Study:
         return load_study(self.row.name, self.database, self.sampler, ConstraintPruner())
+
+    def _begin(self) -> None:
+        """Say that the study runs; what an earlier end marked is looked at anew."""
+        self.repository.set_state(self.row.uuid, "running", since=self.since)
+        if self.row.extra:
+            self.repository.set_extra(self.row.uuid, ())
 
     def _start(self) -> None:
         """Baseline, bound, stale trials, and where the walk stands."""
@@ -128,25 +136,38 @@ class Run:
         )
         return known
 
-    def _summary(self, exhausted: bool) -> RunSummary:
+    def _summary(self) -> RunSummary:
+        walk = self.sampler.refresh(self.study)  # others may have found the end meanwhile
+        trials = self._mark(walk)
         name = self.row.name  # Optuna's dashboard may have changed it
-        seconds = time.monotonic() - self.started
-        trials = self.repository.trials(name)
-        return summarize(self.row.spec.renamed(name), trials, self.sampler.walk, exhausted, seconds)
+        return summarize(self.row.spec.renamed(name), trials, walk, time.monotonic() - self.started)
 
-    def _loop(self) -> bool:
-        """Run trials; True when the search is exhausted, False when a stop was requested."""
+    def _mark(self, walk: Walk) -> list[TrialRecord]:
+        """Mark the trials that a finished walk did not need, and return all as they are marked then.
+
+        Another worker may store a trial, or its own list, in between: the last one to write looks again.
+        """
+        while True:
+            trials = self.repository.trials(self.row.name)
+            if not walk.done:
+                return trials
+            extra = unneeded(trials, walk)
+            if extra == {trial.digest for trial in trials if trial.extra}:
+                return trials
+            self.repository.set_extra(self.row.uuid, sorted(extra))
+
+    def _loop(self) -> None:
+        """Run trials until the search is exhausted or a stop is requested."""
         waits = 0
         while not self.sampler.walk.done:
             with self.interrupts.exposed():
                 if self.repository.stop_requested(self.row.uuid):
-                    return False
+                    return
             if self._step():
                 waits = 0
                 continue
             waits += 1
             self._wait(waits)
-        return True
 
     def _step(self) -> bool:
         """Ask for one trial and carry it out; False when all that is worth running is being run by others."""

@@ -76,6 +76,13 @@ class TieredSampler(BaseSampler):
         self.others = False
         """Whether, at the last look, other trials were running."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = RLock()
+
     @property
     def space(self) -> SearchSpace:
         """The search space; RuntimeError without one."""
@@ -111,6 +118,12 @@ class TieredSampler(BaseSampler):
         """Return what a trial started now would be proposed; None when nothing that is not running."""
         with self._lock:
             return self._next(study.get_trials(deepcopy=False))
+
+    def was_alone(self, study: Study, trial: Trial) -> bool:
+        """Return whether no other trial has been running since the last look, at which ``trial`` started."""
+        trials = study.get_trials(deepcopy=False)
+        later = any(t.number > trial.number and t.state != TrialState.WAITING for t in trials)
+        return not self.others and not later
 
     def suggest(self, trial: Trial) -> Proposal:
         """Suggest the three parameters of a running trial and return its proposal.
@@ -148,7 +161,8 @@ class TieredSampler(BaseSampler):
             uuid = str(uuid4())
             write_attributes(study._storage, trial._trial_id, {**self._describe(proposal), "uuid": uuid})
             self._proposals[trial._trial_id] = proposal, uuid
-        return _parameters(proposal)
+        # What the caller fixed itself (optuna.samplers.PartialFixedSampler) is not asked for.
+        return {name: value for name, value in _parameters(proposal).items() if name in search_space}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

@@ -28,15 +28,15 @@ class RunSummary:
     evaluations: Mapping[str, int]
     """Tier → trials whose model was run, of all runs."""
     candidates: int
-    """Settings on the walk that meet both constraints."""
+    """Settings that meet both constraints; at the end of the search, those on the walk alone."""
     best: TrialRecord | None
-    """The chosen one at the study's λ: the best on the walk, whatever else was measured."""
+    """The first of the ranking at the study's λ, which is also what every command shows."""
     score: float | None
     """Its S of Eq. 1."""
     closest: TrialRecord | None
     """What came closest when there is no candidate."""
     extra: int
-    """Settings that workers measured ahead and the walk did not need."""
+    """Settings that workers measured ahead and the walk did not need; 0 before the end."""
     seconds: float
     """Wall time of this run."""
     order: tuple[str, ...] = ()
@@ -58,42 +58,31 @@ class RunSummary:
         )
 
 
-def summarize(
-    spec: StudySpec, trials: Sequence[TrialRecord], walk: Walk, exhausted: bool, seconds: float
-) -> RunSummary:
+def summarize(spec: StudySpec, trials: Sequence[TrialRecord], walk: Walk, seconds: float) -> RunSummary:
     """Return the summary of a run of ``seconds`` that left the study's ``trials`` and ``walk``."""
-    best, score = chosen(trials, walk, spec.metric, spec.lam)
+    ranked = rank(trials, spec.metric, spec.lam)
+    best = ranked[0].record if ranked else None
     ran = [trial for trial in trials if trial.used]
     counts = dict.fromkeys(("complete", "pruned", "failed", "running"), 0)
     return RunSummary(
         name=spec.name,
-        state="stopped" if not exhausted else "finished" if walk.candidates else "infeasible",
+        state="stopped" if not walk.done else "finished" if ranked else "infeasible",
         counts={**counts, **Counter(trial.state for trial in trials)},
         evaluations={tier: sum(trial.tier == tier for trial in ran) for tier in TIERS},
-        candidates=len(walk.candidates),
+        candidates=len(ranked),
         best=best,
-        score=score,
+        score=ranked[0].score if ranked else None,
         closest=None if best else closest(trials),
-        extra=len({trial.digest for trial in ran} - set(walk.visited)),
+        extra=len(unneeded(trials, walk)) if walk.done else 0,
         seconds=seconds,
         order=walk.order,
         visited=walk.visited,
     )
 
 
-def chosen(
-    trials: Sequence[TrialRecord], walk: Walk, metric: str, lam: float
-) -> tuple[TrialRecord | None, float | None]:
-    """Return the walk's best candidate at λ and its score; of equals the one that was visited first.
+def unneeded(trials: Sequence[TrialRecord], walk: Walk) -> set[str]:
+    """Return the digests whose model ran and that a finished ``walk`` did not visit.
 
-    Settings that workers measured ahead and the walk never visited are left out: the result does not
-    depend on them.
+    Workers measured them ahead. What they are depends on timing, so the result must not depend on them.
     """
-    place = {digest: i for i, digest in enumerate(walk.visited)}
-    ranked = rank([trial for trial in trials if trial.digest in place], metric, lam)
-    if not ranked:
-        return None, None
-    top = ranked[0].record
-    equals = [r for r in ranked if (r.record.value, r.record.bytes) == (top.value, top.bytes)]
-    first = min(equals, key=lambda r: place[r.record.digest])
-    return first.record, first.score
+    return {trial.digest for trial in trials if trial.used} - set(walk.visited)

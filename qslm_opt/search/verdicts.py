@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.tiers import Verdict
-from qslm_opt.search.walk import Walk
-
-if TYPE_CHECKING:
-    from qslm_opt.results import TrialRecord
-    from qslm_opt.store import StudyRow
 
 MAX_FAILURES = 3
 """So many failed evaluations of one setting count as a violated metric."""
@@ -97,16 +91,3 @@ class VerdictTable:
         if self.verdicts.get(digest, verdict) != verdict:
             self.revision += 1
         self._rank[digest], self.verdicts[digest] = rank, verdict
-
-
-def replay(row: StudyRow, trials: Sequence[TrialRecord]) -> Walk:
-    """Return the walk of a stored study, for reading: no Optuna, no model.
-
-    A record does not say why a trial failed, so one that was cut off counts against its setting here.
-    """
-    table = VerdictTable()
-    for trial in trials:
-        if trial.state not in ("running", "waiting"):
-            attrs = {"digest": trial.digest, "value": trial.value, "loss": trial.loss}
-            table.add(trial.number, read(attrs, trial.slack, trial.state))
-    return Walk(SearchSpace.of(row.spec, row.hierarchy)).extend(table.verdicts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +12,13 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from qslm_opt.errors import StorageError
-from qslm_opt.store.urls import masked
+from qslm_opt.store.urls import is_sqlite, masked, sqlite_path
 
 BUSY_SECONDS = 30
 """How long a writer waits for another one before it gives up."""
+
+ROOM_BYTES = 1 << 20
+"""A disk with less free space than this counts as full: one trial may not fit."""
 
 _KNOWN = (
     ("locked", f"is locked by another process for more than {BUSY_SECONDS} s; end that process or wait"),
@@ -44,7 +48,8 @@ def storage_error(error: BaseException, url: str | None = None) -> StorageError:
     """Return the StorageError that says what ``error`` means; ``url`` None: whose storage is not known."""
     where = f"storage {masked(url)}" if url else "the storage"
     text = _text(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    no_room = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if no_room or ("disk i/o error" in text.lower() and _is_full(url)):
         text = "disk is full"
     for sign, meaning in _KNOWN:
         if sign in text.lower():
@@ -63,6 +68,16 @@ def find_database_error(error: BaseException) -> BaseException | None:
             return None
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+def _is_full(url: str | None) -> bool:
+    """Whether the disk of an SQLite file has no room: its index then fails as an I/O error."""
+    if url is None or not is_sqlite(url):
+        return False
+    try:
+        return shutil.disk_usage(sqlite_path(url).absolute().parent).free < ROOM_BYTES
+    except OSError:
+        return False
 
 
 def _text(error: BaseException) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import (
     JSON,
     BigInteger,
-    Boolean,
     Column,
     Connection,
     Double,
@@ -38,7 +37,8 @@ def m001_initial(connection: Connection) -> None:
         Column("state", String(16), nullable=False),
         Column("state_since", Double, nullable=False),
         Column("reason", Text, nullable=False),
-        Column("stop_requested", Boolean, nullable=False),
+        Column("stop_requested", Double),
+        Column("extra", JSON),
         Column("revision", Integer, nullable=False),
     )
     Table(

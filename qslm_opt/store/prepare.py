@@ -17,12 +17,10 @@ from qslm_opt import __version__
 from qslm_opt.errors import SchemaError, StorageError
 from qslm_opt.store import migrations
 from qslm_opt.store.engine import open_engine
-from qslm_opt.store.failures import storage_errors
+from qslm_opt.store.failures import ROOM_BYTES, storage_errors
 from qslm_opt.store.tables import METADATA, OPTUNA_STUDIES, OPTUNA_STUDY_ATTRIBUTES, RUN, SCHEMA, STUDY
 from qslm_opt.store.urls import is_sqlite, masked, sqlite_path
 
-_ROOM_BYTES = 2**20
-"""A disk with less free space than this is full: one trial may not fit."""
 _ORPHAN_SECONDS = 60.0
 """A study row younger than this may still be waiting for its Optuna study."""
 
@@ -78,7 +76,7 @@ def _check_place(path: Path, url: str) -> None:
             raise StorageError(
                 f"storage {url}: {str(place)!r} is read-only; make it writable or give another --storage."
             )
-    if shutil.disk_usage(folder).free < _ROOM_BYTES:
+    if shutil.disk_usage(folder).free < ROOM_BYTES:
         raise StorageError(f"storage {url} is on a full disk; free some space and run the command again.")
 
 

@@ -16,7 +16,7 @@ from qslm_opt.store import migrations
 from qslm_opt.store.engine import open_engine
 from qslm_opt.store.failures import storage_errors
 from qslm_opt.store.prepare import check_version, schema_version
-from qslm_opt.store.rows import StudyRow, own_process, seconds_of
+from qslm_opt.store.rows import StudyRow, is_alive, own_process, seconds_of
 from qslm_opt.store.studies import Place, find_places, read_studies, write_mark
 from qslm_opt.store.tables import RUN, STUDY
 from qslm_opt.store.trials import read_attribute, read_trials
@@ -104,10 +104,16 @@ class Repository:
     def trials(
         self, name: str, after: int = -1, states: Iterable[TrialState] | None = None
     ) -> list[TrialRecord]:
-        """Return the study's trials numbered above ``after``, by number; ``states`` filters them."""
+        """Return the study's trials numbered above ``after``, by number; ``states`` filters them.
+
+        Those measured ahead and not needed (``set_extra``) are marked.
+        """
         with self._read() as connection:
-            study_id = self._place(connection, name).study_id
-            return [] if study_id is None else read_trials(connection, study_id, after, states)
+            place = self._place(connection, name)
+            if place.study_id is None:
+                return []
+            extra = connection.execute(select(STUDY.c.extra).where(STUDY.c.uuid == place.uuid)).scalar()
+            return read_trials(connection, place.study_id, after, states, extra or ())
 
     def evaluation(self, name: str, number: int) -> dict[str, Any] | None:
         """Return the whole Evaluation of one trial as stored, None when it has none."""
@@ -120,10 +126,10 @@ class Repository:
         return found
 
     def stop_requested(self, uuid: str) -> bool:
-        """Return whether someone asked the study to stop since it last started."""
+        """Return whether someone asked the study to stop, and no later run took that back."""
         with self._read() as connection:
             asked = select(STUDY.c.stop_requested).where(STUDY.c.uuid == uuid)
-            return bool(connection.execute(asked).scalar())
+            return connection.execute(asked).scalar() is not None
 
     # ------------------------------------------------------------------------------------ writing
 
@@ -143,7 +149,8 @@ class Repository:
             "state": row.state,
             "state_since": time.time(),
             "reason": row.reason,
-            "stop_requested": row.stop_requested,
+            "stop_requested": time.time() if row.stop_requested else None,
+            "extra": list(row.extra) or None,
             "revision": 0,
         }
         with self._write() as connection:
@@ -161,16 +168,33 @@ class Repository:
         """Store how far the tiers are: ``{"tier", "done", "total"}`` each, total None when not known."""
         self._update(uuid, progress=[dict(part) for part in progress])
 
-    def set_state(self, uuid: str, state: StudyState, reason: str = "") -> None:
-        """Store the state, with a reason in words; ``running`` takes back an earlier request to stop."""
-        changes: dict[str, Any] = {"state": state, "state_since": time.time(), "reason": reason}
-        if state == "running":
-            changes["stop_requested"] = False
-        self._update(uuid, **changes)
+    def set_extra(self, uuid: str, digests: Iterable[str]) -> None:
+        """Store which digests were measured ahead and not needed; they are no part of the result."""
+        self._update(uuid, extra=list(digests) or None)
+
+    def set_state(
+        self, uuid: str, state: StudyState, reason: str = "", *, since: float | None = None
+    ) -> None:
+        """Store the state that this process leaves the study in, with a reason in words.
+
+        ``running`` takes back a request to stop that was made before ``since`` (seconds since 1970, default
+        now: when this run was asked for), unless other processes work on the study and are still to obey
+        it. ``stopped`` does not replace ``finished`` or ``infeasible``: another worker found the end.
+        """
+        now = time.time()
+        changes: dict[str, Any] = {"state": state, "state_since": now, "reason": reason}
+        row = STUDY.c.uuid == uuid
+        if state == "stopped":
+            row &= STUDY.c.state.not_in(("finished", "infeasible"))
+        with self._write() as connection:
+            connection.execute(update(STUDY).where(row).values(revision=STUDY.c.revision + 1, **changes))
+            if state == "running" and not _others(connection, uuid, now):
+                old = row & (STUDY.c.stop_requested < (now if since is None else since))
+                connection.execute(update(STUDY).where(old).values(stop_requested=None))
 
     def request_stop(self, uuid: str) -> None:
-        """Ask the study's processes to end after the running trial."""
-        self._update(uuid, stop_requested=True)
+        """Ask the study's processes, also those that are still loading, to end after the running trial."""
+        self._update(uuid, stop_requested=time.time())
 
     def beat(self, uuid: str, pid: int, host: str, phase: str) -> None:
         """Register that a process works on the study, or that it still does."""
@@ -234,3 +258,10 @@ class Repository:
             hint = did_you_mean(name, names) or " 'qslm-opt study list' shows those there are."
             raise StudyNotFoundError(f"no study {name!r} in storage {masked(self.url)}.{hint}")
         return found[-1]
+
+
+def _others(connection: Connection, uuid: str, now: float) -> bool:
+    """Return whether a living process other than this one is registered on the study."""
+    runs = connection.execute(select(RUN.c.pid, RUN.c.host, RUN.c.heartbeat).where(RUN.c.uuid == uuid))
+    own = own_process()
+    return any((pid, host) != own and is_alive(pid, host, beat, now) for pid, host, beat in runs)

@@ -42,13 +42,13 @@ class StudyRow:
     """What the packed bytes must not exceed."""
     hierarchy: Hierarchy
     state: StudyState = "created"
-    """``dead``: stored as running, but no process of it lives."""
+    """``running``: a process works on it, or is about to. ``dead``: stored as running, but none lives."""
     created: str = ""
     """ISO 8601 local time without offset, as all times here."""
     order: list[str] = field(default_factory=list)
     """Blocks, least sensitive first; empty until known."""
     pid: int | None = None
-    """Process that beat last, None when none is registered."""
+    """Process that beat last, a living one where there is one; None when none is registered."""
     host: str | None = None
     heartbeat: str | None = None
     counts: dict[str, int] = field(default_factory=lambda: dict(NO_COUNTS))
@@ -60,6 +60,8 @@ class StudyRow:
     reason: str = ""
     """Why the study is in its state, in words; empty when there is nothing to say."""
     stop_requested: bool = False
+    extra: list[str] = field(default_factory=list)
+    """Digests that workers measured ahead and the finished search did not need."""
 
 
 def own_process() -> tuple[int, str]:
@@ -98,7 +100,9 @@ def study_row(
     """Decode a row of ``qslm_study`` with the processes registered on it."""
     spec = StudySpec.from_mapping(row["spec"])
     baseline = Baseline(**row["baseline"]) if row["baseline"] else None
-    last = max(runs, key=lambda run: run["heartbeat"], default=None)
+    alive = [run for run in runs if is_alive(run["pid"], run["host"], run["heartbeat"], now)]
+    last = max(alive or runs, key=lambda run: run["heartbeat"], default=None)
+    state: StudyState = "running" if alive else _state_at_rest(row, runs, now)
     return StudyRow(
         uuid=row["uuid"],
         name=name,
@@ -108,7 +112,7 @@ def study_row(
         bound=MetricBound.of(spec, baseline).value if baseline else None,
         budget=row["budget"],
         hierarchy=Hierarchy.from_json(row["hierarchy"]),
-        state=_state(row, runs, now),
+        state=state,
         created=local_time(row["created"]),
         order=row["block_order"],
         pid=last["pid"] if last else None,
@@ -117,14 +121,16 @@ def study_row(
         counts={**NO_COUNTS, **counts},
         progress=row["progress"],
         phase=last["phase"] if last else None,
-        reason=row["reason"],
-        stop_requested=bool(row["stop_requested"]),
+        reason=row["reason"] if state == row["state"] else "",  # else another worker left it
+        stop_requested=row["stop_requested"] is not None,
+        extra=row["extra"] or [],
     )
 
 
-def _state(row: RowMapping, runs: Sequence[RowMapping], now: float) -> StudyState:
+def _state_at_rest(row: RowMapping, runs: Sequence[RowMapping], now: float) -> StudyState:
+    """Return the state of a study none of whose registered processes is alive."""
     state: StudyState = row["state"]
-    if state != "running" or any(is_alive(r["pid"], r["host"], r["heartbeat"], now) for r in runs):
+    if state != "running":
         return state
     starting = not runs and now - row["state_since"] <= DEAD_SECONDS
     return state if starting else "dead"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from sqlalchemy import (
     JSON,
     BigInteger,
-    Boolean,
     Column,
     DateTime,
     Double,
@@ -45,10 +44,15 @@ STUDY = Table(
     Column("state", String(16), nullable=False),
     Column("state_since", Double, nullable=False),
     Column("reason", Text, nullable=False),
-    Column("stop_requested", Boolean, nullable=False),
+    Column("stop_requested", Double),
+    Column("extra", JSON(none_as_null=True)),
     Column("revision", Integer, nullable=False),
 )
-"""One row a study. Times are seconds since 1970; ``revision`` counts the writes."""
+"""One row a study. Times are seconds since 1970; ``revision`` counts the writes.
+
+``stop_requested`` is when somebody asked, null when nobody did. ``extra`` lists the digests that were
+measured ahead and not needed, null for none.
+"""
 
 RUN = Table(
     "qslm_run",

@@ -7,7 +7,7 @@ one that we know fetches 10,000 trials in a fifth of the time that reading those
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -61,9 +61,16 @@ _EVERYTHING = _query()
 
 
 def read_trials(
-    connection: Connection, study_id: int, after: int = -1, states: Iterable[TrialState] | None = None
+    connection: Connection,
+    study_id: int,
+    after: int = -1,
+    states: Iterable[TrialState] | None = None,
+    extra: Collection[str] = (),
 ) -> list[TrialRecord]:
-    """Return a study's trials numbered above ``after``, by number, or only those in ``states``."""
+    """Return a study's trials numbered above ``after``, by number, or only those in ``states``.
+
+    Those whose digest is in ``extra`` are marked as such.
+    """
     t = OPTUNA_TRIALS.c
     which = (t.study_id == study_id) & (t.number > after)
     if states is not None:
@@ -72,7 +79,8 @@ def read_trials(
     found = connection.execute(_EVERYTHING.where(which)).all()
     rows = sorted(found, key=lambda row: row[0])  # here: a database would move the settings' long texts too
     choices = _choices(connection, rows)
-    return [_record(row, *choices) for row in rows]
+    unneeded = frozenset(extra)
+    return [_record(row, unneeded, *choices) for row in rows]
 
 
 def read_attribute(connection: Connection, study_id: int, number: int, key: str) -> Any:
@@ -98,10 +106,15 @@ def _choices(connection: Connection, rows: Sequence[Sequence[Any]]) -> list[Sequ
 
 
 def _record(
-    row: Sequence[Any], tiers: Sequence[str], units: Sequence[str], widths: Sequence[int]
+    row: Sequence[Any],
+    extra: Collection[str],
+    tiers: Sequence[str],
+    units: Sequence[str],
+    widths: Sequence[int],
 ) -> TrialRecord:
     number, _, state, start, end, *attributes, metric, memory, tier, unit, bits = row
     (uuid, setting, digest, size, whole, value, loss, used, seconds, power, energy, firing) = attributes
+    known = _string(digest)
     slack = {} if metric is None else {"metric": float(metric)}
     if memory is not None:
         slack["memory"] = float(memory)
@@ -113,7 +126,7 @@ def _record(
         unit="" if unit is None else units[int(unit)],
         bits=0 if bits is None else widths[int(bits)],
         setting="" if setting is None else json.loads(setting),
-        digest=_string(digest),
+        digest=known,
         value=_float(value),
         bytes=int(size or 0),
         fp32_bytes=int(whole or 0),
@@ -126,6 +139,7 @@ def _record(
         firing_rate=_float(firing),
         started=_local(start),
         finished=_local(end),
+        extra=known in extra,
     )
 
 

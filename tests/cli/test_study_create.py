@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ from qslm_opt.cli import demo, running, study_create
 from qslm_opt.cli.main import run
 from qslm_opt.cli.spec_flags import make_spec
 from qslm_opt.errors import SpecError, UsageError
+from qslm_opt.measure.meter import NullMeter
 from qslm_opt.spec import StudySpec
 from qslm_opt.store import Repository
 from tests.cli.fake_session import FakeSession
@@ -320,6 +323,112 @@ def test_workers_are_stopped_when_the_run_is_interrupted(
     assert time.monotonic() - started < 30
 
 
+def test_an_interrupt_while_waiting_for_the_workers_ends_them_and_says_how_to_go_on(
+    url: str, sessions: Callable[..., list[FakeSession]], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    sessions()
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    monkeypatch.setattr(running, "_resume", lambda name: sleep)
+    inner, waits = running._wait, []
+
+    def wait(processes: Any, seconds: float | None) -> None:
+        waits.append((processes, seconds))
+        if seconds is None:
+            raise KeyboardInterrupt
+        inner(processes, seconds)
+
+    monkeypatch.setattr(running, "_wait", wait)
+    assert run(["study", "create", "x", *FLAGS, "--max-drop", "0.1", "--workers", "2"]) == 130
+    assert [process.poll() is None for process in waits[-1][0]] == [False]
+    assert "interrupted; what was finished is stored. Go on with: qslm-opt" in capsys.readouterr().err
+
+
+def test_an_interrupt_while_a_stored_study_is_loading_says_how_to_go_on(
+    url: str, sessions: Callable[..., list[FakeSession]], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    sessions(interrupt_after=3)
+    words = ["demo", "--task", "demo-classify", "--progress", "none"]
+    assert run(words) == 130
+    capsys.readouterr()
+
+    def interrupted(spec: StudySpec) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "open_session", interrupted)
+    assert run(words) == 130
+    assert "Go on with: qslm-opt study resume demo-classify" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "told"), [([], ""), (["--device", "cuda:1"], "--device cuda:1")])
+def test_the_workers_compute_on_the_device_that_was_given(
+    url: str, sessions: Callable[..., list[FakeSession]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    given: list[str], told: str,
+) -> None:  # fmt: skip
+    sessions()
+    assert run(["study", "create", "x", *FLAGS, "--max-drop", "0.1", "--no-run"]) == 0
+    code = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text(' '.join(sys.argv[2:]))"
+    words = [sys.executable, "-c", code, str(tmp_path / "words")]
+    monkeypatch.setattr(running, "_resume", lambda name: words)
+    assert run(["study", "resume", "x", "--workers", "2", "--progress", "none", *given]) == 0
+    assert (tmp_path / "words").read_text() == f"--progress none {told}".strip()
+    process, _ = running.run_detached("x", url, 1, "cuda:1")
+    assert process.wait(30) == 0
+    assert (tmp_path / "words").read_text().endswith("--workers 1 --device cuda:1")
+
+
+class RestMeter(NullMeter):
+    rests = 0
+
+    def measure_idle(self, seconds: float = 1.0) -> None:
+        RestMeter.rests += 1
+
+
+def test_the_device_at_rest_is_measured_once_before_the_run_and_not_beside_others(
+    url: str, sessions: Callable[..., list[FakeSession]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = sessions(interrupt_after=2)
+    monkeypatch.setattr("qslm_opt.measure.meter.open_meter", lambda *_, **__: RestMeter())
+    monkeypatch.setattr(RestMeter, "rests", 0)
+    assert run(["study", "create", "x", *FLAGS, "--max-drop", "0.1", "--progress", "none"]) == 130
+    assert (RestMeter.rests, len(opened)) == (1, 1)
+    with Repository(url) as repository:
+        repository.beat(repository.study("x").uuid, os.getppid(), socket.gethostname(), "block")
+    sessions()
+    run(["study", "resume", "x", "--progress", "none"])
+    assert RestMeter.rests == 1
+
+
+def test_a_stop_while_the_session_loads_is_obeyed_and_the_next_resume_goes_on(
+    url: str, sessions: Callable[..., list[FakeSession]], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    sessions()
+    assert run(["study", "create", "x", *FLAGS, "--max-drop", "0.1", "--no-run"]) == 0
+    load = study_create.open_session
+
+    def stopped_meanwhile(spec: StudySpec) -> object:
+        with Repository(url) as repository:
+            repository.request_stop(repository.study("x").uuid)
+        return load(spec)
+
+    monkeypatch.setattr(study_create, "open_session", stopped_meanwhile)
+    assert run(["study", "resume", "x", "--progress", "none"]) == 0
+    assert "stopped as asked" in capsys.readouterr().err
+    monkeypatch.setattr(study_create, "open_session", load)
+    assert run(["study", "resume", "x", "--progress", "none"]) == 0
+    assert "candidates at" in capsys.readouterr().out
+
+
+def test_a_worker_counts_from_the_command_that_started_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    running.begin()
+    began = running._began["at"]
+    monkeypatch.setenv("QSLM_OPT_BEGAN", running._environment(url)["QSLM_OPT_BEGAN"])
+    running.begin()
+    assert running._began["at"] == began
+
+
 def test_a_background_run_gets_the_storage_and_a_log(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,7 +457,7 @@ def test_watch_runs_the_study_in_the_background_behind_the_dashboard(
     shown = []
     process = SimpleNamespace(pid=77, poll=lambda: code, returncode=None)
 
-    def start(name: str, url: str, workers: int) -> tuple[object, Path]:
+    def start(name: str, url: str, workers: int, device: str | None = None) -> tuple[object, Path]:
         if code == 0:
             assert run(["study", "resume", name, "--progress", "none"]) == 0
         return process, Path("x.log")

@@ -254,13 +254,35 @@ def test_stop_asks_a_running_study_and_only_that(
     study: FakeStudy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["study", "stop", "s"]) == 0
-    assert "is not running, it is created" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "is not running, it is created; a process that is loading it now stops, too" in said
     repository = Repository(study.url)
-    assert not repository.stop_requested(study.uuid)
+    assert repository.stop_requested(study.uuid)
     repository.set_state(study.uuid, "running")
+    assert not repository.stop_requested(study.uuid)
     repository.beat(study.uuid, os.getpid(), socket.gethostname(), "block")
     assert run(["study", "stop", "s"]) == 0
     assert "Go on with: qslm-opt study resume s" in capsys.readouterr().err
+    assert repository.stop_requested(study.uuid)
+
+
+def test_an_ended_study_is_not_asked_to_stop(study: FakeStudy, capsys: pytest.CaptureFixture[str]) -> None:
+    repository = Repository(study.url)
+    repository.set_state(study.uuid, "finished")
+    assert run(["study", "stop", "s"]) == 0
+    assert "is not running, it is finished" in capsys.readouterr().err
+    assert not repository.stop_requested(study.uuid)
+
+
+def test_a_study_that_one_worker_left_is_stopped_and_kept_while_another_runs(
+    study: FakeStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = Repository(study.url)
+    repository.set_state(study.uuid, "stopped", "interrupted")
+    repository.beat(study.uuid, os.getpid(), socket.gethostname(), "block")
+    assert run(["study", "delete", "s", "--yes"]) == 2
+    assert run(["study", "stop", "s"]) == 0
+    assert "asked study 's' to stop" in capsys.readouterr().err
     assert repository.stop_requested(study.uuid)
 
 

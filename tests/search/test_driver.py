@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
+import time
 from math import inf
 
 import optuna
@@ -24,12 +28,14 @@ from qslm_opt.errors import (
     UsageError,
 )
 from qslm_opt.formats import Format
+from qslm_opt.rank import rank
 from qslm_opt.results import PowerWindow
 from qslm_opt.search.driver import create_study, delete_study, run_study
+from qslm_opt.search.interrupts import Interrupts
 from qslm_opt.search.ledger import open_storage
+from qslm_opt.search.run import Run
 from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.tiers import TIERS
-from qslm_opt.search.verdicts import replay
 from qslm_opt.setting import QuantSetting
 from qslm_opt.store import Repository
 from tests.search.toy import Recorder, spec, toy
@@ -297,7 +303,7 @@ def test_a_changed_model_or_data_is_refused_with_both_hashes(url, part):
     create_study(STUDY, url, toy(STUDY))
     other = toy(STUDY)
     old, other.hashes[part] = other.hashes[part], "f" * 16
-    with pytest.raises(FingerprintError, match=f"{part} {old[:8]} → ffffffff; go on with"):
+    with pytest.raises(FingerprintError, match=f"{part} {old[:16]} → {'f' * 16}; go on with"):
         run_study("toy", url, other, listener=Recorder())
     assert records(url) == []
 
@@ -401,9 +407,125 @@ def test_a_trial_enqueued_by_hand_is_failed_and_the_search_goes_on(url, finished
     assert optuna_study(url).trials[0].user_attrs["reason"].startswith("enqueued by hand")
 
 
-def test_a_stored_study_is_replayed_without_a_model(finished):
-    url, summary, _, _ = finished
-    walk = replay(row(url), records(url))
-    assert walk.done
-    assert walk.visited == summary.visited
-    assert len(walk.candidates) == summary.candidates
+def measured_ahead(url, whole_url):
+    """Start a trial that measures what the walk does not visit, and nearly end it; (trial, digest)."""
+    needed = {t.digest for t in records(whole_url)}
+    space = SearchSpace.of(STUDY, row(url).hierarchy)
+    grid = itertools.product((2, 3, 4), repeat=len(space.uniform(4)))
+    levels = next(p for p in grid if space.setting_of(p).digest(space.hierarchy) not in needed)
+    setting = space.setting_of(levels)
+    digest, size = setting.digest(space.hierarchy), space.memory(levels)
+    trial = optuna_study(url).ask()
+    attributes = {
+        "uuid": "u", "setting": setting.to_json(), "digest": digest, "bytes": size, "used": 1000,
+        "fp32_bytes": space.fp32_bytes, "value": 1.0, "loss": 0.0, "seconds": 0.1,
+    }  # fmt: skip
+    for key, value in attributes.items():
+        trial.set_user_attr(key, value)
+    trial.set_constraint("metric", -0.5)
+    trial.set_constraint("memory", -0.5)
+    return trial, digest
+
+
+def test_what_was_measured_ahead_and_not_needed_is_no_part_of_the_result(url, finished):
+    whole_url, whole, _, _ = finished
+    create_study(STUDY, url, toy(STUDY))
+    trial, digest = measured_ahead(url, whole_url)
+    optuna_study(url).tell(trial, 0.5)
+    assert [t.feasible for t in records(url)] == [True]  # while the search goes on nothing is marked
+
+    def stop(record):
+        if record.number == 3:
+            with Repository(url) as repository:
+                repository.request_stop(row(url).uuid)
+
+    first = run_study("toy", url, toy(STUDY), listener=Recorder(stop))
+    assert (first.state, first.extra, first.best.digest) == ("stopped", 0, digest)
+    assert row(url).extra == []
+    summary = run_study("toy", url, toy(STUDY), listener=Recorder())
+    assert result(summary) == result(whole)
+    assert (summary.extra, row(url).extra) == (1, [digest])
+    assert [t.number for t in records(url) if t.extra] == [trial.number]
+    assert not records(url)[0].feasible
+    shown = rank(records(url), STUDY.metric, STUDY.lam)
+    assert (shown[0].record.digest, shown[0].score, len(shown)) == result(whole)[:3]
+
+
+def test_a_trial_that_ends_after_the_search_is_marked_by_its_worker_however_that_ends(url, finished):
+    run(url)
+    trial, digest = measured_ahead(url, finished[0])
+    optuna_study(url).tell(trial, 0.5)
+    session, interrupts = toy(STUDY), Interrupts()
+    with Repository(url) as repository, open_run(url, repository, session, interrupts) as work:
+        interrupts._pending = True  # Ctrl-C came while the trial was stored
+        with pytest.raises(KeyboardInterrupt):
+            work.until_end()
+    assert row(url).extra == [digest]
+
+
+@contextlib.contextmanager
+def open_run(url, repository, session, interrupts):
+    work = Run(repository.study("toy"), url, repository, session, Recorder(), None, interrupts, time.time())
+    work._start = lambda: work.interrupts.exposed().__enter__()
+    yield work
+
+
+def test_workers_leave_a_study_running_that_others_still_run(url):
+    session, seen = toy(STUDY), []
+    create_study(STUDY, url, session)
+    uuid = row(url).uuid
+    with Repository(url) as repository, sleeper() as other:
+        repository.beat(uuid, other.pid, os.uname().nodename, "block")
+        session.loss_of = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            run_study("toy", url, session, listener=Recorder())
+        seen.append((row(url).state, row(url).pid, row(url).reason))
+        with pytest.raises(UsageError, match=f"being run by process {other.pid}"):
+            delete_study("toy", url)
+    seen.append((row(url).state, row(url).reason))
+    assert seen == [("running", other.pid, ""), ("stopped", "interrupted")]
+
+
+def interrupt(setting):
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def sleeper():
+    """A process that lives while entered."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_stop_that_came_while_the_model_was_loading_holds_and_an_older_one_does_not(url):
+    session = toy(STUDY)
+    create_study(STUDY, url, session)
+    asked = time.time()
+    with Repository(url) as repository:
+        repository.request_stop(row(url).uuid)
+    summary = run_study("toy", url, session, listener=Recorder(), since=asked)
+    assert (summary.state, session.ran) == ("stopped", [])
+    assert run_study("toy", url, session, listener=Recorder()).state == "finished"
+
+
+def test_a_window_that_holds_the_power_of_other_trials_is_not_stored(url):
+    session = toy(STUDY)
+    measured, window, others = session.run, PowerWindow("replay", 10, 5.0, 60.0, 1.0, 12.5), []
+    create_study(STUDY, url, session)
+
+    def run_beside_others(*args, **more):
+        if len(session.ran) == 2:  # one that starts meanwhile, and is there when the next trial starts
+            others.append(optuna_study(url).ask())
+        if len(session.ran) == 4:
+            optuna_study(url).tell(others[0], state=TrialState.FAIL)
+        return measured(*args, **more)[0], window
+
+    session.run = run_beside_others
+    run_study("toy", url, session, listener=Recorder(), meter=object())
+    powers = [t.power_w for t in records(url) if t.used]
+    assert powers[:6] == [60.0, 60.0, None, None, None, 60.0]
+    assert {t.energy_j for t in records(url) if t.used and t.power_w is None} == {None}

@@ -74,7 +74,7 @@ def test_optuna_and_its_schema_check_live_beside_our_tables(tmp_path: Path) -> N
 
 
 def add_column(connection: Connection) -> None:
-    connection.execute(text("ALTER TABLE qslm_study ADD COLUMN extra INTEGER"))
+    connection.execute(text("ALTER TABLE qslm_study ADD COLUMN later INTEGER"))
 
 
 def fail_half_way(connection: Connection) -> None:
@@ -97,7 +97,7 @@ def test_an_upgrade_keeps_a_copy_of_the_older_file(tmp_path: Path, monkeypatch: 
     with sqlite3.connect(copy) as connection:
         assert connection.execute("SELECT count(*) FROM trials").fetchone() == (1,)
         (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'qslm_study'").fetchone()
-    assert "extra" not in sql
+    assert "later" not in sql
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(
@@ -110,7 +110,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(
     assert version_of(tmp_path / "q.db") == 2
     with sqlite3.connect(tmp_path / "q.db") as connection:
         (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'qslm_study'").fetchone()
-    assert "extra" in sql
+    assert "later" in sql
     assert "half" not in sql
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from qslm_opt.errors import SchemaError, StorageError, StudyNotFoundError
 from qslm_opt.evaluate.bounds import MetricBound
-from qslm_opt.store import Repository, prepare
+from qslm_opt.store import Repository, StudyState, prepare
 from tests.store.fake_study import FakeStudy, baseline_of, row_of, spec_of, url_of
 
 HERE = socket.gethostname()
@@ -138,6 +138,60 @@ def test_a_stop_can_be_asked_for_and_the_next_run_takes_it_back(writer: Reposito
     assert writer.stop_requested(study.uuid)
     writer.set_state(study.uuid, "running")
     assert not writer.stop_requested(study.uuid)
+
+
+def test_a_stop_is_kept_that_others_are_still_to_obey_or_that_came_later(
+    writer: Repository, study: FakeStudy
+) -> None:
+    before = time.time()
+    writer.request_stop(study.uuid)
+    writer.set_state(study.uuid, "running", since=before)
+    assert writer.stop_requested(study.uuid)
+    writer.beat(study.uuid, os.getppid(), HERE, "block")
+    writer.set_state(study.uuid, "running")
+    assert writer.stop_requested(study.uuid)
+    writer.end_run(study.uuid, os.getppid(), HERE)
+    writer.beat(study.uuid, dead_pid(), HERE, "block")
+    writer.beat(study.uuid, os.getpid(), HERE, "block")
+    writer.set_state(study.uuid, "running")
+    assert not writer.stop_requested(study.uuid)
+
+
+@pytest.mark.parametrize("stored", ["created", "stopped", "finished"])
+def test_a_study_runs_while_a_process_of_it_lives_whatever_is_stored(
+    writer: Repository, study: FakeStudy, stored: StudyState
+) -> None:
+    writer.set_state(study.uuid, stored, "because")
+    writer.beat(study.uuid, os.getpid(), HERE, "block")
+    writer.beat(study.uuid, dead_pid(), HERE, "module")
+    row = writer.study("s")
+    assert (row.state, row.pid, row.phase, row.reason) == ("running", os.getpid(), "block", "")
+    writer.end_run(study.uuid)
+    assert (writer.study("s").state, writer.study("s").reason) == (stored, "because")
+
+
+def test_a_worker_that_is_stopped_does_not_undo_the_end_that_another_found(
+    writer: Repository, study: FakeStudy
+) -> None:
+    writer.set_state(study.uuid, "finished")
+    writer.set_state(study.uuid, "stopped", "interrupted")
+    assert (writer.study("s").state, writer.study("s").reason) == ("finished", "")
+    writer.set_state(study.uuid, "running")
+    writer.set_state(study.uuid, "stopped", "interrupted")
+    assert writer.study("s").state == "stopped"
+
+
+def test_trials_that_the_search_did_not_need_are_marked(writer: Repository, study: FakeStudy) -> None:
+    study.trial(0.9, bits=8)
+    study.trial(0.9, bits=4)
+    assert [(t.extra, t.feasible) for t in writer.trials("s")] == [(False, True)] * 2
+    digest = writer.trials("s")[1].digest
+    writer.set_extra(study.uuid, [digest])
+    assert [(t.extra, t.feasible) for t in writer.trials("s")] == [(False, True), (True, False)]
+    assert writer.study("s").extra == [digest]
+    writer.set_extra(study.uuid, ())
+    assert [t.extra for t in writer.trials("s")] == [False, False]
+    assert writer.study("s").extra == []
 
 
 def test_a_deleted_study_is_gone_with_its_runs(writer: Repository, study: FakeStudy) -> None:

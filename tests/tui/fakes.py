@@ -80,6 +80,7 @@ class Study:
         self.phase: str | None = None
         self.reason = ""
         self.stop_requested = False
+        self.extra: list[str] = []
 
     @property
     def blocks(self) -> list[str]:
@@ -94,7 +95,7 @@ class Study:
             state=self.state, created=START.isoformat(), pid=4242, host="bench-1", heartbeat=self.heartbeat,
             counts={s: states.count(s) for s in ("complete", "pruned", "failed", "running")},
             progress=list(self.progress), phase=self.phase, reason=self.reason,
-            stop_requested=self.stop_requested,
+            stop_requested=self.stop_requested, extra=list(self.extra),
         )  # fmt: skip
 
     def loss_increase(self, levels: dict[str, int]) -> float:
@@ -182,6 +183,7 @@ class FakeRepository:
     def __init__(self, *studies: Study) -> None:
         self.made = list(studies)
         self.version = 1
+        self.closed = 0
         self.error: Exception | None = None
         self.calls: list[tuple[Any, ...]] = []
 
@@ -207,6 +209,9 @@ class FakeRepository:
     ) -> list[TrialRecord]:
         self._called("trials", after, tuple(states) if states else None)
         return [t for t in self._of(name).trials if t.number > after and (not states or t.state in states)]
+
+    def close(self) -> None:
+        self.closed += 1
 
     def _of(self, name: str) -> Study:
         for study in self.made:

@@ -65,6 +65,20 @@ def test_a_running_trial_is_read_again_when_it_ends_and_not_before() -> None:
     assert trial_calls(repository)[-1] == ("trials", running - 1, None)
 
 
+def test_all_trials_are_read_again_when_the_end_marks_some_as_not_needed() -> None:
+    study = Study().fill(running=False)
+    repository, reader, _ = reading(study)
+    before = reader.read()
+    assert before is not None
+    unneeded = next(t for t in study.trials if t.feasible)
+    study.trials = [replace(t, extra=t is unneeded) for t in study.trials]
+    study.extra = [unneeded.digest]
+    repository.version += 1
+    view = reader.read()
+    assert view is not None and view.by_number[unneeded.number].extra
+    assert len(view.feasible) == len(before.feasible) - 1
+
+
 def test_a_forgotten_running_trial_costs_no_second_reading_of_all() -> None:
     study = Study()
     study.add("sensitivity", "attention.0", 8, {"attention.0": 8}, state="running")
@@ -157,3 +171,21 @@ def test_the_poller_reports_trouble_tries_again_and_recovers() -> None:
     assert [t.attempt for t in troubles[:3]] == [1, 2, 3]
     assert troubles[0].wait_seconds < troubles[1].wait_seconds < troubles[2].wait_seconds
     assert views[0].trials == tuple(study.trials)
+    assert repository.closed >= 4, "after every failure and at the end"
+
+
+def test_an_app_that_has_gone_ends_the_poller() -> None:
+    def gone(_: object) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    poller = Poller(
+        lambda: FakeRepository(Study()),
+        "opt-14m",
+        on_view=gone,
+        on_studies=gone,
+        on_trouble=gone,
+        interval=0.005,
+    )
+    poller.start()
+    poller.join(5)
+    assert not poller.is_alive()

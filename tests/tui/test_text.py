@@ -10,6 +10,7 @@ from tui.text import (
     clip,
     clip_unit,
     duration,
+    exact_lam,
     lam_text,
     metric_text,
     number_text,
@@ -77,6 +78,11 @@ def test_names_are_cut_with_a_sign_and_units_lose_their_first_word_first() -> No
     assert clip_unit("attention.3/att.key", 11) == "3/att.key"
     assert clip_unit("attention.3/ffn.receptance", 11) == "3/ffn.rece…"
     assert clip_unit("attention.3", 11) == "attention.3"
+
+
+def test_a_lambda_on_a_command_line_is_not_rounded() -> None:
+    assert [exact_lam(x) for x in (0.2, 64.25, 20.0)] == ["0.2", "64.25", "20"]
+    assert float(exact_lam(1 / 3)) == 1 / 3
 
 
 def test_a_password_is_neither_shown_nor_copied() -> None:
