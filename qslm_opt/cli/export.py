@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qslm_opt.cli.output import json_line, narrate
-from qslm_opt.errors import InfeasibleError, UsageError
+from qslm_opt.errors import UsageError
 
 if TYPE_CHECKING:
     from qslm_opt.cli.facts import StudyFacts
@@ -55,7 +55,7 @@ def write_text(text: str, output: Path | None) -> None:
 def _chosen(facts: StudyFacts, trial: int | None) -> TrialRecord:
     if trial is None:
         if facts.best is None:
-            raise InfeasibleError(f"{facts.nothing_feasible()}; --trial N exports the setting of any trial.")
+            raise facts.no_candidate("; --trial N exports the setting of any trial")
         return facts.best.record
     found = next((t for t in facts.trials if t.number == trial and t.setting), None)
     if found is None:

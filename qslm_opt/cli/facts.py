@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from qslm_opt import rank
 from qslm_opt.cli.output import metric_value, size
+from qslm_opt.errors import InfeasibleError, QslmError
 
 if TYPE_CHECKING:
     from qslm_opt.rank import Ranked
     from qslm_opt.results import TrialRecord
     from qslm_opt.store import StudyRow
 
+ENDED = ("finished", "infeasible")
+"""States of a study that has nothing left to run."""
 TIERS = ("sensitivity", "global", "block", "module")
 
 
@@ -115,6 +118,19 @@ class StudyFacts:
         else:
             text = f"at most {spec.max_perplexity:g}"
         return f"{self.metric} {text}" + ("" if bound is None else f": {metric_value(self.metric, bound)}")
+
+    def no_candidate(self, more: str = "") -> QslmError:
+        """Return why there is no candidate: exit code 4 where the search has ended, else 1."""
+        if self.row.state in ENDED:
+            return InfeasibleError(f"{self.nothing_feasible()}{more}.")
+        return QslmError(f"{self.nothing_yet()}{more}.")
+
+    def nothing_yet(self) -> str:
+        """Return where a search without a candidate stands, and how to go on."""
+        at = next((p for p in self.row.progress if p["done"] < p["total"]), None)
+        where = f" in the {at['tier']} tier at {at['done']} of {at['total']}" if at else ""
+        go_on = "" if self.row.state == "running" else f"; go on with qslm-opt study resume {self.row.name}"
+        return f"no candidate yet: the study is {self.row.state}{where}{go_on}"
 
     def nothing_feasible(self) -> str:
         """Return what came closest and by how much, for when there is no candidate."""

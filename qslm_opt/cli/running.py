@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from qslm_opt.cli.facts import StudyFacts
+from qslm_opt.cli.facts import ENDED, StudyFacts
 from qslm_opt.cli.options import command, reading
 from qslm_opt.cli.output import narrate, print_json
 from qslm_opt.cli.progress import make_listener
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 SHOWN = 20
 """Candidates that are listed at the end of a run; ``study candidates`` lists them all."""
-ENDED = ("finished", "infeasible")
-"""States of a study that has nothing left to run."""
 _GRACE_SECONDS = 30.0
 _BEGAN_KEY = "QSLM_OPT_BEGAN"
 """Tells a process that this one starts when the user asked for the run, in seconds since 1970."""
@@ -99,6 +97,9 @@ def report(name: str, url: str, *, as_json: bool = False, ended: bool = False) -
         print_json({**facts.to_json(), "candidates": rows})
     elif rows:
         print_candidates(facts, rows[:SHOWN], len(rows))
+        if facts.row.state == "finished" and facts.best is not None:
+            export = command("study", "export", name, url=url)
+            narrate(f"finished; take trial {facts.best.record.number} away: {export}")
     if not rows and (ended or facts.row.state in ENDED):
         raise InfeasibleError(f"{facts.nothing_feasible()}.")
 

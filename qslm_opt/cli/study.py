@@ -51,7 +51,7 @@ def show(name: Name, lam: Lambda = None, storage: Storage = None, json: Json = F
         return
     print_study(facts)
     if facts.best is None and facts.trials:
-        narrate(facts.nothing_feasible())
+        narrate(facts.nothing_feasible() if facts.row.state in ENDED else facts.nothing_yet())
 
 
 @app.command()
@@ -87,7 +87,7 @@ def candidates(
         return
     if facts.row.state in ENDED:
         raise InfeasibleError(f"{facts.nothing_feasible()}.")
-    narrate(f"no candidate so far; the study is {facts.row.state}")
+    narrate(facts.nothing_yet())
 
 
 @app.command()

@@ -30,6 +30,7 @@ from qslm_opt.cli.running import (
     open_session,
     read_facts,
     report,
+    resumable,
     run,
     watch_in_background,
 )
@@ -134,10 +135,11 @@ def resume(
         report(name, url, as_json=json)
         return
     if watch:
-        watch_in_background(name, url, workers)
+        watch_in_background(name, url, workers, device)
         return
     spec = row.spec if device is None else replace(row.spec, device=device)
-    run(name, url, open_session(spec), progress=progress, workers=workers, as_json=json)
+    with resumable(name, url):
+        run(name, url, open_session(spec), progress=progress, workers=workers, as_json=json)
 
 
 def create_and_run(
@@ -170,6 +172,9 @@ def _create(spec: StudySpec, url: str) -> Session:
     session = open_session(spec)
     from qslm_opt.search.driver import create_study
 
+    whole = session.hierarchy.fp32_bytes()
+    if spec.budget_bytes(whole) >= whole:
+        narrate(f"the memory budget {spec.memory_budget} rules nothing out: the model has {whole:,} bytes")
     create_study(spec, url, session)
     return session
 

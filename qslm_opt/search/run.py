@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from qslm_opt.measure.meter import Meter
     from qslm_opt.results import Baseline, TrialRecord
+    from qslm_opt.spec import StudySpec
     from qslm_opt.store import Repository, StudyRow
 
 PATIENCE_SECONDS = 600.0
@@ -109,7 +110,7 @@ class Run:
         if bound.slack(baseline.value) > 0:
             raise InfeasibleError(
                 f"the unquantized model already violates the bound: {bound.metric} {baseline.value:.6g} "
-                f"against {bound.value:.6g}; give a bound that the model meets."
+                f"against {_asked(self.row.spec)}; give a bound that the model meets."
             )
         judge = Judge(self.space, bound, self.row.spec.lam)
         self.attempts = Attempts(
@@ -236,3 +237,10 @@ class Run:
             self._tier = walk.tier
             self.heart.phase = walk.tier
             self.listener.on_tier(walk.tier)
+
+
+def _asked(spec: StudySpec) -> str:
+    """Return the absolute bound as the user gave it; a relative one always holds for the baseline."""
+    if spec.metric == "accuracy":
+        return f"--min-accuracy {spec.min_accuracy}"
+    return f"--max-perplexity {spec.max_perplexity}"

@@ -172,7 +172,8 @@ def test_an_absolute_bound_that_the_unquantized_model_violates(create: Create, u
     flags = ("--task", "demo-classify", "--limit", "32", "--memory-budget", "12%")
     code, line = create("t", *DEMO, *flags, "--min-accuracy", "1")
     assert code == 4
-    found = re.search(r"the unquantized model already violates the bound: accuracy (\S+) against 1;", line)
+    said = r"the unquantized model already violates the bound: accuracy (\S+) against --min-accuracy 1\.0;"
+    found = re.search(said, line)
     assert found
     assert 0.5 < float(found[1]) < 1
     assert "give a bound that the model meets" in line
