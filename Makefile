@@ -25,7 +25,7 @@ demo: $(VENV)/.ready            ## set up, then run the whole job on the embedde
 	$(BIN)/qslm-opt demo $(ARGS)
 
 test: $(VENV)/.ready-dev        ## run all tests (ARGS='tests/search -x' runs some)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.ready-dev        ## ruff
 	$(BIN)/ruff check .

@@ -117,7 +117,7 @@ class Engine:
         """Evaluate ``setting`` over all batches, or until ``report`` says stop.
 
         Args:
-            parent: the setting the search stands on; only decides what is kept for later.
+            parent: the setting the search stands on; only decides what is kept for later. None: nothing is.
             bound: when given, every Progress carries the best metric that is still possible.
             report: called after every batch; True stops the run, and the value is then None.
 
@@ -132,7 +132,7 @@ class Engine:
         sums, stopped = _Sums(), False
         with torch.inference_mode():
             for index, batch in enumerate(self._batches):
-                self._one(tensors, keys, index, batch, sums)
+                self._one(tensors, keys, index, batch, sums, keep=parent is not None)
                 if report and report(self._progress(sums, bound)):
                     stopped = sums.used < self.data.n
                     break
@@ -150,9 +150,15 @@ class Engine:
             torch.cuda.synchronize(self.device)
 
     def _one(
-        self, tensors: dict[str, Tensor], keys: list[str], index: int, batch: Batch, sums: _Sums
+        self,
+        tensors: dict[str, Tensor],
+        keys: list[str],
+        index: int,
+        batch: Batch,
+        sums: _Sums,
+        keep: bool,
     ) -> None:
-        x, spikes = self._body(tensors, keys, index, batch)
+        x, spikes = self._body(tensors, keys, index, batch, keep)
         h = spikegpt.finish(tensors, self.config, x)
         if self.data.kind == "lm":
             nll, correct = self._lm_loss(tensors, h, batch.targets), 0
@@ -170,7 +176,7 @@ class Engine:
         sums.spikes += spikes
 
     def _body(
-        self, tensors: dict[str, Tensor], keys: list[str], index: int, batch: Batch
+        self, tensors: dict[str, Tensor], keys: list[str], index: int, batch: Batch, keep: bool
     ) -> tuple[Tensor, float]:
         found = self._prefix.deepest(index, keys)
         if found:
@@ -183,7 +189,8 @@ class Engine:
                 tensors, self.config, i, x, state, self.ops, batch.lengths
             )
             spikes += float(count.sum())
-            self._prefix.put(index, i + 1, Boundary(keys[i + 1], x, spikes))
+            if keep:
+                self._prefix.put(index, i + 1, Boundary(keys[i + 1], x, spikes))
         return x, spikes
 
     def _lm_loss(self, tensors: dict[str, Tensor], h: Tensor, targets: Tensor) -> float:
