@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from qslm_opt.cli.facts import ENDED
 from qslm_opt.cli.options import Json, Progress, Storage, reading, storage_url
 from qslm_opt.cli.output import narrate
-from qslm_opt.cli.running import ENDED, open_session, report, resumable, run
+from qslm_opt.cli.running import open_session, report, resumable, run
 from qslm_opt.cli.study_create import create_and_run
 from qslm_opt.errors import StorageError
 from qslm_opt.spec import StudySpec

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from qslm_opt.cli.export import ExportFormat, export_text, write_text
+from qslm_opt.cli.facts import ENDED
 from qslm_opt.cli.options import Json, Lambda, Name, Storage, Yes, command, reading, storage_url, writing
 from qslm_opt.cli.output import narrate, print_json
-from qslm_opt.cli.running import ENDED, read_facts
+from qslm_opt.cli.running import read_facts
 from qslm_opt.cli.study_create import create, resume
 from qslm_opt.cli.tables import print_candidates, print_studies, print_study
 from qslm_opt.errors import InfeasibleError, UsageError

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qslm_opt.cli import spec_options as keys
+from qslm_opt.cli.facts import ENDED
 from qslm_opt.cli.options import (
     Device,
     Json,
@@ -25,7 +26,6 @@ from qslm_opt.cli.options import (
 )
 from qslm_opt.cli.output import narrate, print_json
 from qslm_opt.cli.running import (
-    ENDED,
     need_terminal,
     open_session,
     read_facts,

@@ -29,7 +29,7 @@ def _as_float32(typing_context: Any, bits: Any) -> Any:
 
 
 @njit(inline="always", fastmath=FAST)  # type: ignore[untyped-decorator]
-def exp_nonpositive(x: float) -> float:
+def exp_nonpositive(x: Any) -> Any:
     """Return e**x for float32 x ≤ 0, to 2 ulp; below −87 the result is e**−87 (1.6e-38)."""
     x = max(x, _LOWEST)
     n = np.floor(x * _LOG2E + _HALF)
@@ -46,7 +46,7 @@ def exp_nonpositive(x: float) -> float:
 
 
 @njit(inline="always", fastmath=FAST)  # type: ignore[untyped-decorator]
-def sigmoid(x: float) -> float:
+def sigmoid(x: Any) -> Any:
     """Return 1 / (1 + e**−x) for float32 x, without overflow."""
     e = exp_nonpositive(-abs(x))
     return (_ONE if x >= 0 else e) / (_ONE + e)

@@ -76,7 +76,8 @@ class SpikeGPTConfig:
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return every tensor of the checkpoint with its shape, in the authors' order."""
-        d, shapes = self.n_embd, {"emb.weight": (self.vocab_size, self.n_embd)}
+        d = self.n_embd
+        shapes: dict[str, tuple[int, ...]] = {"emb.weight": (self.vocab_size, d)}
         for i in range(self.n_layer):
             names = ("ln1", "ln2", "ln0") if i == 0 else ("ln1", "ln2")
             shapes |= {f"blocks.{i}.{n}.{part}": (d,) for n in names for part in ("weight", "bias")}
@@ -296,7 +297,7 @@ def forward(
     x = embed(p, cfg, ids)
     if states is None:
         states = [empty_state(x.shape[0], cfg.n_embd, x) for _ in range(cfg.n_layer)]
-    after, spikes = [], 0
+    after, spikes = [], x.new_zeros(x.shape[0]).double()
     for i, state in enumerate(states):
         x, state, count = run_block(p, cfg, i, x, state, ops, lengths)
         after.append(state)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
@@ -14,7 +16,7 @@ Array = NDArray[np.float32]
 
 
 @njit(inline="always", fastmath=FAST)  # type: ignore[untyped-decorator]
-def _step(i: float, v: float) -> tuple[float, float]:
+def _step(i: Any, v: Any) -> tuple[Any, Any]:
     """Return the spike and the membrane potential after one token."""
     one = np.float32(1.0)
     potential = v + (i - v) * np.float32(0.5)

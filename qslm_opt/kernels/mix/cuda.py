@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _normalise(row, inside, weight, bias, width):  # type: ignore[no-untyped-def]
     mean = tl.sum(row, 0) / width
     centred = tl.where(inside, row - mean, 0.0)
