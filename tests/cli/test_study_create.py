@@ -151,14 +151,17 @@ def test_create_runs_the_study_and_prints_its_candidates(
     assert any(line.endswith("candidate, 0.0 s") for line in lines)
 
 
-def test_a_table_is_printed_without_json_and_nothing_on_stderr_with_progress_none(
+def test_a_table_is_printed_without_json_and_no_progress_on_stderr_with_progress_none(
     url: str, sessions: Callable[..., list[FakeSession]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     sessions()
     assert run(["study", "create", "x", *FLAGS, "--max-drop", "0.1", "--progress", "none"]) == 0
     captured = capsys.readouterr()
     assert "candidates at λ = 0.2" in captured.out
-    assert captured.err == "study 'x' is created; watch it live: qslm-opt watch x\n"
+    assert captured.err == (
+        "study 'x' is created; watch it live: qslm-opt watch x\n"
+        "finished; take trial 7 away: qslm-opt study export x\n"
+    )
 
 
 def test_a_taken_name_exits_with_3_before_a_model_is_loaded(

@@ -179,7 +179,8 @@ def test_a_finished_study_without_a_candidate_exits_with_4_and_says_what_came_cl
     study.trial(0.80, 5_000, bits=4, metric_slack=0.0588)
     study.trial(0.90, 12_500, bits=8, metric_slack=-0.05)
     assert run(["study", "candidates", "s"]) == 0
-    assert "no candidate so far; the study is created" in capsys.readouterr().err
+    said = "no candidate yet: the study is created; go on with qslm-opt study resume s\n"
+    assert capsys.readouterr().err == said
     Repository(study.url).set_state(study.uuid, "infeasible")
     assert run(["study", "candidates", "s"]) == 4
     captured = capsys.readouterr()
@@ -196,6 +197,7 @@ def test_what_is_only_over_the_budget_is_named_with_the_bytes(
     study: FakeStudy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study.trial(0.90, 12_500, bits=8)
+    Repository(study.url).set_state(study.uuid, "infeasible")
     assert run(["study", "show", "s"]) == 0
     assert "12.5 kB, 2.50 kB over the budget" in capsys.readouterr().err
 
@@ -243,9 +245,12 @@ def test_an_export_that_cannot_be_is_refused(
     assert words in capsys.readouterr().err
 
 
-def test_an_export_without_a_candidate_exits_with_4(
+def test_an_export_without_a_candidate_exits_with_4_only_where_the_search_has_ended(
     study: FakeStudy, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert run(["study", "export", "s"]) == 1
+    assert "no candidate yet: the study is created; go on" in capsys.readouterr().err
+    Repository(study.url).set_state(study.uuid, "infeasible")
     assert run(["study", "export", "s"]) == 4
     assert "--trial N exports" in capsys.readouterr().err
 

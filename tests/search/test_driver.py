@@ -249,7 +249,8 @@ def test_an_unexpected_error_fails_the_trial_and_comes_out(url):
 def test_a_baseline_that_violates_an_absolute_bound_is_said_before_the_search(url):
     study = spec(max_increase=None, max_perplexity=2.0)
     session = toy(study)
-    with pytest.raises(InfeasibleError, match=r"perplexity 2\.71828 against 2; give a bound"):
+    said = r"perplexity 2\.71828 against --max-perplexity 2\.0; give a bound"
+    with pytest.raises(InfeasibleError, match=said):
         run(url, study, session)
     assert session.ran == []
     assert row(url).state == "infeasible"
