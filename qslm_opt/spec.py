@@ -26,7 +26,7 @@ _UNITS = {
     "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30
 }  # fmt: skip
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z%]*)")
-_BOUNDS = ("max_drop", "min_accuracy", "max_increase", "max_perplexity")
+BOUNDS = ("max_drop", "min_accuracy", "max_increase", "max_perplexity")
 _NOT_DECIDING = ("name", "device", "lam", "seed", "model", "data")
 """Keys that change no result: what ``model`` and ``data`` lead to has hashes of its own."""
 
@@ -229,8 +229,8 @@ def _check_task(spec: StudySpec) -> None:
             f"task {spec.task!r} is unknown; use one of {', '.join(TASKS)}."
             f"{did_you_mean(spec.task, TASKS)}"
         )
-    allowed = _BOUNDS[:2] if spec.metric == "accuracy" else _BOUNDS[2:]
-    given = [key for key in _BOUNDS if getattr(spec, key) is not None]
+    allowed = BOUNDS[:2] if spec.metric == "accuracy" else BOUNDS[2:]
+    given = [key for key in BOUNDS if getattr(spec, key) is not None]
     flags = " or ".join("--" + key.replace("_", "-") for key in allowed)
     if len(given) != 1 or given[0] not in allowed:
         named = ", ".join("--" + key.replace("_", "-") for key in given) or "no bound"

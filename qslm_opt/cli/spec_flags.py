@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qslm_opt.errors import UsageError
-from qslm_opt.spec import StudySpec, read_toml
-
-_BOUNDS = ("max_drop", "min_accuracy", "max_increase", "max_perplexity")
+from qslm_opt.spec import BOUNDS, StudySpec, read_toml
 
 
 def make_spec(name: str | None, file: Path | None, flags: Mapping[str, Any]) -> StudySpec:
@@ -23,8 +21,8 @@ def make_spec(name: str | None, file: Path | None, flags: Mapping[str, Any]) -> 
             raise UsageError("the study has no name; give NAME, or --spec FILE.")
         return StudySpec.from_mapping(given)
     values: dict[str, Any] = {"name": file.stem, **read_toml(file)}
-    if any(bound in given for bound in _BOUNDS):
-        values = {key: value for key, value in values.items() if key not in _BOUNDS}
+    if any(bound in given for bound in BOUNDS):
+        values = {key: value for key, value in values.items() if key not in BOUNDS}
     if "pins" in given and isinstance(values.get("pins"), dict):
         given["pins"] = {**values["pins"], **given["pins"]}
     return StudySpec.from_mapping({**values, **given})
