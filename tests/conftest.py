@@ -26,16 +26,19 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, data
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
 
+_HEAVY = ("torch", "pyarrow", "tokenizers", "transformers", "datasets", "safetensors", "numba")
+
+
 class _SkipWithoutTorch:
-    """Where torch is not installed, whoever imports it is a test to skip (`make test-nouns`)."""
+    """Where torch is not installed, whoever imports it or what comes with it is a test to skip."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name == "torch":
-            pytest.skip("needs torch, which is not installed here", allow_module_level=True)
+        if name in _HEAVY:
+            pytest.skip(f"needs {name}, which is not installed here", allow_module_level=True)
         return None
 
 
-if PathFinder.find_spec("torch") is None:
+if PathFinder.find_spec("torch") is None:  # `make test-nouns`
     sys.meta_path.insert(0, _SkipWithoutTorch())
 
 
