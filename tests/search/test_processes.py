@@ -59,10 +59,9 @@ def read_until(process: subprocess.Popen[str], number: int) -> None:
 
 def test_kill_9_in_the_middle_of_a_trial_and_a_resume_give_the_same_result(url, expected):
     digests, best = expected
-    process = start(url, delay=0.05)
-    read_until(process, 4)
-    process.kill()  # trial 4 takes half a second: it is running
+    process = start(url, delay=0.0, last=4)
     process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
     assert [t.state for t in records(url)] == ["complete"] * 4 + ["running"]
     with Repository(url) as repository:
         assert repository.study("toy").state == "dead"
@@ -94,8 +93,8 @@ def test_workers_of_which_one_is_killed_give_the_sequential_result(url, expected
 
 
 def test_sigterm_ends_a_process_as_ctrl_c_does(url):
-    process = start(url, delay=0.05)
-    read_until(process, 2)
+    process = start(url, delay=0.2)
+    read_until(process, 2)  # which takes two seconds
     os.kill(process.pid, signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 130
