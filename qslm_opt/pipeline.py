@@ -36,10 +36,18 @@ class Session:
     """A model, a task's data and the engine that evaluates settings on them."""
 
     def __init__(
-        self, spec: StudySpec, model: LoadedModel, hierarchy: Hierarchy, data: TaskData
+        self,
+        spec: StudySpec,
+        model: LoadedModel,
+        hierarchy: Hierarchy,
+        data: TaskData,
+        narrate: Callable[[str], None] = _silent,
     ) -> None:
         self.spec, self.model, self.hierarchy, self.data = spec, model, hierarchy, data
-        self.engine = Engine(model, hierarchy, data, device=spec.device, batch=spec.window_batch)
+        self.engine = Engine(
+            model, hierarchy, data, device=spec.device, batch=spec.window_batch, matmul=spec.matmul,
+            narrate=narrate,
+        )  # fmt: skip
 
     @classmethod
     def open(cls, spec: StudySpec, narrate: Callable[[str], None] = _silent) -> Session:
@@ -68,7 +76,7 @@ class Session:
                 f"has {model.config.vocab_size} rows; put the tokenizer the model was trained with beside it."
             )
         shapes = {name: tuple(tensor.shape) for name, tensor in model.tensors.items()}
-        return cls(spec, model, discover(model.config, shapes, kind, model.ties), data)
+        return cls(spec, model, discover(model.config, shapes, kind, model.ties), data, narrate)
 
     def fingerprint(self) -> dict[str, str]:
         """Return what must not change while a study lasts.

@@ -27,8 +27,8 @@ _UNITS = {
 }  # fmt: skip
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z%]*)")
 BOUNDS = ("max_drop", "min_accuracy", "max_increase", "max_perplexity")
-_NOT_DECIDING = ("name", "device", "lam", "seed", "model", "data")
-"""Keys that change no result: what ``model`` and ``data`` lead to has hashes of its own."""
+_NOT_DECIDING = ("name", "device", "matmul", "lam", "seed", "model", "data")
+"""Keys that the spec's hash leaves out: what model, data, device and matmul lead to is in the fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ class StudySpec:
     seed: int = 0
     """Seed of the Optuna sampler; the tiers themselves have no randomness."""
     device: str = "auto"
+    matmul: str = "auto"
+    """Precision of the matrix products: fp32, tf32, fp16 or split; auto takes the fastest exact enough."""
     window_batch: int | None = None
     """Windows or sentences per batch; None picks a size for the device."""
 

@@ -30,17 +30,28 @@ class Batch:
     """Predicted tokens or sentences."""
     tokens: int
     """Tokens computed, padding left out."""
+    members: tuple[int, ...]
+    """Numbers of its sequences in the task's data."""
 
 
-def make_batches(data: TaskData, rows: int, size: int | None, device: torch.device) -> list[Batch]:
+def make_batches(
+    data: TaskData,
+    rows: int,
+    size: int | None,
+    device: torch.device,
+    tiers: Sequence[Sequence[int]] | None = None,
+) -> list[Batch]:
     """Cut ``data`` into batches of at most ``rows`` token positions, or of exactly ``size`` sequences.
 
-    Windows keep their order, sentences are sorted by length so that little is padded.
+    Windows keep their order, sentences are sorted by length so that little is padded. With ``tiers``, groups
+    of sentence numbers, a batch holds sentences of one group only.
     """
     if data.kind == "lm":
         groups = _windows(data.sequences, rows, size)
-        return [_lm_batch([data.sequences[i] for i in group], device) for group in groups]
-    groups = _sentences(data.sequences, rows, size)
+        return [_lm_batch(data, group, device) for group in groups]
+    groups = []
+    for tier in tiers or [range(len(data.sequences))]:
+        groups += _sentences(data.sequences, tier, rows, size)
     return [_class_batch(data, group, device) for group in groups]
 
 
@@ -53,10 +64,11 @@ def _windows(sequences: Sequence[np.ndarray], rows: int, size: int | None) -> li
     return groups
 
 
-def _sentences(sequences: Sequence[np.ndarray], rows: int, size: int | None) -> list[list[int]]:
-    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+def _sentences(
+    sequences: Sequence[np.ndarray], members: Sequence[int], rows: int, size: int | None
+) -> list[list[int]]:
     groups: list[list[int]] = []
-    for i in order:
+    for i in sorted(members, key=lambda i: len(sequences[i])):
         full = not groups or (
             len(groups[-1]) == size if size else (len(groups[-1]) + 1) * len(sequences[i]) > rows
         )
@@ -66,10 +78,11 @@ def _sentences(sequences: Sequence[np.ndarray], rows: int, size: int | None) -> 
     return groups
 
 
-def _lm_batch(windows: list[np.ndarray], device: torch.device) -> Batch:
-    ids = torch.from_numpy(np.stack(windows).astype(np.int64)).to(device)
+def _lm_batch(data: TaskData, members: list[int], device: torch.device) -> Batch:
+    windows = np.stack([data.sequences[i] for i in members])
+    ids = torch.from_numpy(windows.astype(np.int64)).to(device)
     n = ids.shape[0] * (ids.shape[1] - 1)
-    return Batch(ids[:, :-1].contiguous(), None, ids[:, 1:].contiguous(), n, n)
+    return Batch(ids[:, :-1].contiguous(), None, ids[:, 1:].contiguous(), n, n, tuple(members))
 
 
 def _class_batch(data: TaskData, members: list[int], device: torch.device) -> Batch:
@@ -81,4 +94,4 @@ def _class_batch(data: TaskData, members: list[int], device: torch.device) -> Ba
         row[: len(sentence)] = sentence
     labels = torch.from_numpy(np.asarray(data.labels)[members].astype(np.int64)).to(device)
     on = torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device)
-    return Batch(on[0], on[1], labels, len(members), int(lengths.sum()))
+    return Batch(on[0], on[1], labels, len(members), int(lengths.sum()), tuple(members))

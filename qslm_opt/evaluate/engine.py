@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import exp
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from math import exp, fsum
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -15,10 +17,12 @@ from qslm_opt import __version__
 from qslm_opt.errors import DeviceError, NumericsError
 from qslm_opt.evaluate.batches import Batch, make_batches
 from qslm_opt.evaluate.memory import live_bytes
+from qslm_opt.evaluate.order import Evidence, hardness_tiers
 from qslm_opt.evaluate.prefix import Boundary, PrefixCache, boundary_keys
-from qslm_opt.kernels.ops import REFERENCE, Ops, fast_ops
+from qslm_opt.kernels.ops import REFERENCE, Ops, fast_ops, pick_precision
+from qslm_opt.kernels.products import float32_products
 from qslm_opt.models import spikegpt
-from qslm_opt.quant.apply import QuantizedView
+from qslm_opt.quant.apply import CACHE_BYTES, QuantizedView
 from qslm_opt.results import Evaluation, Progress
 
 if TYPE_CHECKING:
@@ -27,21 +31,20 @@ if TYPE_CHECKING:
     from qslm_opt.data import TaskData
     from qslm_opt.evaluate.bounds import MetricBound
     from qslm_opt.hierarchy.tree import Hierarchy
+    from qslm_opt.kernels.ops import Weight
     from qslm_opt.models.loading import LoadedModel
     from qslm_opt.setting import QuantSetting
 
-EVALUATION_VERSION = 1
+EVALUATION_VERSION = 2
 """Raised whenever the same setting may give another number than before."""
 CODE_VERSION = f"{__version__}/{EVALUATION_VERSION}"
 
-ROWS = {"cpu": 4096, "cuda": 131072}
-"""Token positions per batch, by device type."""
-LOGIT_ROWS = {"cpu": 2048, "cuda": 16384}
-"""Positions whose logits exist at once: never a whole [B, T, V] tensor."""
+ROWS = {"cpu": 4096, "cuda": 2**19}
+"""Most token positions per batch, by device type."""
 PREFIX_BYTES = {"cpu": 2 * 10**9, "cuda": 32 * 10**9}
 """Most memory of the activations kept at block boundaries."""
-
-_DTYPES = {torch.float32: "fp32", torch.float64: "fp64"}
+BATCH_SHARE, PREFIX_SHARE, WEIGHTS_SHARE = 0.3, 0.35, 0.15
+"""Most of a GPU's free memory for one batch's activations, the boundaries, and the quantized tensors."""
 
 
 @dataclass
@@ -49,8 +52,27 @@ class _Sums:
     used: int = 0
     tokens: int = 0
     correct: int = 0
-    nll: float = 0.0
+    nll: dict[int, float] = field(default_factory=dict)
+    """By batch, so that the total does not depend on the order."""
     spikes: float = 0.0
+
+    @property
+    def nll_sum(self) -> float:
+        return fsum(self.nll.values())
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What a batch gave."""
+
+    nll: float
+    correct: int
+    spikes: float
+    hardness: Tensor | None = None  # (sequences,): higher is nearer to wrong, or less likely
+
+
+def _silent(text: str) -> None:
+    """Say nothing."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -80,31 +102,67 @@ class Engine:
         *,
         device: str = "auto",
         batch: int | None = None,
+        matmul: str = "auto",
         ops: Ops | None = None,
         dtype: torch.dtype = torch.float32,
         prefix_bytes: int | None = None,
+        reorder: bool = True,
+        narrate: Callable[[str], None] = _silent,
     ) -> None:
         """Place the model on ``device``.
 
         Args:
-            batch: windows or sentences per batch; None packs about ``ROWS`` token positions.
-            ops: operations between the matrix products; None takes the fastest for device and dtype.
+            batch: windows or sentences per batch; None packs about ``ROWS`` token positions, fewer where a
+                GPU's memory is short.
+            matmul: precision of the matrix products, see ``pick_precision``.
+            ops: operations to compute with; None takes the fastest for device, dtype and precision.
             dtype: float32, or float64 for golden numbers.
             prefix_bytes: bound of the boundary cache; 0 turns it off, None takes ``PREFIX_BYTES``.
+            reorder: compute first what decides soonest.
+            narrate: told once, in one line, when memory runs out and batches get smaller.
         """
         self.device = pick_device(device)
         self.hierarchy, self.config, self.data = hierarchy, model.config, data
-        self.dtype = dtype
-        plain = dtype != torch.float32
-        self.ops = ops or (REFERENCE if plain else fast_ops(self.device.type))
+        self.dtype, self._narrate = dtype, narrate
+        kind = self.device.type
+        if ops is None:
+            precision = pick_precision(kind, matmul)
+            ops = REFERENCE if dtype != torch.float32 else fast_ops(kind, precision)
+        self.ops = ops
         on_device = {k: v.to(self.device, dtype) for k, v in model.tensors.items()}
-        self._view = QuantizedView(on_device, hierarchy)
-        self._batches = make_batches(data, ROWS[self.device.type], batch, self.device)
+        free = self._free_bytes()
+        self._view = QuantizedView(
+            on_device, hierarchy, min(CACHE_BYTES[kind], int(WEIGHTS_SHARE * free)), ops.weight,
+            spikegpt.products(model.config),
+        )  # fmt: skip
         self._fp32_bytes = hierarchy.fp32_bytes()
-        limit = PREFIX_BYTES[self.device.type] if prefix_bytes is None else prefix_bytes
+        limit = min(PREFIX_BYTES[kind], int(PREFIX_SHARE * free)) if prefix_bytes is None else prefix_bytes
+        self._prefix_limit, self._reorder = limit, reorder
+        self._size, self._rows = batch, min(ROWS[kind], max(1, int(BATCH_SHARE * free / self._row_bytes())))
+        self._tiers: list[list[int]] | None = None
+        self._told = False
+        self._arrange()
+
+    def _free_bytes(self) -> int:
+        """Free bytes of a GPU; a CPU's memory is not asked for."""
+        return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 2**62
+
+    def _row_bytes(self) -> int:
+        """Bytes of the activations that exist at once, per token position."""
+        return self.dtype.itemsize * (2 * self.config.n_ffn + 10 * self.config.n_embd)
+
+    def _arrange(self) -> None:
+        """Cut the data into batches as rows, size and tiers stand now; nothing kept fits them any more."""
+        self._batches = make_batches(self.data, self._rows, self._size, self.device, self._tiers)
+        self._evidence = Evidence(self._batches)
         positions = sum(b.ids.numel() for b in self._batches)
-        width = self.config.n_embd * dtype.itemsize
-        self._prefix = PrefixCache(limit, positions * width, self.config.n_layer)
+        width = self.config.n_embd * self.dtype.itemsize
+        self._prefix = PrefixCache(self._prefix_limit, positions * width, self.config.n_layer)
+
+    @property
+    def batches(self) -> int:
+        """Number of batches that the data is cut into."""
+        return len(self._batches)
 
     def evaluate(
         self,
@@ -116,6 +174,8 @@ class Engine:
     ) -> Evaluation:
         """Evaluate ``setting`` over all batches, or until ``report`` says stop.
 
+        When a GPU's memory runs out, batches are halved and the evaluation begins again.
+
         Args:
             parent: the setting the search stands on; only decides what is kept for later. None: nothing is.
             bound: when given, every Progress carries the best metric that is still possible.
@@ -123,99 +183,159 @@ class Engine:
 
         Raises:
             NumericsError: the logits hold NaN or infinity.
+            DeviceError: a single sequence needs more memory than the device has.
         """
+        while True:
+            try:
+                return self._evaluate(setting, parent, bound, report)
+            except torch.OutOfMemoryError:
+                pass
+            self._halve()
+
+    def _evaluate(
+        self,
+        setting: QuantSetting,
+        parent: QuantSetting | None,
+        bound: MetricBound | None,
+        report: Callable[[Progress], bool] | None,
+    ) -> Evaluation:
         start = perf_counter()
         keys = boundary_keys(self.hierarchy, setting)
         if parent is not None:
             self._prefix.follow(boundary_keys(self.hierarchy, parent))
         tensors = self._view.apply(setting)
         sums, stopped = _Sums(), False
-        with torch.inference_mode():
-            for index, batch in enumerate(self._batches):
-                self._one(tensors, keys, index, batch, sums, keep=parent is not None)
+        hardness = np.zeros(len(self.data.sequences))
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            if self.device.type == "cuda":
+                stack.enter_context(float32_products(tf32=self.ops.precision == "tf32"))
+            for index in self._evidence.order() if self._reorder else range(len(self._batches)):
+                batch = self._batches[index]
+                result = self._one(tensors, keys, index, batch, keep=parent is not None)
+                self._add(sums, index, batch, result)
+                if result.hardness is not None:
+                    hardness[list(batch.members)] = result.hardness.cpu().numpy()
                 if report and report(self._progress(sums, bound)):
                     stopped = sums.used < self.data.n
                     break
         self.synchronise()
-        return self._evaluation(setting, sums, stopped, perf_counter() - start)
+        seconds = perf_counter() - start
+        if sums.used == self.data.n:
+            self._learn(hardness)
+        return self._evaluation(setting, sums, stopped, seconds)
 
     @property
     def arithmetic(self) -> str:
-        """Device type, precision and kernels, for instance ``cuda/fp32/triton``."""
-        return f"{self.device.type}/{_DTYPES[self.dtype]}/{self.ops.name}"
+        """Device type, precision and kernels, for instance ``cuda/split/triton``."""
+        return f"{self.device.type}/{self._precision}/{self.ops.name}"
+
+    @property
+    def _precision(self) -> str:
+        return "fp64" if self.dtype == torch.float64 else self.ops.precision
 
     def synchronise(self) -> None:
         """Wait until the device has done what was asked of it."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
+    def _halve(self) -> None:
+        """Make batches half as large, and keep half as much; DeviceError when a batch is one sequence."""
+        largest = max(self._batches, key=lambda batch: batch.ids.numel())
+        sequences, length = largest.ids.shape
+        if sequences == 1:
+            raise DeviceError(
+                f"one sequence of {length} tokens needs more memory than {self._device_name()} has free; "
+                "use a shorter --window, a device with more memory, or --device cpu."
+            )
+        if self._size is not None:
+            self._size = max(1, self._size // 2)
+        self._rows = max(1, min(self._rows, largest.ids.numel()) // 2)
+        self._prefix_limit //= 2
+        self._prefix.clear()
+        self._arrange()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if not self._told:
+            self._narrate(
+                f"out of memory on {self._device_name()}: going on with half the batch, "
+                f"at most {max(b.ids.shape[0] for b in self._batches):,} sequences, and halving again if need be"
+            )
+        self._told = True
+
+    def _learn(self, hardness: np.ndarray) -> None:
+        """After the first full run: put sentences that turn wrong soon into batches of their own."""
+        classes = self.data.kind == "classification"
+        if self._reorder and classes and self._tiers is None and len(self._batches) > 1:
+            self._tiers = hardness_tiers(hardness)
+            self._arrange()
+
     def _one(
-        self,
-        tensors: dict[str, Tensor],
-        keys: list[str],
-        index: int,
-        batch: Batch,
-        sums: _Sums,
-        keep: bool,
-    ) -> None:
+        self, tensors: dict[str, Weight], keys: list[str], index: int, batch: Batch, keep: bool
+    ) -> _Result:
         x, spikes = self._body(tensors, keys, index, batch, keep)
         h = spikegpt.finish(tensors, self.config, x)
         if self.data.kind == "lm":
-            nll, correct = self._lm_loss(tensors, h, batch.targets), 0
+            losses = self.ops.nll(h.flatten(0, 1), tensors["head.weight"], batch.targets.flatten())
+            nll, correct, hardness = float(losses.sum(dtype=torch.float64)), 0, None
         else:
-            nll, correct = self._class_loss(tensors, h, batch)
+            nll, correct, hardness = self._class_loss(tensors, h, batch)
         if not nll < float("inf"):
             raise NumericsError(
-                f"the model's logits hold NaN or infinity (batch {index} of {len(self._batches)}); "
-                "check the checkpoint, or raise the bits of the setting."
+                f"the model's logits hold NaN or infinity (batch {index} of {len(self._batches)}); check the "
+                f"checkpoint, raise the bits of the setting, or use --matmul fp32 instead of {self._precision}."
             )
-        sums.used += batch.n
-        sums.tokens += batch.tokens
-        sums.correct += correct
-        sums.nll += nll
-        sums.spikes += spikes
+        return _Result(nll, correct, float(spikes), hardness)
 
     def _body(
-        self, tensors: dict[str, Tensor], keys: list[str], index: int, batch: Batch, keep: bool
-    ) -> tuple[Tensor, float]:
+        self, tensors: dict[str, Weight], keys: list[str], index: int, batch: Batch, keep: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return the residual stream after the last block, and the spikes fired as a float64 scalar."""
         found = self._prefix.deepest(index, keys)
         if found:
             first, x, spikes = found[0], found[1].x, found[1].spikes
         else:
-            first, x, spikes = 0, spikegpt.embed(tensors, self.config, batch.ids), 0.0
+            first, x = 0, spikegpt.embed(tensors, self.config, batch.ids)
+            spikes = x.new_zeros((), dtype=torch.float64)
         for i in range(first, self.config.n_layer):
             state = spikegpt.empty_state(x.shape[0], self.config.n_embd, x)
             x, _, count = spikegpt.run_block(
                 tensors, self.config, i, x, state, self.ops, batch.lengths
             )
-            spikes += float(count.sum())
+            spikes = spikes + count.sum()
             if keep:
                 self._prefix.put(index, i + 1, Boundary(keys[i + 1], x, spikes))
         return x, spikes
 
-    def _lm_loss(self, tensors: dict[str, Tensor], h: Tensor, targets: Tensor) -> float:
-        rows, total = LOGIT_ROWS[self.device.type], h.new_zeros((), dtype=torch.float64)
-        for part, target in zip(h.flatten(0, 1).split(rows), targets.flatten().split(rows), strict=True):
-            nll = cross_entropy(spikegpt.lm_logits(tensors, part), target, reduction="none")
-            total += nll.sum(dtype=torch.float64)
-        return float(total)
-
-    def _class_loss(self, tensors: dict[str, Tensor], h: Tensor, batch: Batch) -> tuple[float, int]:
+    def _class_loss(
+        self, tensors: dict[str, Weight], h: Tensor, batch: Batch
+    ) -> tuple[float, int, Tensor]:
         assert batch.lengths is not None
         logits = spikegpt.class_logits(tensors, h, batch.lengths)
-        nll = cross_entropy(logits, batch.targets, reduction="none").sum(dtype=torch.float64)
-        return float(nll), int((logits.argmax(dim=-1) == batch.targets).sum())
+        nll = cross_entropy(logits, batch.targets, reduction="none")
+        correct = int((logits.argmax(dim=-1) == batch.targets).sum())
+        return float(nll.sum(dtype=torch.float64)), correct, nll
+
+    def _add(self, sums: _Sums, index: int, batch: Batch, result: _Result) -> None:
+        sums.used += batch.n
+        sums.tokens += batch.tokens
+        sums.correct += result.correct
+        sums.nll[index] = result.nll
+        sums.spikes += result.spikes
+        classes = self.data.kind == "classification"
+        self._evidence.add(index, batch.n - result.correct if classes else result.nll)
 
     def _progress(self, sums: _Sums, bound: MetricBound | None) -> Progress:
         correct = sums.correct if self.data.kind == "classification" else None
-        best = bound.best_case(sums.used, correct, sums.nll) if bound else None
-        return Progress(sums.used, self.data.n, correct, sums.nll, best)
+        nll = sums.nll_sum
+        best = bound.best_case(sums.used, correct, nll) if bound else None
+        return Progress(sums.used, self.data.n, correct, nll, best)
 
     def _evaluation(
         self, setting: QuantSetting, sums: _Sums, stopped: bool, seconds: float
     ) -> Evaluation:
         classes = self.data.kind == "classification"
-        value = sums.correct / sums.used if classes else exp(min(sums.nll / sums.used, 700.0))
+        value = sums.correct / sums.used if classes else exp(min(sums.nll_sum / sums.used, 700.0))
         neurons = 2 * self.config.n_layer * self.config.n_embd
         return Evaluation(
             metric="accuracy" if classes else "perplexity",
@@ -223,12 +343,12 @@ class Engine:
             n=self.data.n,
             used=sums.used,
             correct=sums.correct if classes else None,
-            nll_sum=sums.nll,
+            nll_sum=sums.nll_sum,
             live_bytes=live_bytes(self.hierarchy, setting),
             fp32_bytes=self._fp32_bytes,
             seconds=seconds,
             device=self._device_name(),
-            dtype=_DTYPES[self.dtype],
+            dtype=self._precision,
             kernel=self.ops.name,
             data_hash=self.data.data_hash,
             code_version=CODE_VERSION,

@@ -24,7 +24,7 @@ class Boundary:
 
     key: str
     x: Tensor  # (B, T, D)
-    spikes: float
+    spikes: Tensor  # () float64
 
 
 def boundary_keys(hierarchy: Hierarchy, setting: QuantSetting) -> list[str]:

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from qslm_opt.kernels.lif import cpu as lif
 from qslm_opt.kernels.mix import cpu as mix
-from qslm_opt.kernels.ops import Ops
+from qslm_opt.kernels.nll.cpu import nll
+from qslm_opt.kernels.ops import Ops, plain
+from qslm_opt.kernels.products import Current
 from qslm_opt.kernels.wkv import cpu as wkv
 
 _NO_GATE = np.zeros((1, 1, 1), np.float32)
@@ -33,9 +35,10 @@ def norm_shift_mix(
 
 
 def gated_wkv(
-    r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor
+    r: Current, k: Current, v: Current, w: Tensor, u: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     """See ``GatedWkv``."""
+    r, k, v = plain(r), plain(k), plain(v)
     y, end = k.new_empty(k.shape), state.new_empty(state.shape)
     inputs = (_array(t) for t in (r, k, v, w, u, state))
     wkv.gated_wkv(*inputs, y.numpy(), end.numpy())
@@ -43,25 +46,25 @@ def gated_wkv(
 
 
 def lif_add(
-    x: Tensor, current: Tensor, gate: Tensor | None, v: Tensor, lengths: Tensor | None
+    x: Tensor, current: Current, gate: Current | None, v: Tensor, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See ``LifAdd``."""
     batch, tokens, width = x.shape
     out, v_end = x.new_empty(x.shape), v.new_empty(v.shape)
     spikes = np.empty((batch, width), np.float32)
     upto = np.full(batch, tokens, np.int64) if lengths is None else lengths.numpy().astype(np.int64)
-    gates = _NO_GATE if gate is None else _array(gate)
+    gates = _NO_GATE if gate is None else _array(plain(gate))
     lif.lif_add(
-        _array(x), _array(current), gates, gate is not None, _array(v), upto,
+        _array(x), _array(plain(current)), gates, gate is not None, _array(v), upto,
         out.numpy(), v_end.numpy(), spikes,
     )  # fmt: skip
     return out, v_end, torch.from_numpy(spikes.sum(axis=1, dtype=np.float64))
 
 
-def relu2(x: Tensor) -> Tensor:
+def relu2(x: Current) -> Tensor:
     """See ``Relu2``; works in place."""
-    x.relu_()
+    x = plain(x).relu_()
     return x.mul_(x)
 
 
-NUMBA = Ops("numba", norm_shift_mix, gated_wkv, lif_add, relu2)
+NUMBA = Ops("numba", norm_shift_mix, gated_wkv, lif_add, relu2, nll=nll)

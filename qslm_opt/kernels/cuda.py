@@ -1,10 +1,66 @@
-"""The Triton version of the operations: float32 on a CUDA device."""
+"""The Triton version of the operations: float32 in and out on a CUDA device, products at a precision."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+from torch.nn.functional import linear, pad
+
 from qslm_opt.kernels.lif.cuda import lif_add
-from qslm_opt.kernels.mix.cuda import norm_shift_mix, relu2
-from qslm_opt.kernels.ops import Ops
+from qslm_opt.kernels.mix.cuda import norm_shift_mix, operand, relu2
+from qslm_opt.kernels.nll.cuda import ALIGN, nll
+from qslm_opt.kernels.ops import Ops, Weight
+from qslm_opt.kernels.products import Current, HalfWeight, Precision, half_product, half_weight
+from qslm_opt.kernels.terms import FP16, FP32, SPLIT
 from qslm_opt.kernels.wkv.cuda import gated_wkv
 
-TRITON = Ops("triton", norm_shift_mix, gated_wkv, lif_add, relu2)
+_FORMS = {"fp32": FP32, "tf32": FP32, "fp16": FP16, "split": SPLIT}
+
+
+@dataclass(frozen=True)
+class _Head:
+    """A language-model head with its rows padded to a multiple of ``ALIGN``."""
+
+    weight: Tensor | HalfWeight
+    vocab: int
+
+
+def _linear(x: Tensor, weight: Weight) -> Current:
+    return half_product(x, weight) if isinstance(weight, HalfWeight) else linear(x, weight)
+
+
+def _weight(values: Tensor, scale: Tensor | None, *, head: bool, form: int) -> Weight:
+    short = -values.shape[0] % ALIGN if head else 0
+    padded = pad(values, (0, 0, 0, short)) if short else values
+    if scale is not None and short:
+        scale = pad(scale.float(), (0, short))
+    if form == FP32:
+        whole = padded if scale is None else padded * scale.float()[:, None]
+        return _Head(whole, values.shape[0]) if head else whole
+    made = half_weight(padded, scale, terms=form)
+    return _Head(made, values.shape[0]) if head else made
+
+
+def _nll(h: Tensor, weight: Weight, targets: Tensor, form: int) -> Tensor:
+    head = weight if isinstance(weight, _Head) else _weight(weight, None, head=True, form=form)
+    return nll(
+        h, targets, head.vocab, head.weight.shape[0], lambda part: _linear(operand(part, form), head.weight)
+    )
+
+
+def triton_ops(precision: Precision) -> Ops:
+    """Return the version whose matrix products have ``precision``."""
+    form = _FORMS[precision]
+    return Ops(
+        "triton",
+        partial(norm_shift_mix, form=form),
+        partial(gated_wkv, form=form),
+        lif_add,
+        partial(relu2, form=form),
+        _linear,
+        partial(_nll, form=form),
+        partial(_weight, form=form),
+        precision,
+    )

@@ -1,7 +1,9 @@
-"""One table of the operations between the matrix products, in a plain and in fast versions.
+"""One table of what a model computes with, in a plain and in fast versions.
 
-Every version computes the same functions; ``reference`` is the truth. A version may fuse, but takes and
-returns the same values: residual stream ``x`` [B, T, D], states explicit, spikes counted per window.
+Every version computes the same functions; ``reference`` is the truth. A version may fuse, and may hand an
+activation from one of its operations to the next in a form of its own (``Operand``: float32, or the float16
+terms of ``products``). What comes in and goes out is plain: residual stream ``x`` [B, T, D], explicit states,
+spikes counted per window.
 """
 
 from __future__ import annotations
@@ -10,30 +12,38 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy, linear
 
+from qslm_opt.errors import DeviceError, did_you_mean
 from qslm_opt.kernels.lif.reference import lif_reference
 from qslm_opt.kernels.mix.reference import norm_shift_mix_reference
+from qslm_opt.kernels.products import PRECISIONS, Current, Precision, Scaled, has_half_products
 from qslm_opt.kernels.wkv.reference import wkv_reference
+
+Operand: TypeAlias = Tensor
+"""An activation in the form that the same version's ``linear`` takes."""
+Weight: TypeAlias = Any
+"""A tensor [N, K], or what the same version's ``weight`` made of one."""
 
 
 class NormShiftMix(Protocol):
-    """LayerNorm, token shift and mixes: see ``norm_shift_mix_reference``."""
+    """LayerNorm, token shift and mixes: see ``norm_shift_mix_reference``; the blends are operands."""
 
     def __call__(
         self, x: Tensor, weight: Tensor, bias: Tensor, last: Tensor, mixes: Sequence[Tensor]
-    ) -> tuple[list[Tensor], Tensor]: ...
+    ) -> tuple[list[Operand], Tensor]: ...
 
 
 class GatedWkv(Protocol):
-    """``sigmoid(r) · WKV(k, v)`` and the state after the last token."""
+    """``sigmoid(r) · WKV(k, v)`` as an operand, and the state after the last token."""
 
     def __call__(
-        self, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor
-    ) -> tuple[Tensor, Tensor]: ...
+        self, r: Current, k: Current, v: Current, w: Tensor, u: Tensor, state: Tensor
+    ) -> tuple[Operand, Tensor]: ...
 
 
 class LifAdd(Protocol):
@@ -44,14 +54,48 @@ class LifAdd(Protocol):
     """
 
     def __call__(
-        self, x: Tensor, current: Tensor, gate: Tensor | None, v: Tensor, lengths: Tensor | None
+        self, x: Tensor, current: Current, gate: Current | None, v: Tensor, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
 class Relu2(Protocol):
-    """``relu(x)²``; may work in place."""
+    """``relu(x)²`` as an operand; may work in place."""
 
-    def __call__(self, x: Tensor) -> Tensor: ...
+    def __call__(self, x: Current) -> Operand: ...
+
+
+class Linear(Protocol):
+    """``x · weightᵀ`` [..., N]."""
+
+    def __call__(self, x: Operand, weight: Weight) -> Current: ...
+
+
+class Nll(Protocol):
+    """Negative log likelihood of each target in nats [rows].
+
+    ``h`` [rows, D] float32, ``weight`` the head [V, D], ``targets`` [rows]. Logits exist for a part of the
+    rows at a time. Rows whose logits are not finite give NaN or infinity.
+    """
+
+    def __call__(self, h: Tensor, weight: Weight, targets: Tensor) -> Tensor: ...
+
+
+class MakeWeight(Protocol):
+    """Make ``values · scale`` [N, K] into what ``linear`` takes, or ``nll`` where ``head`` is set.
+
+    ``scale`` [N] float32 is that of integer codes, None is 1.
+    """
+
+    def __call__(self, values: Tensor, scale: Tensor | None, *, head: bool) -> Weight: ...
+
+
+def _linear(x: Operand, weight: Weight) -> Current:
+    return linear(x, weight)
+
+
+def _nll(h: Tensor, weight: Weight, targets: Tensor, rows: int = 2048) -> Tensor:
+    parts = zip(h.split(rows), targets.split(rows), strict=True)
+    return torch.cat([cross_entropy(linear(part, weight), t, reduction="none") for part, t in parts])
 
 
 @dataclass(frozen=True)
@@ -63,22 +107,41 @@ class Ops:
     gated_wkv: GatedWkv
     lif_add: LifAdd
     relu2: Relu2
+    linear: Linear = _linear
+    nll: Nll = _nll
+    weight: MakeWeight | None = None
+    """None: weights are the dequantized tensors themselves."""
+    precision: Precision = "fp32"
+    """Of the matrix products; a float64 model is computed in float64 by the reference."""
 
 
 def _gated_wkv(
-    r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor
+    r: Current, k: Current, v: Current, w: Tensor, u: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    y, state = wkv_reference(k, v, w, u, state)
-    return torch.sigmoid(r) * y, state
+    y, state = wkv_reference(plain(k), plain(v), w, u, state)
+    return torch.sigmoid(plain(r)) * y, state
 
 
 def _lif_add(
-    x: Tensor, current: Tensor, gate: Tensor | None, v: Tensor, lengths: Tensor | None
+    x: Tensor, current: Current, gate: Current | None, v: Tensor, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
+    current = plain(current)
     if gate is not None:
-        current = torch.sigmoid(gate) * current
+        current = torch.sigmoid(plain(gate)) * current
     spikes, v = lif_reference(current, v)
     return x + spikes, v, count_spikes(spikes, lengths)
+
+
+def plain(current: Current) -> Tensor:
+    """Return a current as one tensor."""
+    return current.whole() if isinstance(current, Scaled) else current
+
+
+def divided(current: Current, by: float) -> Current:
+    """Return ``current / by``."""
+    if isinstance(current, Scaled):
+        return Scaled(current.values, current.scale / by)
+    return current / by
 
 
 def count_spikes(spikes: Tensor, lengths: Tensor | None) -> Tensor:
@@ -89,22 +152,49 @@ def count_spikes(spikes: Tensor, lengths: Tensor | None) -> Tensor:
     return per_token.sum(dim=1)
 
 
-def _relu2(x: Tensor) -> Tensor:
-    return torch.relu(x).square()
+def _relu2(x: Current) -> Tensor:
+    return torch.relu(plain(x)).square()
 
 
 REFERENCE = Ops("reference", norm_shift_mix_reference, _gated_wkv, _lif_add, _relu2)
 
 
+def pick_precision(device: str, wanted: str = "auto") -> Precision:
+    """Return the precision of matrix products on a device type (``cpu`` or ``cuda``).
+
+    ``auto`` is the fastest that leaves every SST-2 prediction and, within 5e-4, the perplexity of the 14M
+    models as float32 has them: split on CUDA, float32 on the CPU. DeviceError for what is not there.
+    """
+    if wanted != "auto" and wanted not in PRECISIONS:
+        known = ", ".join(("auto", *PRECISIONS))
+        raise DeviceError(
+            f"matmul precision {wanted!r} is unknown; use one of {known}.{did_you_mean(wanted, PRECISIONS)}"
+        )
+    half = device == "cuda" and bool(find_spec("triton")) and has_half_products()
+    if wanted == "auto":
+        return "split" if half else "fp32"
+    if wanted in ("fp16", "split") and not half:
+        raise DeviceError(
+            f"matmul precision {wanted!r} needs a CUDA device, Triton and torch 2.8 or later; "
+            "use --matmul fp32 or auto."
+        )
+    if wanted == "tf32" and device != "cuda":
+        raise DeviceError(f"matmul precision 'tf32' needs a CUDA device, not {device!r}; use --matmul fp32.")
+    found: Precision = next(p for p in PRECISIONS if p == wanted)
+    return found
+
+
 @cache
-def fast_ops(device: str) -> Ops:
-    """Return the fastest float32 version for a device type (``cpu`` or ``cuda``)."""
+def fast_ops(device: str, precision: Precision = "fp32") -> Ops:
+    """Return the fastest version for float32 weights on a device type, at a precision it has."""
     if device == "cpu":
         from qslm_opt.kernels.cpu import NUMBA
 
         return NUMBA
     if device == "cuda" and find_spec("triton"):
-        from qslm_opt.kernels.cuda import TRITON
+        from qslm_opt.kernels.cuda import triton_ops
 
-        return TRITON
+        return triton_ops(precision)
     return REFERENCE
+
+

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from qslm_opt.kernels.ops import Ops
+    from qslm_opt.kernels.products import Current
 
-    Tensors = Mapping[str, Tensor]
+    Tensors = Mapping[str, Any]
+    """Name → Tensor; matrices may be what the version's ``Ops.weight`` made of them."""
 
 MODEL_TYPES = ("RWKV", "RWKV-ffnPre")
 CHARACTER_VOCAB = 77
@@ -170,6 +172,12 @@ def empty_state(batch: int, width: int, like: Tensor) -> BlockState:
     return BlockState(zeros[0], zeros[1], initial_state(batch, width, like), zeros[2], zeros[3])
 
 
+def products(cfg: SpikeGPTConfig) -> dict[str, bool]:
+    """Return the tensors that are read by ``ops.linear`` (False) or ``ops.nll`` (True) alone."""
+    inside = [name for name, shape in cfg.tensor_shapes().items() if name[:7] == "blocks." and len(shape) == 2]
+    return {name: False for name in inside} | ({"head.weight": True} if cfg.has_head else {})
+
+
 def embed(p: Tensors, cfg: SpikeGPTConfig, ids: Tensor) -> Tensor:
     """Return the residual stream before block 0 [B, T, D] for token ids [B, T]."""
     from torch.nn.functional import embedding, layer_norm
@@ -200,6 +208,8 @@ def run_block(
     Returns:
         The new residual stream, the state after the last token, and the spikes per window [B].
     """
+    from qslm_opt.kernels.ops import divided
+
     name = f"blocks.{i}."
     scale = 2.0 ** (i // cfg.rescale_every) if cfg.rescale_every else 1.0
     norm1 = (p[name + "ln1.weight"], p[name + "ln1.bias"])
@@ -210,9 +220,9 @@ def run_block(
         gate = None
     else:
         y, gate, att_last = channel_mix(p, name + "ffnPre.", x, norm1, state.att_last, ops)
-    x, lif_att, count1 = ops.lif_add(x, y / scale if scale != 1 else y, gate, state.lif_att, lengths)
+    x, lif_att, count1 = ops.lif_add(x, divided(y, scale) if scale != 1 else y, gate, state.lif_att, lengths)
     y, gate, ffn_last = channel_mix(p, name + "ffn.", x, norm2, state.ffn_last, ops)
-    x, lif_ffn, count2 = ops.lif_add(x, y / scale if scale != 1 else y, gate, state.lif_ffn, lengths)
+    x, lif_ffn, count2 = ops.lif_add(x, divided(y, scale) if scale != 1 else y, gate, state.lif_ffn, lengths)
     if cfg.rescale_every and (i + 1) % cfg.rescale_every == 0:
         x = x / 2
     return x, BlockState(att_last, ffn_last, wkv, lif_att, lif_ffn), count1 + count2
@@ -226,31 +236,27 @@ def time_mix(
     last: Tensor,
     wkv: Tensor,
     ops: Ops,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Current, Tensor, Tensor]:
     """Return the currents ``Wo(sigmoid(r) · WKV(k, v))`` [B, T, D], the last token and the WKV state."""
-    from torch.nn.functional import linear
-
     mixes = [p[f"{name}time_mix_{z}"].flatten() for z in "kvr"]
     (xk, xv, xr), last = ops.norm_shift_mix(x, *norm, last, mixes)
-    k = linear(xk, p[name + "key.weight"])  # (B, T, D)
-    v = linear(xv, p[name + "value.weight"])
-    r = linear(xr, p[name + "receptance.weight"])
+    k = ops.linear(xk, p[name + "key.weight"])  # (B, T, D)
+    v = ops.linear(xv, p[name + "value.weight"])
+    r = ops.linear(xr, p[name + "receptance.weight"])
     decay = -p[name + "time_decay"].exp()
     y, wkv = ops.gated_wkv(r, k, v, decay, p[name + "time_first"], wkv)
-    return linear(y, p[name + "output.weight"]), last, wkv
+    return ops.linear(y, p[name + "output.weight"]), last, wkv
 
 
 def channel_mix(
     p: Tensors, name: str, x: Tensor, norm: tuple[Tensor, Tensor], last: Tensor, ops: Ops
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Current, Current, Tensor]:
     """Return ``Wv(relu(Wk)²)`` and its gate ``Wr`` before the sigmoid [B, T, D], and the last token."""
-    from torch.nn.functional import linear
-
     mixes = [p[f"{name}time_mix_{z}"].flatten() for z in "kr"]
     (xk, xr), last = ops.norm_shift_mix(x, *norm, last, mixes)
-    hidden = ops.relu2(linear(xk, p[name + "key.weight"]))  # (B, T, F)
-    y = linear(hidden, p[name + "value.weight"])
-    return y, linear(xr, p[name + "receptance.weight"]), last
+    hidden = ops.relu2(ops.linear(xk, p[name + "key.weight"]))  # (B, T, F)
+    y = ops.linear(hidden, p[name + "value.weight"])
+    return y, ops.linear(xr, p[name + "receptance.weight"]), last
 
 
 def finish(p: Tensors, cfg: SpikeGPTConfig, x: Tensor) -> Tensor:

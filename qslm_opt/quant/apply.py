@@ -1,23 +1,28 @@
-"""From a setting to the tensors that a model computes with; the originals are never touched."""
+"""From a setting to what a model computes with; the originals are never touched."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import fields, is_dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from qslm_opt.errors import ModelError, NumericsError
 from qslm_opt.formats import FP32, Format
-from qslm_opt.quant.base import get_quantizer, quantize_dequantize
+from qslm_opt.quant.base import get_quantizer, quantize, quantize_dequantize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor
-
     from qslm_opt.hierarchy.tree import Hierarchy
+    from qslm_opt.kernels.ops import MakeWeight, Weight
     from qslm_opt.setting import QuantSetting
 
-CACHE_BYTES = 2**30
+NO_PRODUCTS: Mapping[str, bool] = MappingProxyType({})
+CACHE_BYTES = {"cpu": 2**31, "cuda": 2**34}
+"""Most memory of the quantized tensors that are kept, by device type."""
 
 
 class QuantizedView:
@@ -28,9 +33,18 @@ class QuantizedView:
     """
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], hierarchy: Hierarchy, cache_bytes: int = CACHE_BYTES
+        self,
+        tensors: Mapping[str, Tensor],
+        hierarchy: Hierarchy,
+        cache_bytes: int = CACHE_BYTES["cpu"],
+        weight: MakeWeight | None = None,
+        products: Mapping[str, bool] = NO_PRODUCTS,
     ) -> None:
-        """Keep a reference to ``tensors``; raise ModelError when one of the hierarchy is missing."""
+        """Keep a reference to ``tensors``; raise ModelError when one of the hierarchy is missing.
+
+        With ``weight`` the live tensors of ``products`` (name → whether it is the language-model head) come
+        out as what it makes of them: codes keep their scale apart, so that products see whole numbers.
+        """
         missing = [t.name for t in hierarchy.tensors() if t.name not in tensors]
         if missing:
             raise ModelError(
@@ -40,7 +54,10 @@ class QuantizedView:
         self._tensors = dict(tensors)
         self._hierarchy = hierarchy
         self._ties = {t.name: t.tied_to for t in hierarchy.tensors() if t.live and t.tied_to is not None}
-        self._cache: OrderedDict[tuple[str, Format, str], Tensor] = OrderedDict()
+        live = {t.name for t in hierarchy.tensors() if t.live}
+        self._weight = weight
+        self._products = {n: head for n, head in products.items() if weight is not None and n in live}
+        self._cache: OrderedDict[tuple[str, Format, str], Weight] = OrderedDict()
         self._cache_limit = cache_bytes
         self._cached = 0
 
@@ -49,7 +66,7 @@ class QuantizedView:
         """Bytes of the quantized tensors that are kept."""
         return self._cached
 
-    def apply(self, setting: QuantSetting) -> dict[str, Tensor]:
+    def apply(self, setting: QuantSetting) -> dict[str, Weight]:
         """Return every tensor of the model by name.
 
         The original object where the format is fp32 and where the task never reads the tensor; a tied
@@ -57,38 +74,59 @@ class QuantizedView:
         for an unknown unit, quantizer or format, NumericsError with the tensor's name.
         """
         get_quantizer(setting.quantizer)
-        result = dict(self._tensors)
-        for name, fmt in setting.resolve(self._hierarchy).items():
-            result[name] = self._quantized(name, fmt, setting.quantizer)
+        result: dict[str, Weight] = dict(self._tensors)
+        formats = setting.resolve(self._hierarchy)
+        for name, fmt in formats.items():
+            result[name] = self._quantized(name, name, fmt, setting.quantizer)
         for name, source in self._ties.items():
-            result[name] = result[source]
+            alike = name not in self._products and source not in self._products
+            result[name] = (
+                result[source] if alike else self._quantized(name, source, formats[source], setting.quantizer)
+            )
         return result
 
-    def _quantized(self, name: str, fmt: Format, quantizer: str) -> Tensor:
-        if fmt == FP32:
-            return self._tensors[name]
-        key = (name, fmt, quantizer if fmt.kind == "int" else "")
+    def _quantized(self, name: str, source: str, fmt: Format, quantizer: str) -> Weight:
+        """Return what ``name`` is in a format that ``source``, itself or what it is tied to, has."""
+        product = name in self._products
+        if fmt == FP32 and not product:
+            return self._tensors[source]
+        key = (name if product else source, fmt, quantizer if fmt.kind == "int" else "")
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
-        weight = self._tensors[name]
+        weight = self._tensors[source]
         try:
-            value = quantize_dequantize(weight, fmt, quantizer).to(weight.dtype)
+            if product:
+                value = self._product(name, weight, fmt, quantizer)
+            else:
+                value = quantize_dequantize(weight, fmt, quantizer).to(weight.dtype)
         except NumericsError as error:
-            raise NumericsError(f"tensor {name!r}: {error}") from None
+            raise NumericsError(f"tensor {source!r}: {error}") from None
         self._keep(key, value)
         return value
 
-    def _keep(self, key: tuple[str, Format, str], value: Tensor) -> None:
+    def _product(self, name: str, weight: Tensor, fmt: Format, quantizer: str) -> Weight:
+        assert self._weight is not None
+        head = self._products[name]
+        if fmt.kind != "int":
+            return self._weight(quantize_dequantize(weight, fmt, quantizer), None, head=head)
+        return self._weight(*quantize(weight, fmt, quantizer).factors(), head=head)
+
+    def _keep(self, key: tuple[str, Format, str], value: Weight) -> None:
         """Cache a tensor and drop those unused for longest beyond the limit."""
-        if _bytes(value) > self._cache_limit:
+        if held_bytes(value) > self._cache_limit:
             return
         self._cache[key] = value
-        self._cached += _bytes(value)
+        self._cached += held_bytes(value)
         while self._cached > self._cache_limit:
             _, dropped = self._cache.popitem(last=False)
-            self._cached -= _bytes(dropped)
+            self._cached -= held_bytes(dropped)
 
 
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+def held_bytes(value: object) -> int:
+    """Return the bytes of the tensors that a weight holds."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if is_dataclass(value):
+        return sum(held_bytes(getattr(value, field.name)) for field in fields(value))
+    return 0

@@ -47,6 +47,21 @@ class QuantizedTensor:
             groups = groups - self.zero[..., None]
         return join_groups(groups.float() * self.scale.float()[..., None], self.shape)
 
+    def factors(self) -> tuple[Tensor, Tensor | None]:
+        """Return (values, scale) whose product is ``dequantize``: float32 [N, K], and float32 [N] or None.
+
+        Whole numbers and one scale a row where the scales are per tensor or per row; with scales inside a
+        row the dequantized values and None.
+        """
+        layout = self.fmt.layout
+        if layout is None or layout.granularity not in ("tensor", "channel"):
+            return self.dequantize(), None
+        groups = split_groups(self.codes, layout)
+        if self.zero is not None:
+            groups = groups - self.zero[..., None]
+        values = join_groups(groups.float(), self.shape)
+        return values, self.scale.float().flatten().expand(values.shape[0])
+
 
 class Quantizer(Protocol):
     """An algorithm that chooses the scales and codes of integer formats."""

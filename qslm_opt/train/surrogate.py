@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.functional import threshold
 
 from qslm_opt.kernels.mix.reference import norm_shift_mix_reference
-from qslm_opt.kernels.ops import Ops, count_spikes
+from qslm_opt.kernels.ops import Ops, count_spikes, plain
+from qslm_opt.kernels.products import Current
 
 ALPHA = 2.0
 """Slope of the surrogate: at the threshold its gradient is ALPHA / 2."""
@@ -128,21 +129,24 @@ def wkv_window(k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
     return _turn((weights @ (e * _turn(v))) / (weights @ e))
 
 
-def _gated_wkv(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.sigmoid(r) * wkv_window(k, v, w, u), state
+def _gated_wkv(
+    r: Current, k: Current, v: Current, w: Tensor, u: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    return torch.sigmoid(plain(r)) * wkv_window(plain(k), plain(v), w, u), state
 
 
 def _lif_add(
-    x: Tensor, current: Tensor, gate: Tensor | None, v: Tensor, lengths: Tensor | None
+    x: Tensor, current: Current, gate: Current | None, v: Tensor, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
+    current = plain(current)
     if gate is not None:
-        current = torch.sigmoid(gate) * current
+        current = torch.sigmoid(plain(gate)) * current
     spikes = lif_scan(current)
     return x + spikes, v, count_spikes(spikes.detach(), lengths)
 
 
-def _relu2(x: Tensor) -> Tensor:
-    return torch.relu(x).square()
+def _relu2(x: Current) -> Tensor:
+    return torch.relu(plain(x)).square()
 
 
 TRAINING = Ops("training", norm_shift_mix_reference, _gated_wkv, _lif_add, _relu2)

@@ -1,0 +1,1 @@
+"""Negative log likelihood over a vocabulary, logits in parts."""
