@@ -21,6 +21,7 @@ else:
     import tomli as tomllib
 
 DEFAULT_PRECISIONS = (16, 12, 10, 8, 6, 5, 4, 3, 2)
+MATMULS = ("auto", "fp32", "tf32", "fp16", "split")
 TASKS = ("demo", "demo-classify", "sst2", "wikitext2")
 _UNITS = {
     "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30
@@ -98,6 +99,11 @@ class StudySpec:
                 raise SpecError(f"{key} {value} is out of range; it must be at least 1.")
         if self.embed_spike not in ("on", "off", "auto"):
             raise SpecError(f"embed_spike {self.embed_spike!r} is unknown; use on, off or auto.")
+        if self.matmul not in MATMULS:
+            raise SpecError(
+                f"matmul {self.matmul!r} is unknown; use one of {', '.join(MATMULS)}."
+                f"{did_you_mean(self.matmul, MATMULS)}"
+            )
         if self.rescale_every < 0:
             raise SpecError(f"rescale_every {self.rescale_every} is negative; use 0 (never) or 6.")
         Layout.parse(self.layout), Format.parse(self.fixed)

@@ -17,6 +17,7 @@ from qslm_opt.cli.model_options import (
     EmbedSpike,
     Layout,
     Limit,
+    Matmul,
     Model,
     Quantizer,
     RescaleEvery,
@@ -114,6 +115,7 @@ def evaluate(
     sign_embedding: SignEmbedding = True,
     embed_spike: EmbedSpike = "on",
     rescale_every: RescaleEvery = 0,
+    matmul: Matmul = "auto",
     device: Device = "auto",
     json: Json = False,
 ) -> None:  # fmt: skip
@@ -123,6 +125,7 @@ def evaluate(
     spec = spec_of(
         model, task, data=data, split=split, window=window, limit=limit, quantizer=quantizer, layout=layout,
         sign_embedding=sign_embedding, embed_spike=embed_spike, rescale_every=rescale_every, device=device,
+        matmul=matmul,
     )  # fmt: skip
     session = open_session(spec, narrate)
     chosen = given or setting_of(spec, session.hierarchy, bits, scope or "searched")
@@ -153,6 +156,7 @@ def analyze(
     sign_embedding: SignEmbedding = True,
     embed_spike: EmbedSpike = "on",
     rescale_every: RescaleEvery = 0,
+    matmul: Matmul = "auto",
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -162,7 +166,7 @@ def analyze(
     spec = spec_of(
         model, task, data=data, split=split, window=window, limit=limit, quantizer=quantizer, layout=layout,
         sign_embedding=sign_embedding, embed_spike=embed_spike, rescale_every=rescale_every, device=device,
-        sensitivity_precisions=bits_list(precisions),
+        matmul=matmul, sensitivity_precisions=bits_list(precisions),
     )  # fmt: skip
     session = open_session(spec, narrate)
     with _steps() as tell:

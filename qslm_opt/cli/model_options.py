@@ -52,4 +52,7 @@ EmbedSpike = Annotated[
 RescaleEvery = Annotated[
     int, typer.Option("--rescale-every", help="Halve the residual every N blocks; 0 never.")
 ]
+Matmul = Annotated[
+    str, typer.Option("--matmul", help="Precision of matrix products: auto, fp32, tf32, fp16 or split.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]

@@ -75,4 +75,8 @@ Data = Annotated[
 Split = Annotated[str | None, _flag("--split", _DATA, "Data split; the task's own without it.")]
 Window = Annotated[int | None, _flag("--window", _DATA, "Predicted tokens per window (language modelling).")]
 Limit = Annotated[int | None, _flag("--limit", _DATA, "Only the first so many windows or sentences.")]
+Matmul = Annotated[
+    str | None,
+    _flag("--matmul", _DATA, "Matrix products: auto, fp32, tf32, fp16 or split. [default: auto]"),
+]
 WindowBatch = Annotated[int | None, _flag("--window-batch", _DATA, "Windows or sentences per batch.")]

@@ -73,6 +73,7 @@ def create(
     window: keys.Window = None,
     limit: keys.Limit = None,
     window_batch: keys.WindowBatch = None,
+    matmul: keys.Matmul = None,
     embed_spike: keys.EmbedSpike = None,
     rescale_every: keys.RescaleEvery = None,
     seed: keys.Seed = None,
@@ -101,8 +102,8 @@ def create(
             "sensitivity_precisions": bits_list("--sensitivity-precisions", sensitivity_precisions),
             "layout": layout, "quantizer": quantizer, "fixed": fixed, "sign_embedding": sign_embedding,
             "pins": pins(pin or ()), "data": data, "split": split, "window": window, "limit": limit,
-            "window_batch": window_batch, "embed_spike": embed_spike, "rescale_every": rescale_every,
-            "seed": seed, "device": device,
+            "window_batch": window_batch, "matmul": matmul, "embed_spike": embed_spike,
+            "rescale_every": rescale_every, "seed": seed, "device": device,
         },
     )  # fmt: skip
     made = made.located(Path.cwd())

@@ -258,8 +258,8 @@ class Engine:
             torch.cuda.empty_cache()
         if not self._told:
             self._narrate(
-                f"out of memory on {self._device_name()}: going on with half the batch, "
-                f"at most {max(b.ids.shape[0] for b in self._batches):,} sequences, and halving again if need be"
+                f"out of memory on {self._device_name()}: going on with half the batch, at most "
+                f"{max(b.ids.shape[0] for b in self._batches):,} sequences, and halving again if need be"
             )
         self._told = True
 
@@ -283,7 +283,7 @@ class Engine:
         if not nll < float("inf"):
             raise NumericsError(
                 f"the model's logits hold NaN or infinity (batch {index} of {len(self._batches)}); check the "
-                f"checkpoint, raise the bits of the setting, or use --matmul fp32 instead of {self._precision}."
+                f"checkpoint, raise the bits of the setting, or use --matmul fp32 (this was {self._precision})."
             )
         return _Result(nll, correct, float(spikes), hardness)
 

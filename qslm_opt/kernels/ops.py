@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
-from qslm_opt.errors import DeviceError, did_you_mean
+from qslm_opt.errors import DeviceError
 from qslm_opt.kernels.lif.reference import lif_reference
 from qslm_opt.kernels.mix.reference import norm_shift_mix_reference
 from qslm_opt.kernels.products import PRECISIONS, Current, Precision, Scaled, has_half_products
@@ -166,10 +166,7 @@ def pick_precision(device: str, wanted: str = "auto") -> Precision:
     models as float32 has them: split on CUDA, float32 on the CPU. DeviceError for what is not there.
     """
     if wanted != "auto" and wanted not in PRECISIONS:
-        known = ", ".join(("auto", *PRECISIONS))
-        raise DeviceError(
-            f"matmul precision {wanted!r} is unknown; use one of {known}.{did_you_mean(wanted, PRECISIONS)}"
-        )
+        raise DeviceError(f"matmul precision {wanted!r} is unknown; use auto, {', '.join(PRECISIONS)}.")
     half = device == "cuda" and bool(find_spec("triton")) and has_half_products()
     if wanted == "auto":
         return "split" if half else "fp32"

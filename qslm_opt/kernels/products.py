@@ -12,6 +12,8 @@ of two keep large values inside float16 and the low term clear of its subnormal 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -132,15 +134,12 @@ def has_half_products() -> bool:
     return "dtype" in torch.ops.aten.mm.overloads()
 
 
-class float32_products:
-    """Let float32 products inside the block use TF32, or forbid it; what was set before comes back."""
-
-    def __init__(self, tf32: bool) -> None:
-        self._wanted = tf32
-
-    def __enter__(self) -> None:
-        self._before = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = self._wanted
-
-    def __exit__(self, *_: object) -> None:
-        torch.backends.cuda.matmul.allow_tf32 = self._before
+@contextmanager
+def float32_products(tf32: bool) -> Iterator[None]:
+    """Let float32 products inside use TF32, or forbid it; what was set before comes back."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

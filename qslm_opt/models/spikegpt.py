@@ -174,8 +174,9 @@ def empty_state(batch: int, width: int, like: Tensor) -> BlockState:
 
 def products(cfg: SpikeGPTConfig) -> dict[str, bool]:
     """Return the tensors that are read by ``ops.linear`` (False) or ``ops.nll`` (True) alone."""
-    inside = [name for name, shape in cfg.tensor_shapes().items() if name[:7] == "blocks." and len(shape) == 2]
-    return {name: False for name in inside} | ({"head.weight": True} if cfg.has_head else {})
+    shapes = cfg.tensor_shapes().items()
+    inside = [name for name, shape in shapes if name.startswith("blocks.") and len(shape) == 2]
+    return dict.fromkeys(inside, False) | ({"head.weight": True} if cfg.has_head else {})
 
 
 def embed(p: Tensors, cfg: SpikeGPTConfig, ids: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch.nn.functional import pad
+from torch.utils.weak import WeakIdKeyDictionary
 
 from qslm_opt.errors import NumericsError, SettingError, did_you_mean
 from qslm_opt.formats import FP16, FP32, Format, Layout, matrix_shape
@@ -161,11 +162,26 @@ def join_groups(groups: Tensor, shape: tuple[int, ...]) -> Tensor:
     return groups.reshape(rows, -1)[:, :columns].reshape(shape).contiguous()
 
 
-def check_weights(weight: Tensor, fmt: Format) -> None:
-    """Raise NumericsError unless there are weights, all finite and within ±2¹²⁶."""
+_RANGES: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""Tensor → (version, lowest, highest): asking a GPU makes it wait, once a tensor is enough."""
+
+
+def weight_range(weight: Tensor) -> tuple[float, float]:
+    """Return the lowest and the highest weight; NaN where one is."""
+    version = None if weight.is_inference() else weight._version
+    known = _RANGES.get(weight)
+    if version is None or known is None or known[0] != version:
+        low, high = (float(x) for x in torch.aminmax(weight.detach()))
+        known = version, low, high
+        _RANGES[weight] = known
+    return known[1], known[2]
+
+
+def check_weights(weight: Tensor, fmt: Format) -> tuple[float, float]:
+    """Return ``weight_range``; raise NumericsError unless there are weights, all finite, within ±2¹²⁶."""
     if weight.numel() == 0:
         raise NumericsError(f"a tensor of shape {tuple(weight.shape)} has no weights for format {fmt}.")
-    low, high = (float(x) for x in torch.aminmax(weight.detach()))
+    low, high = weight_range(weight)
     if not (-inf < low and high < inf):
         raise NumericsError(
             f"weights range from {low:g} to {high:g}, which {fmt} cannot hold; "
@@ -176,12 +192,12 @@ def check_weights(weight: Tensor, fmt: Format) -> None:
             f"weights range from {low:g} to {high:g}, beyond the ±{LARGEST_WEIGHT:.2g} of {fmt}; "
             "keep this tensor in fp32."
         )
+    return low, high
 
 
 def _through_float16(weight: Tensor) -> Tensor:
     """Round to float16 and back; raise NumericsError beyond ±65504."""
-    check_weights(weight, FP16)
-    low, high = (float(x) for x in torch.aminmax(weight.detach()))
+    low, high = check_weights(weight, FP16)
     if max(-low, high) > FP16_MAX:
         raise NumericsError(
             f"weights range from {low:g} to {high:g}, beyond the ±65504 of fp16; keep this tensor in fp32."

@@ -13,6 +13,7 @@ import torch
 
 from qslm_opt.errors import NumericsError
 from qslm_opt.quant.base import (
+    FP16_MAX,
     QuantizedTensor,
     check_weights,
     int_layout,
@@ -43,13 +44,14 @@ class RoundToNearest:
     def quantize(self, weight: Tensor, fmt: Format) -> QuantizedTensor:
         """See Quantizer. NumericsError also when a range is too wide for a float16 scale."""
         layout = int_layout(fmt)
-        check_weights(weight, fmt)
+        lowest, highest = check_weights(weight, fmt)
         groups = split_groups(weight.detach().float(), layout)  # (rows, groups, size)
         low, high = groups.amin(-1).clamp(max=0.0), groups.amax(-1).clamp(min=0.0)
         top = 2 ** (fmt.bits - 1) - 1 if layout.symmetric else 2**fmt.bits - 1
         span = torch.maximum(-low, high).double() if layout.symmetric else high.double() - low.double()
         scale = _stored_scale(span / top, fmt)
-        _check_scale(scale, span / top, low, high, fmt)
+        widest = max(-lowest, highest) if layout.symmetric else max(highest, 0.0) - min(lowest, 0.0)
+        _check_scale(widest / top, lowest, highest, fmt)
         codes, zero, shape = _steps(groups, scale), None, tuple(weight.shape)
         if layout.symmetric:
             codes.clamp_(-top, top)
@@ -77,12 +79,12 @@ def _stored_scale(exact: Tensor, fmt: Format) -> Tensor:
     return (nearest.view(torch.int16) + below).view(torch.float16)  # adding 1 gives the next float16
 
 
-def _check_scale(scale: Tensor, exact: Tensor, low: Tensor, high: Tensor, fmt: Format) -> None:
-    """Raise NumericsError with the tensor's range when a scale is too large for float16."""
-    if bool(scale.isinf().any()):
+def _check_scale(largest: float, low: float, high: float, fmt: Format) -> None:
+    """Raise NumericsError with the tensor's range when a scale may be too large for float16."""
+    if fmt.scale_bytes == 2 and largest > FP16_MAX:
         raise NumericsError(
-            f"weights range from {float(low.min()):g} to {float(high.max()):g}; {fmt} needs a scale of "
-            f"{float(exact.max()):g}, above float16's 65504: use granularity tensor or more than 8 bits, "
+            f"weights range from {low:g} to {high:g}; {fmt} may need a scale of "
+            f"{largest:g}, above float16's 65504: use granularity tensor or more than 8 bits, "
             "whose scales are float32."
         )
 

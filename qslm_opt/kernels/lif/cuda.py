@@ -41,10 +41,10 @@ def _scan(  # type: ignore[no-untyped-def]
         gates = ()
         for n in tl.static_range(AHEAD):
             there = inside & (t + n < tokens)
-            currents = currents + (tl.load(current + place + n * width, mask=there, other=0.0),)  # noqa: RUF005
-            befores = befores + (tl.load(x + place + n * width, mask=there, other=0.0),)  # noqa: RUF005
+            currents = currents + (tl.load(current + place + n * width, mask=there, other=0.0),)  # type: ignore[assignment]  # noqa: RUF005
+            befores = befores + (tl.load(x + place + n * width, mask=there, other=0.0),)  # type: ignore[assignment]  # noqa: RUF005
             if GATED:
-                gates = gates + (tl.load(gate + place + n * width, mask=there, other=0.0),)  # noqa: RUF005
+                gates = gates + (tl.load(gate + place + n * width, mask=there, other=0.0),)  # type: ignore[assignment]  # noqa: RUF005
         for n in tl.static_range(AHEAD):
             live = t + n < tokens
             i = currents[n] * factor

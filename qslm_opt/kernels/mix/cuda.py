@@ -68,7 +68,7 @@ def _square(  # type: ignore[no-untyped-def]
 def norm_shift_mix(
     x: Tensor, weight: Tensor, bias: Tensor, last: Tensor, mixes: Sequence[Tensor], form: int
 ) -> tuple[list[Tensor], Tensor]:
-    """See ``qslm_opt.kernels.mix.reference.norm_shift_mix_reference``; the blends are operands of ``form``."""
+    """See ``qslm_opt.kernels.ops.NormShiftMix``; the blends are operands of ``form``."""
     batch, tokens, width = x.shape
     one = new_operand(x, form)
     out, end = one.new_empty(len(mixes), *one.shape), x.new_empty(batch, width)

@@ -42,9 +42,9 @@ def _scan(  # type: ignore[no-untyped-def]
         for n in tl.static_range(AHEAD):
             there = inside & (t + n < tokens)
             place = (row + n) * width + channel
-            keys = keys + (tl.load(k + place, mask=there, other=0.0),)  # noqa: RUF005
-            values = values + (tl.load(v + place, mask=there, other=0.0),)  # noqa: RUF005
-            gates = gates + (tl.load(r + place, mask=there, other=0.0),)  # noqa: RUF005
+            keys = keys + (tl.load(k + place, mask=there, other=0.0),)  # type: ignore[assignment]  # noqa: RUF005
+            values = values + (tl.load(v + place, mask=there, other=0.0),)  # type: ignore[assignment]  # noqa: RUF005
+            gates = gates + (tl.load(r + place, mask=there, other=0.0),)  # type: ignore[assignment]  # noqa: RUF005
         for n in tl.static_range(AHEAD):
             live = t + n < tokens
             key = keys[n] * k_factor
