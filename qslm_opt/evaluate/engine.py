@@ -283,7 +283,7 @@ class Engine:
         if not nll < float("inf"):
             raise NumericsError(
                 f"the model's logits hold NaN or infinity (batch {index} of {len(self._batches)}); check the "
-                f"checkpoint, raise the bits of the setting, or use --matmul fp32 (this was {self._precision})."
+                f"checkpoint, raise the bits of the setting, or use --matmul fp32 (not {self._precision})."
             )
         return _Result(nll, correct, float(spikes), hardness)
 

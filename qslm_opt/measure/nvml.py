@@ -63,11 +63,12 @@ class NvmlMeter:
             return NullMeter().window()
         counter = _Counter(self._energy_j)
         return SamplingWindow(
-            counter.before(self._power_w),
+            self._power_w,
             lambda samples: self._finish(samples, counter),
             rate_hz=self._rate_hz,
             failed=self._failed,
             synchronize=self._synchronize,
+            edge=counter.read,
         )
 
     def measure_idle(self, seconds: float = 1.0) -> float | None:
@@ -140,17 +141,11 @@ class _Counter:
         self._last: float | None = None
         self._started = False
 
-    def before(self, read_w: Callable[[], float]) -> Callable[[], float]:
-        """Return ``read_w`` with the counter read beside it."""
-
-        def read() -> float:
-            watts = read_w()
-            self._last = self._read_j()
-            if not self._started:
-                self._first, self._started = self._last, True
-            return watts
-
-        return read
+    def read(self) -> None:
+        """Note the counter: the first time as where the window begins, afterwards as where it ends."""
+        self._last = self._read_j()
+        if not self._started:
+            self._first, self._started = self._last, True
 
     def spent(self) -> float | None:
         """Return the joules between the two; None without a counter, or when it did not move."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from threading import Lock
 from time import sleep
 
 from qslm_opt.measure.meter import Meter, NullMeter
@@ -49,11 +50,13 @@ class RaplMeter:
     def window(self) -> SamplingWindow:
         """Return a window that reads the counters in a thread."""
         domains: list[RaplDomain] = []
+        one_at_a_time = Lock()  # the window's last sample does not wait for its thread
 
         def read() -> float:
-            if not domains:
-                domains.extend(RaplDomain(folder) for folder in self._folders)
-            return sum(domain.joules() for domain in domains)
+            with one_at_a_time:
+                if not domains:
+                    domains.extend(RaplDomain(folder) for folder in self._folders)
+                return sum(domain.joules() for domain in domains)
 
         return SamplingWindow(read, self._finish, rate_hz=self._rate_hz, failed=self._failed)
 

@@ -26,26 +26,29 @@ class SamplingWindow:
         rate_hz: float,
         failed: Callable[[Exception], None],
         synchronize: Callable[[], None] | None = None,
+        edge: Callable[[], None] | None = None,
     ) -> None:
         """Take ``read`` (watts, or joules of a counter), and ``finish`` that turns samples into a result.
 
-        An exception of ``read`` ends the sampling: ``failed`` is told, and the result is None.
+        ``edge`` is called beside the first and the last sample: for what is too slow to read every time. An
+        exception of either ends the sampling: ``failed`` is told, and the result is None.
         """
         if not 0 < rate_hz <= 1000:
             raise ValueError(f"sampling rate {rate_hz} Hz is out of range; use above 0, at most 1000")
         self._read, self._finish, self._failed = read, finish, failed
         self._synchronize = synchronize or (lambda: None)
+        self._edge = edge or (lambda: None)
         self._period = 1 / rate_hz
         self._samples: list[Sample] = []
         self._error: Exception | None = None
-        self._closing = threading.Event()
+        self._closing, self._open = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._run, name="qslm-meter", daemon=True)
         self._result: PowerWindow | None = None
         self._left = False
 
     def __enter__(self) -> SamplingWindow:
         self._synchronize()
-        self._take()
+        self._take_edge()
         self._thread.start()
         return self
 
@@ -57,9 +60,10 @@ class SamplingWindow:
             if kind is None:  # after a failure the device may not answer
                 self._synchronize()
         finally:
-            self._closing.set()
-            self._thread.join()
-        self._take()
+            # The thread is not waited for: a driver may answer late, and what it says then is dropped.
+            with self._open:
+                self._closing.set()
+        self._take_edge()
         if self._error is not None:
             self._failed(self._error)
         elif kind is None:
@@ -74,18 +78,37 @@ class SamplingWindow:
     def _run(self) -> None:
         due = perf_counter() + self._period
         while not self._closing.wait(max(0.0, due - perf_counter())):
-            self._take()
+            self._take(inside=True)
             due = max(due + self._period, perf_counter())  # a late sample is not made up for
 
-    def _take(self) -> None:
+    def _take_edge(self) -> None:
+        self._take()
+        try:
+            self._edge()
+        except Exception as error:  # noqa: BLE001  a meter must never end the run it watches
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if self._error is None:
+            self._error = error
+
+    def _take(self, inside: bool = False) -> None:
+        """Take one sample; one from ``inside`` the window that comes after its end is dropped."""
         if self._error is not None:
             return
+        sample, failure = None, None
         try:
             value = self._read()
+            sample = perf_counter(), value
         except Exception as error:  # noqa: BLE001  a meter must never end the run it watches
-            self._error = error
-            return
-        self._samples.append((perf_counter(), value))
+            failure = error
+        with self._open:
+            if inside and self._closing.is_set():
+                return
+            if sample is not None:
+                self._samples.append(sample)
+            if failure is not None:
+                self._fail(failure)
 
 
 def summarize(

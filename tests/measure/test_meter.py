@@ -170,12 +170,41 @@ def test_a_failed_read_gives_none_keeps_the_error_and_does_not_disturb_the_work(
     assert [type(e) for e in failures] == [StopIteration]
 
 
+def threads_fall_to(count: int) -> bool:
+    """Wait until no more threads run than ``count``: the sampling thread ends by itself."""
+    end = perf_counter() + 30
+    while threading.active_count() > count and perf_counter() < end:
+        sleep(0.001)
+    return threading.active_count() == count
+
+
+def test_a_meter_that_answers_late_holds_up_no_work():
+    hung, go_on = threading.Event(), threading.Event()
+
+    def read() -> float:
+        if threading.current_thread() is not threading.main_thread():
+            hung.set()
+            go_on.wait(30)
+        return 1.0
+
+    before = threading.active_count()
+    window, failures = sampler(read, rate_hz=1000)
+    with window:
+        assert hung.wait(30)
+    assert not go_on.is_set()  # the window closed although its thread still waited for the device
+    samples = window.result().samples
+    go_on.set()
+    assert threads_fall_to(before)
+    assert window.result().samples == samples == 2
+    assert failures == []
+
+
 def test_work_that_raises_ends_the_thread_and_leaves_no_result():
     window, failures = sampler(lambda: 1.0)
     before = threading.active_count()
     with pytest.raises(KeyError, match="the work"), window:
         raise KeyError("the work")
-    assert threading.active_count() == before
+    assert threads_fall_to(before)
     assert window.result() is None
     assert failures == []
 
@@ -199,7 +228,7 @@ def test_a_device_that_fails_to_synchronise_is_heard_and_the_thread_ends():
     before = threading.active_count()
     with pytest.raises(StopIteration), window:
         pass
-    assert threading.active_count() == before
+    assert threads_fall_to(before)
     assert window.result() is None
 
 

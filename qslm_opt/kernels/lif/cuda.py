@@ -74,6 +74,6 @@ def lif_add(
             x, currents, scale, gates, gate_scale, v, x if lengths is None else lengths, out, v_end, spikes,
             tokens, width, SCALED=isinstance(current, Scaled), GATED=gate is not None,
             GATE_SCALED=isinstance(gate, Scaled), PADDED=lengths is not None,
-            TILE=TILE, AHEAD=ahead(batch, width), num_warps=2,
+            TILE=TILE, AHEAD=ahead(batch, width), num_warps=2, enable_fp_fusion=False,
         )  # fmt: skip
     return out, v_end, spikes.sum(dim=1, dtype=torch.float64)

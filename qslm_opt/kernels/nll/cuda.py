@@ -33,12 +33,14 @@ def _rows(  # type: ignore[no-untyped-def]
     lane = tl.arange(0, SPAN)
     top = tl.full((SPAN,), -3.0e38, tl.float32)
     total = tl.zeros((SPAN,), tl.float32)
+    finite = tl.zeros((SPAN,), tl.float32)
     for start in range(0, vocab, SPAN):
         column = start + lane
         inside = column < vocab
         z = tl.load(logits + row * stride + column, mask=inside, other=0.0)
         if SCALED:
             z = z * tl.load(scale + column, mask=inside, other=0.0)
+        finite += z * 0.0  # NaN where a logit is NaN or infinite
         z = tl.where(inside, z, -3.0e38)
         higher = tl.maximum(top, z)
         total = total * tl.exp(top - higher) + tl.exp(z - higher)
@@ -49,7 +51,7 @@ def _rows(  # type: ignore[no-untyped-def]
     wanted = tl.load(logits + row * stride + target)
     if SCALED:
         wanted = wanted * tl.load(scale + target)
-    tl.store(out + row, tl.log(summed) + highest - wanted)
+    tl.store(out + row, tl.log(summed) + highest - wanted + tl.sum(finite, 0))
 
 
 def nll(

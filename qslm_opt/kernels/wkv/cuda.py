@@ -84,5 +84,6 @@ def gated_wkv(
         _scan[batch, triton.cdiv(width, TILE)](
             *inputs, w.contiguous(), u.contiguous(), state.contiguous(), y, end, tokens, width, batch * width,
             SCALED=isinstance(k, Scaled), FORM=form, TILE=TILE, AHEAD=ahead(batch, width), num_warps=2,
+            enable_fp_fusion=False,
         )  # fmt: skip
     return y, end
