@@ -254,7 +254,7 @@ class TieredSampler(BaseSampler):
         return next(self.walk.proposals(self._table.verdicts, busy), None)
 
     def _look(self, study: Study, but: int = -1) -> set[str]:
-        """Take in the finished trials; return the digests that trials other than number ``but`` are running."""
+        """Take in the finished trials; return the digests that are being run, but by number ``but``."""
         table, trials = self._table, self._lookout.trials(study, self._table, but)
         for trial in trials:
             if trial.state in STATES and trial.number not in table:
