@@ -16,6 +16,8 @@ from typing import Annotated
 
 import typer
 
+from qslm_opt.cli.placement import available_cores
+
 SCHEMA = 1
 _PACKAGES = (
     "torch", "optuna", "sqlalchemy", "textual", "typer", "numpy", "numba", "transformers", "tokenizers",
@@ -86,7 +88,7 @@ def as_text(checks: list[Check]) -> str:
 def _python() -> Iterator[Check]:
     where = f"{platform.python_implementation()}, {platform.system()} {platform.machine()}"
     yield Check("Python", "interpreter", True, f"{platform.python_version()} ({where})")
-    yield Check("Python", "processors", True, str(_processors()))
+    yield Check("Python", "processors", True, str(available_cores()))
 
 
 def _torch() -> Iterator[Check]:
@@ -168,7 +170,7 @@ def _kernels() -> Iterator[Check]:
         import numba
 
         doubled = numba.njit(cache=False)(lambda x: 2 * x)(21)
-        threads = f"{numba.get_num_threads()} of {_processors()} processors"
+        threads = f"{numba.get_num_threads()} of {available_cores()} processors"
         yield Check("Kernels", "numba", doubled == 42, f"{numba.__version__} compiles, {threads}")
     if find_spec("triton") is None:
         yield Check(
@@ -259,8 +261,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _processors() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -16,6 +16,7 @@ import typer
 from qslm_opt.cli.facts import ENDED, StudyFacts
 from qslm_opt.cli.options import command, reading
 from qslm_opt.cli.output import narrate, print_json
+from qslm_opt.cli.placement import Place, describe, held_to, places_of
 from qslm_opt.cli.progress import make_listener
 from qslm_opt.cli.tables import print_candidates
 from qslm_opt.errors import InfeasibleError, UsageError
@@ -54,8 +55,8 @@ def run(
 ) -> None:
     """Run a study to its end in this process and ``workers - 1`` others, then print its candidates.
 
-    Raises InfeasibleError when it ends without one, and leaves with 130 when it is interrupted. The other
-    workers compute on the session's device where that is not the study's own.
+    Raises InfeasibleError when it ends without one, and leaves with 130 when it is interrupted. Without a
+    GPU of its own to each, the workers share one, or the CPU's cores.
     """
     with resumable(name, url):
         from qslm_opt.search.driver import run_study
@@ -64,11 +65,14 @@ def run(
             row = repository.study(name)
         known = row.baseline
         listener = make_listener(progress, row.spec.metric, lambda: (known or session.baseline()).value)
-        device = None if session.spec.device == row.spec.device else session.spec.device
+        places = places_of(session, workers)
+        if workers > 1:
+            narrate(describe(places))
         with ExitStack() as stack:
             # First the meter: the device is at rest only before the other workers start.
             meter = stack.enter_context(_meter(session, idle=row.state != "running"))
-            stack.enter_context(_workers(name, url, workers - 1, device))
+            stack.enter_context(held_to(places[0]))
+            stack.enter_context(_workers(name, url, places[1:], row.spec.device))
             stack.enter_context(listener)
             summary = run_study(name, url, session, listener=listener, meter=meter, since=_began["at"])
     report(name, url, as_json=as_json, ended=summary.state in ENDED)
@@ -158,14 +162,18 @@ def need_terminal() -> None:
 
 
 @contextmanager
-def _workers(name: str, url: str, count: int, device: str | None) -> Iterator[None]:
-    """Run ``count`` more processes on the study; end them when this one is interrupted or fails."""
+def _workers(name: str, url: str, places: Sequence[Place], own: str) -> Iterator[None]:
+    """Run a process on the study at each place; end them when this one is interrupted or fails.
+
+    ``own`` is the study's own device, which a worker knows.
+    """
     processes: list[subprocess.Popen[bytes]] = []
     try:
-        for _ in range(count):
+        for place in places:
             worker = subprocess.Popen(
-                [*_resume(name), "--progress", "none", *_on(device)],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=_environment(url),
+                [*_resume(name), "--progress", "none", *_on(None if place.device == own else place.device)],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                env={**_environment(url), **place.environment(os.environ)},
             )  # fmt: skip
             processes.append(worker)
         yield

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
+
+from optuna.trial import Trial
 
 from qslm_opt.errors import NumericsError
 from qslm_opt.results import TrialRecord
 from qslm_opt.search.interrupts import Interrupts
-from qslm_opt.search.ledger import close_trial
+from qslm_opt.search.ledger import OpenTrial, close_trial
 from qslm_opt.search.outcome import Judge, Outcome
 from qslm_opt.search.sampler import STATES, TieredSampler
 from qslm_opt.search.verdicts import INTERRUPTED
@@ -19,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from optuna.study import Study
-    from optuna.trial import Trial
 
     from qslm_opt.evaluate.bounds import MetricBound
     from qslm_opt.hierarchy.tree import Hierarchy
@@ -95,7 +97,7 @@ class Attempts:
         self.session, self.study, self.sampler, self.judge = session, study, sampler, judge
         self.listener, self.meter, self.interrupts = listener, meter, interrupts
 
-    def carry_out(self, trial: Trial, proposal: Proposal, record: TrialRecord) -> None:
+    def carry_out(self, trial: OpenTrial, proposal: Proposal, record: TrialRecord) -> None:
         """Run a proposal and tell its outcome.
 
         KeyboardInterrupt and unexpected errors come out again after FAIL was told.
@@ -112,25 +114,25 @@ class Attempts:
             raise
         self._tell(trial, outcome, record)
 
-    def _outcome(self, trial: Trial, proposal: Proposal) -> Outcome:
+    def _outcome(self, trial: OpenTrial, proposal: Proposal) -> Outcome:
         if not proposal.run:
             return self.judge.violates_memory(proposal)
         space = self.judge.space
         bound = None if proposal.tier == "sensitivity" else self.judge.bound
         setting = space.setting_of(proposal.levels, proposal.fixed)
         parent = space.setting_of(proposal.parent, proposal.fixed)
-        report = Reporter(trial, bound, self.listener, self.interrupts)
+        report = Reporter(self.study, trial, bound, self.listener, self.interrupts)
         with self.interrupts.exposed():
             run, power = self.session.run(
                 setting, parent=parent, bound=bound, report=report, meter=self.meter
             )
-        if power is not None and not self.sampler.was_alone(self.study, trial):
+        if power is not None and not self.sampler.was_alone(self.study, trial.number):
             power = None  # the window holds the others' power too
         return self.judge.judge(proposal, run, power)
 
-    def _tell(self, trial: Trial, outcome: Outcome, record: TrialRecord) -> None:
+    def _tell(self, trial: OpenTrial, outcome: Outcome, record: TrialRecord) -> None:
         ended = outcome.state, outcome.score, outcome.attributes, outcome.constraints
-        if close_trial(self.study._storage, trial._trial_id, *ended):
+        if close_trial(self.study._storage, trial.id, *ended):
             self.sampler.learn(trial, outcome.attributes, outcome.constraints, outcome.state)
         else:
             self.listener.on_narrate(
@@ -143,9 +145,15 @@ class Reporter:
     """Passes progress on, stores a few reports, and stops the run when the pruner says so."""
 
     def __init__(
-        self, trial: Trial, bound: MetricBound | None, listener: Listener, interrupts: Interrupts
+        self,
+        study: Study,
+        trial: OpenTrial,
+        bound: MetricBound | None,
+        listener: Listener,
+        interrupts: Interrupts,
     ) -> None:
-        self._trial, self._bound, self._listener, self._interrupts = trial, bound, listener, interrupts
+        self._study, self._id = study, trial.id
+        self._bound, self._listener, self._interrupts = bound, listener, interrupts
         self._share = 1.0 / REPORTS
         self._next, self._last = self._share, time.monotonic()
 
@@ -158,8 +166,14 @@ class Reporter:
         if not self._bound.certain(best) and not self._is_due(progress.used / progress.n):
             return False
         with self._interrupts.shielded():
-            self._trial.report(best, progress.used)
-            return self._trial.should_prune()
+            trial = self._optunas
+            trial.report(best, progress.used)
+            return trial.should_prune()
+
+    @cached_property
+    def _optunas(self) -> Trial:
+        """Optuna's trial; to make it costs a reading of the stored one, and most runs report nothing."""
+        return Trial(self._study, self._id)
 
     def _is_due(self, done: float) -> bool:
         now = time.monotonic()
@@ -169,7 +183,7 @@ class Reporter:
         return True
 
 
-def started_record(trial: Trial, proposal: Proposal, space: SearchSpace, uuid: str) -> TrialRecord:
+def started_record(trial: OpenTrial, proposal: Proposal, space: SearchSpace, uuid: str) -> TrialRecord:
     """Return the record of a trial that starts now."""
     return TrialRecord(
         number=trial.number,

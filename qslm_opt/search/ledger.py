@@ -1,18 +1,21 @@
 """How trials are written: each step of a trial in one transaction, all its attributes in one statement.
 
 One attribute through ``Trial.set_user_attr`` costs about 1 ms of SQLAlchemy and a commit, and a trial has
-some twenty. Both helpers use Optuna's own session on Optuna's own tables; on a storage other than a
-database they fall back to single writes.
+some twenty; ``Study.ask`` and ``Study.tell`` read the trial several times. These helpers use Optuna's own
+session on Optuna's own tables; on a storage other than a database they fall back to single calls.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb import models
@@ -20,6 +23,9 @@ from optuna.trial import TrialState
 
 from qslm_opt.errors import SchemaError
 from qslm_opt.store import masked, optuna_storage_kwargs
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 CONSTRAINT = "constraints:"
 """Prefix under which Optuna keeps what ``Trial.set_constraint`` sets."""
@@ -37,6 +43,16 @@ def open_storage(url: str) -> RDBStorage:
         raise SchemaError(
             f"storage {masked(url)} cannot be used by optuna {optuna.__version__}: {error}"
         ) from error
+
+
+@dataclass(frozen=True)
+class OpenTrial:
+    """A trial that this process runs."""
+
+    id: int
+    """Optuna's, unique in the storage."""
+    number: int
+    """Its place in the study, from 0."""
 
 
 @contextmanager
@@ -59,6 +75,41 @@ def one_transaction(storage: BaseStorage) -> Iterator[None]:
             database.scoped_session.remove()
 
 
+def open_trial(storage: BaseStorage, study_id: int) -> OpenTrial:
+    """Create a running trial without parameters."""
+    database = _database(storage)
+    if database is None:
+        trial_id = storage.create_new_trial(study_id)
+        return OpenTrial(trial_id, storage.get_trial_number_from_id(trial_id))
+    created = database._create_new_trial(study_id)  # beside Optuna's cache, which reads it when it is asked
+    return OpenTrial(created._trial_id, created.number)
+
+
+def write_parameters(
+    storage: BaseStorage,
+    trial_id: int,
+    parameters: Mapping[str, Any],
+    distributions: Mapping[str, BaseDistribution],
+) -> None:
+    """Write parameters that a trial does not have yet; those of the study so far must be compatible."""
+    database = _database(storage)
+    values = {name: distributions[name].to_internal_repr(value) for name, value in parameters.items()}
+    if database is None:
+        for name, value in values.items():
+            storage.set_trial_param(trial_id, name, value, distributions[name])
+        return
+    rows = [
+        {
+            "trial_id": trial_id,
+            "param_name": name,
+            "param_value": value,
+            "distribution_json": distribution_to_json(distributions[name]),
+        }
+        for name, value in values.items()
+    ]
+    _insert(database, {models.TrialParamModel: rows})
+
+
 def write_attributes(
     storage: BaseStorage,
     trial_id: int,
@@ -70,7 +121,12 @@ def write_attributes(
     system = {CONSTRAINT + key: value for key, value in (constraints or {}).items()}
     database = _database(storage)
     if database is not None:
-        _insert(database, trial_id, user, system)
+        tables = {models.TrialUserAttributeModel: user, models.TrialSystemAttributeModel: system}
+        rows = {
+            table: [{"trial_id": trial_id, "key": k, "value_json": json.dumps(v)} for k, v in values.items()]
+            for table, values in tables.items()
+        }
+        _insert(database, rows)
         return
     for key, value in user.items():
         storage.set_trial_user_attr(trial_id, key, value)
@@ -107,15 +163,11 @@ def close_trial(
     return True
 
 
-def _insert(database: RDBStorage, trial_id: int, user: Mapping[str, Any], system: Mapping[str, Any]) -> None:
+def _insert(database: RDBStorage, tables: Mapping[Any, list[dict[str, Any]]]) -> None:
     session = database.scoped_session()
     try:
-        for model, values in (
-            (models.TrialUserAttributeModel, user),
-            (models.TrialSystemAttributeModel, system),
-        ):
-            rows = [{"trial_id": trial_id, "key": k, "value_json": json.dumps(v)} for k, v in values.items()]
-            session.bulk_insert_mappings(model, rows)
+        for table, rows in tables.items():
+            session.bulk_insert_mappings(table, rows)
         session.commit()
     except Exception:
         session.rollback()
@@ -128,6 +180,40 @@ def _database(storage: BaseStorage) -> RDBStorage | None:
     """The database behind Optuna's cache, None for other storages."""
     behind = getattr(storage, "_backend", storage)
     return behind if isinstance(behind, RDBStorage) else None
+
+
+class Lookout:
+    """Reads a study's trials, and only where there are some that the caller has not taken in.
+
+    With one worker there are none but its own: it looks by one small query, not by Optuna's reading of a
+    whole trial.
+    """
+
+    def __init__(self) -> None:
+        self._settled = -1
+        """Trials up to this id are taken in for good."""
+
+    def trials(self, study: optuna.Study, known: Container[int], but: int = -1) -> list[FrozenTrial]:
+        """Return all trials, by number; none when each is number ``but`` or its number is in ``known``."""
+        database = _database(study._storage)
+        if database is not None:
+            recent = self._recent(database, study._study_id)
+            if all(number in known or number == but for _, number in recent):
+                settled = takewhile(lambda row: row[1] != but, recent)  # what is running stays in sight
+                self._settled = max((trial_id for trial_id, _ in settled), default=self._settled)
+                return []
+        return study.get_trials(deepcopy=False)
+
+    def _recent(self, database: RDBStorage, study_id: int) -> list[tuple[int, int]]:
+        """Ids and numbers of the trials that are not settled, by id."""
+        trial = models.TrialModel
+        session = database.scoped_session()
+        try:
+            query = session.query(trial.trial_id, trial.number)
+            recent = query.filter(trial.study_id == study_id, trial.trial_id > self._settled)
+            return [(row[0], row[1]) for row in recent.order_by(trial.trial_id)]
+        finally:
+            session.close()
 
 
 def load_study(

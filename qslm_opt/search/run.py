@@ -12,7 +12,7 @@ from qslm_opt.evaluate.bounds import MetricBound
 from qslm_opt.search.attempt import Attempts, Listener, SessionLike, started_record
 from qslm_opt.search.heart import Heart
 from qslm_opt.search.interrupts import Interrupts
-from qslm_opt.search.ledger import close_trial, load_study, one_transaction, open_storage
+from qslm_opt.search.ledger import OpenTrial, close_trial, load_study, one_transaction, open_storage
 from qslm_opt.search.outcome import Judge
 from qslm_opt.search.owners import close_stale, registered
 from qslm_opt.search.pruner import ConstraintPruner
@@ -24,10 +24,10 @@ from qslm_opt.search.walk import Walk
 
 if TYPE_CHECKING:
     from optuna.study import Study
-    from optuna.trial import Trial
 
     from qslm_opt.measure.meter import Meter
     from qslm_opt.results import Baseline, TrialRecord
+    from qslm_opt.search.tiers import Proposal
     from qslm_opt.spec import StudySpec
     from qslm_opt.store import Repository, StudyRow
 
@@ -178,12 +178,11 @@ class Run:
                 return False
         try:
             with one_transaction(self.study._storage):
-                trial = self.study.ask(self.sampler.distributions)
+                trial, proposed = self._ask()
         except NothingToProposeError:
             # The trial was rolled back, but Optuna's cache still holds it.
             self.study = self.attempts.study = self._load()
             return False
-        proposed = self.sampler.proposal(trial)
         if proposed is None:
             self._refuse(trial)
             return True
@@ -195,10 +194,17 @@ class Run:
         self._follow(self.sampler.walk)
         return True
 
-    def _refuse(self, trial: Trial) -> None:
+    def _ask(self) -> tuple[OpenTrial, tuple[Proposal, str] | None]:
+        """Start a trial, one that somebody enqueued first; return it with its proposal and uuid."""
+        if not self.sampler.enqueued:
+            return self.sampler.start(self.study)
+        asked = self.study.ask(self.sampler.distributions)
+        return OpenTrial(asked._trial_id, asked.number), self.sampler.proposal(asked)
+
+    def _refuse(self, trial: OpenTrial) -> None:
         """End a trial whose parameters somebody enqueued: they do not say which setting is meant."""
         reason = "enqueued by hand; the settings of this study come from its tiers"
-        close_trial(self.study._storage, trial._trial_id, TrialState.FAIL, None, {"reason": reason})
+        close_trial(self.study._storage, trial.id, TrialState.FAIL, None, {"reason": reason})
         self.listener.on_narrate(f"trial {trial.number} was {reason}")
 
     def _wait(self, waits: int) -> None:

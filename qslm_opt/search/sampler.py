@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
@@ -11,7 +12,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
 
-from qslm_opt.search.ledger import write_attributes
+from qslm_opt.search.ledger import Lookout, OpenTrial, open_trial, write_attributes, write_parameters
 from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.tiers import TIERS, Proposal
 from qslm_opt.search.verdicts import VerdictTable, read
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from optuna.distributions import BaseDistribution
+    from optuna.storages import BaseStorage
     from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial
 
@@ -70,11 +72,13 @@ class TieredSampler(BaseSampler):
         self._lock = RLock()
         self._proposals: dict[int, tuple[Proposal, str]] = {}
         self._ours: dict[str, bool] = {}
-        self._table = VerdictTable()
+        self._table, self._lookout = VerdictTable(), Lookout()
         self._walk: Walk | None = None
         self._revision = 0
         self.others = False
         """Whether, at the last look, other trials were running."""
+        self.enqueued = False
+        """Whether, at the last look, trials were waiting that somebody enqueued."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
@@ -90,7 +94,7 @@ class TieredSampler(BaseSampler):
             raise RuntimeError("this TieredSampler has no search space; give it one: TieredSampler(space).")
         return self._space
 
-    @property
+    @cached_property
     def distributions(self) -> dict[str, BaseDistribution]:
         """The three parameters; their choices are constant over a study."""
         space = self.space
@@ -111,18 +115,37 @@ class TieredSampler(BaseSampler):
     def refresh(self, study: Study) -> Walk:
         """Take in the study's trials and return the walk over them."""
         with self._lock:
-            self._take_in(study.get_trials(deepcopy=False))
+            self._look(study)
             return self.walk
 
     def peek(self, study: Study) -> Proposal | None:
         """Return what a trial started now would be proposed; None when nothing that is not running."""
         with self._lock:
-            return self._next(study.get_trials(deepcopy=False))
+            return self._next(study)
 
-    def was_alone(self, study: Study, trial: Trial) -> bool:
-        """Return whether no other trial has been running since the last look, at which ``trial`` started."""
-        trials = study.get_trials(deepcopy=False)
-        later = any(t.number > trial.number and t.state != TrialState.WAITING for t in trials)
+    def start(self, study: Study) -> tuple[OpenTrial, tuple[Proposal, str]]:
+        """Create the next trial with its parameters and attributes; return it with its proposal and uuid.
+
+        Does what ``study.ask(self.distributions)`` does, at a quarter of its cost. To be called inside
+        ``one_transaction``, so that nothing is left of the trial when there is nothing to propose.
+
+        Raises:
+            NothingToProposeError: the search is exhausted, or (patient) waits for running trials.
+        """
+        storage = study._storage
+        with self._lock:
+            trial = open_trial(storage, study._study_id)
+            proposal = self._find(study, trial.number)
+            if proposal is None:
+                raise NothingToProposeError
+            proposed = self._write(storage, trial.id, proposal)
+        write_parameters(storage, trial.id, _parameters(proposal), self.distributions)
+        return trial, proposed
+
+    def was_alone(self, study: Study, number: int) -> bool:
+        """Return whether no other trial has been running since the last look, when ``number`` started."""
+        trials = self._lookout.trials(study, self._table, but=number)
+        later = any(t.number > number and t.state != TrialState.WAITING for t in trials)
         return not self.others and not later
 
     def suggest(self, trial: Trial) -> Proposal:
@@ -158,9 +181,7 @@ class TieredSampler(BaseSampler):
             return {name: self._random.sample_independent(study, trial, name, d) for name, d in names}
         with self._lock:
             proposal = self._choose(study, trial)
-            uuid = str(uuid4())
-            write_attributes(study._storage, trial._trial_id, {**self._describe(proposal), "uuid": uuid})
-            self._proposals[trial._trial_id] = proposal, uuid
+            self._write(study._storage, trial._trial_id, proposal)
         # What the caller fixed itself (optuna.samplers.PartialFixedSampler) is not asked for.
         return {name: value for name, value in _parameters(proposal).items() if name in search_space}
 
@@ -174,20 +195,22 @@ class TieredSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         if self._is_ours(study):
-            self.learn(trial, trial.user_attrs, trial.constraints, state)
+            self.learn(
+                OpenTrial(trial._trial_id, trial.number), trial.user_attrs, trial.constraints, state
+            )
             if self.walk.done:
                 _stop(study)
 
     def learn(
         self,
-        trial: Trial | FrozenTrial,
+        trial: OpenTrial,
         attributes: Mapping[str, Any],
         constraints: Mapping[str, float],
         state: TrialState,
     ) -> None:
         """Take in the outcome of a trial of this sampler without a look at the storage."""
         with self._lock:
-            proposed = self._proposals.pop(trial._trial_id, None)
+            proposed = self._proposals.pop(trial.id, None)
             if proposed is not None:
                 known = {**attributes, "digest": proposed[0].digest}
                 self._table.add(trial.number, read(known, constraints, STATES[state]))
@@ -204,10 +227,7 @@ class TieredSampler(BaseSampler):
         return self._ours[name]
 
     def _choose(self, study: Study, trial: FrozenTrial) -> Proposal:
-        trials = study.get_trials(deepcopy=False)
-        proposal = self._next(trials, but=trial.number)
-        if proposal is None and not self._patient:
-            proposal = next(self.walk.proposals(self._table.verdicts), None)
+        proposal = self._find(study, trial.number)
         if proposal is not None:
             return proposal
         if self._patient:
@@ -215,19 +235,34 @@ class TieredSampler(BaseSampler):
         _stop(study)
         raise optuna.TrialPruned("the search is exhausted")
 
-    def _next(self, trials: list[FrozenTrial], but: int = -1) -> Proposal | None:
+    def _find(self, study: Study, number: int) -> Proposal | None:
+        """What trial ``number`` is to do; an impatient sampler repeats what others are running."""
+        proposal = self._next(study, but=number)
+        if proposal is None and not self._patient:
+            proposal = next(self.walk.proposals(self._table.verdicts), None)
+        return proposal
+
+    def _write(self, storage: BaseStorage, trial_id: int, proposal: Proposal) -> tuple[Proposal, str]:
+        """Write a proposal to its trial and remember it; return it with the trial's new uuid."""
+        proposed = self._proposals[trial_id] = proposal, str(uuid4())
+        write_attributes(storage, trial_id, {**self._describe(proposal), "uuid": proposed[1]})
+        return proposed
+
+    def _next(self, study: Study, but: int = -1) -> Proposal | None:
         """The first proposal that no trial other than number ``but`` is running."""
-        self._take_in(trials)
-        running = [t for t in trials if t.state == TrialState.RUNNING and t.number != but]
-        self.others = bool(running)
-        busy = {t.user_attrs.get("digest", "") for t in running}
+        busy = self._look(study, but)
         return next(self.walk.proposals(self._table.verdicts, busy), None)
 
-    def _take_in(self, trials: list[FrozenTrial]) -> None:
-        table = self._table
+    def _look(self, study: Study, but: int = -1) -> set[str]:
+        """Take in the finished trials; return the digests that are being run, but by number ``but``."""
+        table, trials = self._table, self._lookout.trials(study, self._table, but)
         for trial in trials:
             if trial.state in STATES and trial.number not in table:
                 table.add(trial.number, read(trial.user_attrs, trial.constraints, STATES[trial.state]))
+        self.enqueued = any(t.state == TrialState.WAITING for t in trials)
+        running = [t for t in trials if t.state == TrialState.RUNNING and t.number != but]
+        self.others = bool(running)
+        return {t.user_attrs.get("digest", "") for t in running}
 
     def _describe(self, proposal: Proposal) -> dict[str, Any]:
         space = self.space

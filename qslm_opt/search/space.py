@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FP32_BITS = 32
 """The level of a unit that is not quantized."""
+_KEPT_SETTINGS = 64
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,21 @@ class SearchSpace:
         """Return a short, readable setting for ``levels``; ``fixed`` replaces the space's own.
 
         The network has the most frequent level, a block or module an entry where it differs; pins are
-        entries.
+        entries. The last few are kept.
         """
+        key = levels, fixed
+        known = self._settings.get(key)
+        if known is None:
+            if len(self._settings) >= _KEPT_SETTINGS:
+                self._settings.clear()
+            known = self._settings[key] = self._build(levels, fixed)
+        return known
+
+    @cached_property
+    def _settings(self) -> dict[tuple[Levels, Format | None], QuantSetting]:
+        return {}
+
+    def _build(self, levels: Levels, fixed: Format | None) -> QuantSetting:
         network = _most_frequent(levels, prefer=levels[0])
         units = {NETWORK: self.layout.with_bits(network)}
         for block in self.hierarchy.blocks:

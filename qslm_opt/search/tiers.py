@@ -114,6 +114,7 @@ class TierMachine:
         self.skipped = tuple(bits for bits in reversed(space.precisions) if not fits[bits])
         """Uniform levels above the budget, nearest first."""
         self._modules: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._last: tuple[State, Proposal | None] | None = None
 
     def start(self) -> State:
         """Return the state before any verdict."""
@@ -133,7 +134,13 @@ class TierMachine:
         return self._modules[order]
 
     def pending(self, state: State) -> Proposal | None:
-        """Return what the walk needs next, or None when it is at its end."""
+        """Return what the walk needs next, or None when it is at its end; the last answer is kept."""
+        known = self._last
+        if known is None or known[0] is not state:
+            known = self._last = state, self._pending(state)
+        return known[1]
+
+    def _pending(self, state: State) -> Proposal | None:
         space, unquantized = self.space, self.space.uniform(FP32_BITS)
         if state.phase == "sensitivity":
             block, bits = self.grid[state.index]

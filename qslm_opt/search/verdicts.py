@@ -67,7 +67,7 @@ class VerdictTable:
         self._failures: Counter[str] = Counter()
         self._seen: set[int] = set()
 
-    def __contains__(self, number: int) -> bool:
+    def __contains__(self, number: object) -> bool:
         return number in self._seen
 
     def add(self, number: int, reading: Reading | None) -> None:

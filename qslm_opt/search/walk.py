@@ -38,6 +38,23 @@ class TierProgress:
     """Digest of the tier's smallest candidate; None without one."""
 
 
+@dataclass
+class _Tally:
+    """What the visited settings of one tier come to."""
+
+    steps: int = 0
+    ok: int = 0
+    """Those that are metric_ok."""
+    smallest: Proposal | None = None
+    """The candidate of fewest bytes, the first among equals."""
+
+    def add(self, step: Step) -> None:
+        self.steps += 1
+        self.ok += step.verdict.metric_ok is True
+        if step.candidate and (self.smallest is None or step.proposal.bytes < self.smallest.bytes):
+            self.smallest = step.proposal
+
+
 class Walk:
     """The one sequential path through the tiers; ``extend`` moves it on as verdicts arrive.
 
@@ -50,6 +67,8 @@ class Walk:
         self.steps: list[Step] = []
         """Visited settings in order, each once; once more when it was first told without a model run."""
         self._ran: dict[str, bool] = {}
+        self._tallies: dict[Tier, _Tally] = {tier: _Tally() for tier in TIERS}
+        self._progress: tuple[State, int, tuple[TierProgress, ...]] | None = None
 
     def extend(self, verdicts: Mapping[str, Verdict]) -> Walk:
         """Go on as far as ``verdicts`` (digest → verdict) lead; return self."""
@@ -66,6 +85,7 @@ class Walk:
         if ran is None or (step.proposal.run and not ran):
             self._ran[step.proposal.digest] = step.proposal.run
             self.steps.append(step)
+            self._tallies[step.proposal.tier].add(step)
 
     @property
     def done(self) -> bool:
@@ -129,8 +149,8 @@ class Walk:
         outcomes = self.machine.outcomes(state, proposal)
         if len(outcomes) == 1:
             return [(outcomes[0], 1.0)]
-        tried = [step.verdict.metric_ok for step in self.steps if step.proposal.tier == proposal.tier]
-        ok = (tried.count(True) + 1) / (len(tried) + 2)
+        tally = self._tallies[proposal.tier]
+        ok = (tally.ok + 1) / (tally.steps + 2)
         return [(outcomes[0], ok), (outcomes[1], 1 - ok)]
 
     def _follow(self, state: State, verdicts: Mapping[str, Verdict]) -> tuple[State, Proposal | None]:
@@ -143,15 +163,16 @@ class Walk:
 
     def progress(self) -> tuple[TierProgress, ...]:
         """Return how far each tier is, in order."""
-        return tuple(self._progress(tier) for tier in TIERS)
+        known = self._progress
+        if known is None or known[0] is not self.state or known[1] != len(self.steps):
+            tiers = tuple(self._progress_of(tier) for tier in TIERS)
+            known = self._progress = self.state, len(self.steps), tiers
+        return known[2]
 
-    def _progress(self, tier: Tier) -> TierProgress:
-        steps = [step for step in self.steps if step.proposal.tier == tier]
-        candidates = [step.proposal for step in steps if step.candidate]
-        smallest = min(candidates, key=lambda p: p.bytes, default=None)
-        return TierProgress(
-            tier, len(steps), len(steps) + self._left(tier), smallest.digest if smallest else None
-        )
+    def _progress_of(self, tier: Tier) -> TierProgress:
+        tally = self._tallies[tier]
+        best = tally.smallest.digest if tally.smallest else None
+        return TierProgress(tier, tally.steps, tally.steps + self._left(tier), best)
 
     def _left(self, tier: Tier) -> int:
         """At most this many settings are still to come in ``tier``."""
@@ -166,9 +187,7 @@ class Walk:
             return len(levels) - (state.index if now == "global" else 0)
         order = state.order or machine.space.blocks
         units = order if tier == "block" else machine.modules(order)
-        return sum(self._levels_below(unit) for unit in units[state.index if now == tier else 0 :])
-
-    def _levels_below(self, unit: str) -> int:
-        space = self.machine.space
-        level = self.state.incumbent[space.positions(unit)[0]]
-        return sum(bits < level for bits in space.precisions)
+        space, incumbent = machine.space, state.incumbent
+        below = {level: sum(bits < level for bits in space.precisions) for level in set(incumbent)}
+        left = units[state.index if now == tier else 0 :]
+        return sum(below[incumbent[space.positions(unit)[0]]] for unit in left)

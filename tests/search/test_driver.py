@@ -408,6 +408,20 @@ def test_a_trial_enqueued_by_hand_is_failed_and_the_search_goes_on(url, finished
     assert optuna_study(url).trials[0].user_attrs["reason"].startswith("enqueued by hand")
 
 
+def test_a_trial_enqueued_while_the_search_runs_is_failed_as_well(url, finished):
+    session = toy(STUDY)
+    create_study(STUDY, url, session)
+
+    def enqueue(record):
+        if record.number == 5:
+            optuna_study(url).enqueue_trial({"bits": 8})
+
+    summary = run_study("toy", url, session, listener=Recorder(on_start=enqueue))
+    assert result(summary) == result(finished[1])
+    failed = [t for t in optuna_study(url).trials if t.state == TrialState.FAIL]
+    assert [t.user_attrs["reason"].startswith("enqueued by hand") for t in failed] == [True]
+
+
 def measured_ahead(url, whole_url):
     """Start a trial that measures what the walk does not visit, and nearly end it; (trial, digest)."""
     needed = {t.digest for t in records(whole_url)}

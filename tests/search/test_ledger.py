@@ -9,7 +9,16 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
-from qslm_opt.search.ledger import close_trial, one_transaction, open_storage, write_attributes
+from qslm_opt.search.ledger import (
+    Lookout,
+    close_trial,
+    load_study,
+    one_transaction,
+    open_storage,
+    open_trial,
+    write_attributes,
+    write_parameters,
+)
 from qslm_opt.store import prepare
 
 BITS = {"bits": CategoricalDistribution([2, 3])}
@@ -103,3 +112,65 @@ def test_a_writer_inside_keeps_others_from_starting_a_trial_until_it_is_done(url
                 cursor.execute("UPDATE studies SET study_name = 'b'")
     second = optuna.load_study(storage=impatient, study_name="a")
     assert second.ask(BITS).number == 1
+
+
+def test_an_opened_trial_is_what_ask_would_have_made(study):
+    asked = study.ask(BITS)
+    opened = open_trial(study._storage, study._study_id)
+    write_parameters(study._storage, opened.id, {"bits": asked.params["bits"]}, BITS)
+    first, second = study.trials
+    assert (opened.number, second.number, second._trial_id) == (1, 1, opened.id)
+    assert (second.state, second.params, second.distributions) == (first.state, first.params, BITS)
+    assert second.datetime_start >= first.datetime_start
+    assert close_trial(study._storage, opened.id, TrialState.COMPLETE, 2.0, {"value": 2.0})
+    assert study.tell(asked, 3.0).number == 0
+    assert [t.value for t in study.trials] == [3.0, 2.0]
+
+
+def test_an_opened_trial_is_gone_when_its_transaction_fails(url):
+    study = optuna.create_study(storage=open_storage(url), study_name="a")
+
+    def fail():
+        with one_transaction(study._storage):
+            write_attributes(study._storage, open_trial(study._storage, study._study_id).id, {"a": 1})
+            raise KeyError("x")
+
+    with pytest.raises(KeyError, match="x"):
+        fail()
+    assert study.get_trials() == []
+    assert open_trial(study._storage, study._study_id).number == 0
+
+
+def test_a_lookout_reads_trials_only_while_one_is_not_known(url):
+    study = optuna.create_study(storage=open_storage(url), study_name="a")
+    another = optuna.load_study(storage=open_storage(url), study_name="a")
+    lookout, known = Lookout(), set()
+
+    def seen(but: int = -1) -> list[int]:
+        return [trial.number for trial in lookout.trials(study, known, but)]
+
+    assert seen() == []
+    mine = another.ask(BITS)
+    assert (seen(), seen(but=0)) == ([0], [])
+    theirs = another.ask(BITS)
+    assert seen(but=0) == [0, 1]
+    another.tell(theirs, 1.0)
+    known.add(1)
+    assert seen(but=0) == []
+    assert seen() == [0, 1]  # the one that still runs is not lost behind a later one
+    another.tell(mine, 1.0)
+    known.add(0)
+    assert seen() == []
+    another.enqueue_trial({"bits": 2})
+    assert [t.state for t in lookout.trials(study, known)][2:] == [TrialState.WAITING]
+
+
+def test_a_lookout_inside_a_transaction_sees_what_others_wrote_before_it(url):
+    study = load_study(optuna.create_study(storage=open_storage(url)).study_name, open_storage(url))
+    another = load_study(study.study_name, open_storage(url))
+    lookout = Lookout()
+    assert lookout.trials(study, ()) == []
+    theirs = another.ask(BITS)
+    with one_transaction(study._storage):
+        mine = open_trial(study._storage, study._study_id)
+        assert [t.number for t in lookout.trials(study, (), but=mine.number)] == [theirs.number, mine.number]
