@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_tiers_hold_every_sentence_once_hardest_first() -> None:
     tiers = hardness_tiers(hardness)
     assert len(tiers) == TIERS
     assert sorted(i for tier in tiers for i in tier) == list(range(83))
-    for before, after in zip(tiers, tiers[1:], strict=False):
+    for before, after in pairwise(tiers):
         assert hardness[before].min() >= hardness[after].max()
     assert hardness_tiers(np.zeros(3)) == [[0], [1], [2]]
 
