@@ -39,8 +39,8 @@ EVALUATION_VERSION = 2
 """Raised whenever the same setting may give another number than before."""
 CODE_VERSION = f"{__version__}/{EVALUATION_VERSION}"
 
-ROWS = {"cpu": 4096, "cuda": 2**19}
-"""Most token positions per batch, by device type."""
+ROWS = {"lm": {"cpu": 4096, "cuda": 2**19}, "classification": {"cpu": 768, "cuda": 2**19}}
+"""Most token positions per batch, by task kind and device type. Small batches of sentences pad little."""
 PREFIX_BYTES = {"cpu": 2 * 10**9, "cuda": 32 * 10**9}
 """Most memory of the activations kept at block boundaries."""
 BATCH_SHARE, PREFIX_SHARE, WEIGHTS_SHARE = 0.3, 0.35, 0.15
@@ -138,7 +138,8 @@ class Engine:
         self._fp32_bytes = hierarchy.fp32_bytes()
         limit = min(PREFIX_BYTES[kind], int(PREFIX_SHARE * free)) if prefix_bytes is None else prefix_bytes
         self._prefix_limit, self._reorder = limit, reorder
-        self._size, self._rows = batch, min(ROWS[kind], max(1, int(BATCH_SHARE * free / self._row_bytes())))
+        fitting = max(1, int(BATCH_SHARE * free / self._row_bytes()))
+        self._size, self._rows = batch, min(ROWS[data.kind][kind], fitting)
         self._tiers: list[list[int]] | None = None
         self._told = False
         self._arrange()
@@ -281,9 +282,11 @@ class Engine:
         else:
             nll, correct, hardness = self._class_loss(tensors, h, batch)
         if not nll < float("inf"):
+            narrow = self.ops.precision in ("fp16", "split")  # float16 ends at 65504
             raise NumericsError(
                 f"the model's logits hold NaN or infinity (batch {index} of {len(self._batches)}); check the "
-                f"checkpoint, raise the bits of the setting, or use --matmul fp32 (not {self._precision})."
+                "checkpoint, or raise the bits of the setting"
+                + (f", or use --matmul fp32 instead of {self._precision}." if narrow else ".")
             )
         return _Result(nll, correct, float(spikes), hardness)
 

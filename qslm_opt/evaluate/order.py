@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from qslm_opt.evaluate.batches import Batch
 
-TIERS = 8
+TIERS = 4
 """Classes of sentences by how soon they turn wrong: enough to skip most of a rejected run's data, few
 enough that sentences of like length still meet in a batch."""
 

@@ -76,7 +76,7 @@ def test_hard_sentences_meet_in_batches_after_the_first_full_run(skilled) -> Non
     )
     assert (again.value, again.correct, again.n) == (first.value, first.correct, first.n)
     assert again.nll_sum == pytest.approx(first.nll_sum, rel=1e-6)
-    assert wrong[5] == 50  # all that is wrong stands in the first two of eight tiers, six batches
+    assert wrong[4] == 50  # all that is wrong stands in the first of four tiers, five batches
 
 
 def test_a_rejected_setting_needs_less_data_and_the_same_decision(skilled) -> None:
