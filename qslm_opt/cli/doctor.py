@@ -179,6 +179,15 @@ def _kernels() -> Iterator[Check]:
         )  # fmt: skip
     else:
         yield Check("Kernels", "triton", True, _version("triton"))
+    if find_spec("torch") is not None:
+        import torch
+
+        from qslm_opt.kernels.ops import available_precisions, pick_precision
+
+        for device in ("cpu", "cuda")[: 1 + torch.cuda.is_available()]:
+            there, chosen = available_precisions(device), pick_precision(device)
+            found = f"{chosen}; --matmul has {', '.join(there)}" if len(there) > 1 else chosen
+            yield Check("Kernels", f"products on {device}", True, found)
 
 
 def _storage() -> Iterator[Check]:

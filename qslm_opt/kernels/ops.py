@@ -159,26 +159,29 @@ def _relu2(x: Current) -> Tensor:
 REFERENCE = Ops("reference", norm_shift_mix_reference, _gated_wkv, _lif_add, _relu2)
 
 
+def available_precisions(device: str) -> tuple[Precision, ...]:
+    """Return the precisions that matrix products have on a device type (``cpu`` or ``cuda``)."""
+    if device != "cuda":
+        return ("fp32",)
+    return PRECISIONS if find_spec("triton") and has_half_products() else ("fp32", "tf32")
+
+
 def pick_precision(device: str, wanted: str = "auto") -> Precision:
-    """Return the precision of matrix products on a device type (``cpu`` or ``cuda``).
+    """Return the precision of matrix products on a device type.
 
     ``auto`` is the fastest that leaves every SST-2 prediction and, within 5e-4, the perplexity of the 14M
     models as float32 has them: split on CUDA, float32 on the CPU. DeviceError for what is not there.
     """
     if wanted != "auto" and wanted not in PRECISIONS:
         raise DeviceError(f"matmul precision {wanted!r} is unknown; use auto, {', '.join(PRECISIONS)}.")
-    half = device == "cuda" and bool(find_spec("triton")) and has_half_products()
+    there = available_precisions(device)
     if wanted == "auto":
-        return "split" if half else "fp32"
-    if wanted in ("fp16", "split") and not half:
-        raise DeviceError(
-            f"matmul precision {wanted!r} needs a CUDA device, Triton and torch 2.8 or later; "
-            "use --matmul fp32 or auto."
-        )
-    if wanted == "tf32" and device != "cuda":
-        raise DeviceError(f"matmul precision 'tf32' needs a CUDA device, not {device!r}; use --matmul fp32.")
-    found: Precision = next(p for p in PRECISIONS if p == wanted)
-    return found
+        return "split" if "split" in there else "fp32"
+    for precision in there:
+        if precision == wanted:
+            return precision
+    needs = "a CUDA device" if wanted == "tf32" else "a CUDA device, Triton and torch 2.8 or later"
+    raise DeviceError(f"matmul precision {wanted!r} needs {needs}; use --matmul fp32 or auto.")
 
 
 @cache
