@@ -43,6 +43,7 @@ ROWS = {"lm": {"cpu": 4096, "cuda": 2**19}, "classification": {"cpu": 768, "cuda
 """Most token positions per batch, by task kind and device type. Small batches of sentences pad little."""
 PREFIX_BYTES = {"cpu": 2 * 10**9, "cuda": 32 * 10**9}
 """Most memory of the activations kept at block boundaries."""
+_KEPT_KEYS = 256
 BATCH_SHARE, PREFIX_SHARE, WEIGHTS_SHARE = 0.3, 0.35, 0.15
 """Most of a GPU's free memory for one batch's activations, the boundaries, and the quantized tensors."""
 
@@ -142,6 +143,7 @@ class Engine:
         self._size, self._rows = batch, min(ROWS[data.kind][kind], fitting)
         self._tiers: list[list[int]] | None = None
         self._told = False
+        self._keys: dict[str, list[str]] = {}
         self._arrange()
 
     def _free_bytes(self) -> int:
@@ -201,9 +203,9 @@ class Engine:
         report: Callable[[Progress], bool] | None,
     ) -> Evaluation:
         start = perf_counter()
-        keys = boundary_keys(self.hierarchy, setting)
+        keys = self._keys_of(setting)
         if parent is not None:
-            self._prefix.follow(boundary_keys(self.hierarchy, parent))
+            self._prefix.follow(self._keys_of(parent))
         tensors = self._view.apply(setting)
         sums, stopped = _Sums(), False
         hardness = np.zeros(len(self.data.sequences))
@@ -225,6 +227,15 @@ class Engine:
         if sums.used == self.data.n:
             self._learn(hardness)
         return self._evaluation(setting, sums, stopped, seconds)
+
+    def _keys_of(self, setting: QuantSetting) -> list[str]:
+        """Return ``boundary_keys``, kept for the settings asked for last: a parent has many children."""
+        name = setting.to_json()
+        if name not in self._keys:
+            if len(self._keys) >= _KEPT_KEYS:
+                self._keys.clear()
+            self._keys[name] = boundary_keys(self.hierarchy, setting)
+        return self._keys[name]
 
     @property
     def arithmetic(self) -> str:

@@ -37,8 +37,7 @@ def boundary_keys(hierarchy: Hierarchy, setting: QuantSetting) -> list[str]:
     for block in hierarchy.blocks:
         if block.kind != "input":
             keys.append(chain.hexdigest())
-        for tensor in block.tensors():
-            chain.update(f"{tensor.name}={formats.get(tensor.name)};".encode())
+        chain.update(";".join(f"{t.name}={formats.get(t.name)}" for t in block.tensors()).encode())
     return keys
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from math import prod
 from typing import Any, Literal
 
@@ -98,6 +99,10 @@ class Hierarchy:
 
     def units(self) -> tuple[str, ...]:
         """Return every unit name: the network, then blocks and modules in order."""
+        return self._units
+
+    @cached_property
+    def _units(self) -> tuple[str, ...]:
         names = [NETWORK]
         for block in self.blocks:
             names += [block.unit, *(m.unit for m in block.modules)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from time import sleep
+from time import perf_counter, sleep
 from typing import Any
 
 from qslm_opt.measure.meter import DEFAULT_RATE_HZ, Meter, NullMeter, Window
@@ -62,14 +62,16 @@ class NvmlMeter:
         if self._closed:
             return NullMeter().window()
         counter = _Counter(self._energy_j)
-        return SamplingWindow(
+        window = SamplingWindow(
             self._power_w,
-            lambda samples: self._finish(samples, counter),
+            lambda samples: self._finish(samples, (window.began, window.ended), counter),
             rate_hz=self._rate_hz,
             failed=self._failed,
             synchronize=self._synchronize,
-            edge=counter.read,
+            ends=False,  # NVML may take longer to answer than a short trial to run
+            counter=counter.read if self._counts else None,
         )
+        return window
 
     def measure_idle(self, seconds: float = 1.0) -> float | None:
         """Return the mean watts of the GPU at rest, kept as ``idle_w`` of later windows."""
@@ -90,13 +92,15 @@ class NvmlMeter:
             self._closed, self.reason = True, "the meter was closed"
             self._nvml.nvmlShutdown()
 
-    def _finish(self, samples: Sequence[Sample], counter: _Counter) -> PowerWindow | None:
+    def _finish(
+        self, samples: Sequence[Sample], span: tuple[float, float], counter: _Counter
+    ) -> PowerWindow | None:
         self.reason = None
-        seconds = samples[-1][0] - samples[0][0]
-        energy_j = counter.spent() if seconds >= COUNTER_MIN_SECONDS else None
+        energy_j = counter.energy_j(samples, span[0]) if span[1] - span[0] >= COUNTER_MIN_SECONDS else None
         return summarize(
             samples,
             source=self.source,
+            span=span,
             energy_j=energy_j,
             idle_w=self._idle_w,
             memory_bytes=self.memory_bytes(),
@@ -133,25 +137,28 @@ class NvmlMeter:
 
 
 class _Counter:
-    """The energy counter at the first and the last sample of a window."""
+    """The energy counter early in a window and at its end."""
 
     def __init__(self, read_j: Callable[[], float | None]) -> None:
         self._read_j = read_j
-        self._first: float | None = None
-        self._last: float | None = None
-        self._started = False
+        self._readings: list[tuple[float, float | None]] = []
 
     def read(self) -> None:
-        """Note the counter: the first time as where the window begins, afterwards as where it ends."""
-        self._last = self._read_j()
-        if not self._started:
-            self._first, self._started = self._last, True
+        """Note the time and the counter."""
+        self._readings.append((perf_counter(), self._read_j()))
 
-    def spent(self) -> float | None:
-        """Return the joules between the two; None without a counter, or when it did not move."""
-        if self._first is None or self._last is None or self._last <= self._first:
+    def energy_j(self, samples: Sequence[Sample], began: float) -> float | None:
+        """Return the joules since ``began``: the counter's, and before its first reading the samples' mean.
+
+        None without two readings, or when the counter did not move.
+        """
+        if len(self._readings) < 2:
             return None
-        return self._last - self._first
+        (first_at, first), (_, last) = self._readings[0], self._readings[-1]
+        before = [watts for at, watts in samples if at <= first_at]
+        if first is None or last is None or last <= first or not before:
+            return None
+        return last - first + sum(before) / len(before) * (first_at - began)
 
 
 def open_nvml(

@@ -15,8 +15,12 @@ Sample = tuple[float, float]
 """(seconds on any steady clock, watts)."""
 
 
+COUNTER_AFTER_SECONDS = 0.5
+"""Age of a window at which its thread reads the energy counter: shorter ones have no use for it."""
+
+
 class SamplingWindow:
-    """Reads a meter from a thread at a steady rate, and once at each end of the window."""
+    """Reads a meter from a thread at a steady rate, and where that is quick once at each end."""
 
     def __init__(
         self,
@@ -26,18 +30,22 @@ class SamplingWindow:
         rate_hz: float,
         failed: Callable[[Exception], None],
         synchronize: Callable[[], None] | None = None,
-        edge: Callable[[], None] | None = None,
+        ends: bool = True,
+        counter: Callable[[], None] | None = None,
     ) -> None:
         """Take ``read`` (watts, or joules of a counter), and ``finish`` that turns samples into a result.
 
-        ``edge`` is called beside the first and the last sample: for what is too slow to read every time. An
-        exception of either ends the sampling: ``failed`` is told, and the result is None.
+        With ``ends`` the work waits for a sample before it begins and after it ended; without, a device that
+        answers slowly holds nothing up, and what it says after the end is dropped. ``counter`` is called once
+        the window is ``COUNTER_AFTER_SECONDS`` old, and then again at its end. An exception of either ends
+        the sampling: ``failed`` is told, and the result is None.
         """
         if not 0 < rate_hz <= 1000:
             raise ValueError(f"sampling rate {rate_hz} Hz is out of range; use above 0, at most 1000")
         self._read, self._finish, self._failed = read, finish, failed
         self._synchronize = synchronize or (lambda: None)
-        self._edge = edge or (lambda: None)
+        self._ends, self._counter, self._counting = ends, counter, False
+        self.began = self.ended = 0.0
         self._period = 1 / rate_hz
         self._samples: list[Sample] = []
         self._error: Exception | None = None
@@ -48,7 +56,9 @@ class SamplingWindow:
 
     def __enter__(self) -> SamplingWindow:
         self._synchronize()
-        self._take_edge()
+        self.began = perf_counter()
+        if self._ends:
+            self._take()
         self._thread.start()
         return self
 
@@ -60,10 +70,14 @@ class SamplingWindow:
             if kind is None:  # after a failure the device may not answer
                 self._synchronize()
         finally:
+            self.ended = perf_counter()
             # The thread is not waited for: a driver may answer late, and what it says then is dropped.
             with self._open:
                 self._closing.set()
-        self._take_edge()
+        if self._ends:
+            self._take()
+        if self._counting:
+            self._count()
         if self._error is not None:
             self._failed(self._error)
         elif kind is None:
@@ -76,15 +90,20 @@ class SamplingWindow:
         return self._result
 
     def _run(self) -> None:
+        if not self._ends:
+            self._take(inside=True)
         due = perf_counter() + self._period
         while not self._closing.wait(max(0.0, due - perf_counter())):
             self._take(inside=True)
+            if self._counter and not self._counting and due - self.began > COUNTER_AFTER_SECONDS:
+                self._count()
+                self._counting = True
             due = max(due + self._period, perf_counter())  # a late sample is not made up for
 
-    def _take_edge(self) -> None:
-        self._take()
+    def _count(self) -> None:
+        assert self._counter is not None
         try:
-            self._edge()
+            self._counter()
         except Exception as error:  # noqa: BLE001  a meter must never end the run it watches
             self._fail(error)
 
@@ -115,19 +134,24 @@ def summarize(
     samples: Sequence[Sample],
     *,
     source: str,
+    span: tuple[float, float] | None = None,
     energy_j: float | None = None,
     idle_w: float | None = None,
     memory_bytes: int | None = None,
 ) -> PowerWindow | None:
-    """Return mean, spread and energy of power samples; None below two samples, without duration or at 0 W.
+    """Return mean, spread and energy of power samples; None without any, without duration or at 0 W.
 
     The mean is over time (trapezoids), the spread is the standard deviation of the samples, and the
-    energy is the integral unless a counter gave it.
+    energy is the integral unless a counter gave it. ``span`` is when the window began and ended: the first
+    and the last sample stand for what is outside them. Without it, that is from the first to the last.
     """
-    if len(samples) < 2 or samples[-1][0] <= samples[0][0] or not all(isfinite(w) for _, w in samples):
+    if not samples or not all(isfinite(w) for _, w in samples):
         return None
-    duration = samples[-1][0] - samples[0][0]
-    integral = trapezoid(samples)
+    began, ended = span or (samples[0][0], samples[-1][0])
+    duration = ended - began
+    if duration <= 0:
+        return None
+    integral = trapezoid([(began, samples[0][1]), *samples, (ended, samples[-1][1])])
     if integral <= 0:  # a running device draws power: a meter that says 0 does not measure
         return None
     centre = fsum(w for _, w in samples) / len(samples)
@@ -135,7 +159,7 @@ def summarize(
     return PowerWindow(
         source=source,
         samples=len(samples),
-        rate_hz=(len(samples) - 1) / duration,
+        rate_hz=len(samples) / duration if span else (len(samples) - 1) / duration,
         mean_w=integral / duration,
         std_w=sqrt(variance),
         energy_j=integral if energy_j is None else energy_j,

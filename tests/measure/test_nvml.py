@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from time import sleep
 from types import ModuleType, SimpleNamespace
@@ -12,6 +13,7 @@ import pynvml
 import pytest
 
 from qslm_opt.measure import nvml as nvml_module
+from qslm_opt.measure import sampling
 from qslm_opt.measure.meter import open_meter
 from qslm_opt.measure.nvml import NvmlMeter, NvmlUnavailableError, find_device
 
@@ -115,14 +117,33 @@ def test_an_older_nvidia_ml_py_without_the_field_gives_the_averaged_reading(mach
 
 def test_a_short_window_integrates_because_the_counter_moves_in_steps(machine):
     found = window_of(open_meter("cuda"))
-    assert found.energy_j == pytest.approx(found.mean_w * (found.samples - 1) / found.rate_hz)
+    assert found.energy_j == pytest.approx(found.mean_w * found.samples / found.rate_hz)
 
 
-def test_a_long_window_takes_the_counter(machine, monkeypatch):
+def test_a_window_shorter_than_the_period_has_the_one_sample_it_got(machine):
+    found = window_of(open_meter("cuda", rate_hz=1))
+    assert (found.samples, found.std_w) == (1, 0.0)
+    assert found.mean_w == pytest.approx(300.0)
+    assert 300 * 0.02 <= found.energy_j
+
+
+def test_a_gpu_that_answers_after_the_end_holds_nothing_up_and_gives_nothing(machine):
+    meter = open_meter("cuda")
+    go_on = threading.Event()
+    machine.nvml.nvmlDeviceGetFieldValues.side_effect = lambda *_: go_on.wait(30) and None
+    assert window_of(meter) is None
+    assert not go_on.is_set()
+    assert meter.reason is None
+    go_on.set()
+
+
+def test_a_long_window_takes_the_counter_and_integrates_what_came_before_it(machine, monkeypatch):
     monkeypatch.setattr(nvml_module, "COUNTER_MIN_SECONDS", 0.0)
-    meter = open_meter("cuda", rate_hz=1)
+    monkeypatch.setattr(sampling, "COUNTER_AFTER_SECONDS", 0.0)
+    meter = open_meter("cuda", rate_hz=200)
     machine.counter_mj = iter([1_000_000, 1_012_500])
-    assert window_of(meter).energy_j == pytest.approx(12.5)
+    found = window_of(meter, 0.2)
+    assert 12.5 + 300 * 0.005 <= found.energy_j <= 12.5 + found.mean_w * found.samples / found.rate_hz
 
 
 @pytest.mark.parametrize(
@@ -130,9 +151,10 @@ def test_a_long_window_takes_the_counter(machine, monkeypatch):
 )
 def test_without_a_counter_that_moves_the_energy_is_the_integral(machine, monkeypatch, counter):
     monkeypatch.setattr(nvml_module, "COUNTER_MIN_SECONDS", 0.0)
+    monkeypatch.setattr(sampling, "COUNTER_AFTER_SECONDS", 0.0)
     machine.counter_mj = counter
-    found = window_of(open_meter("cuda", rate_hz=1))
-    assert found.energy_j == pytest.approx(found.mean_w * (found.samples - 1) / found.rate_hz)
+    found = window_of(open_meter("cuda", rate_hz=200), 0.1)
+    assert found.energy_j == pytest.approx(found.mean_w * found.samples / found.rate_hz)
 
 
 def test_memory_that_cannot_be_read_is_none_and_the_rest_stands(machine):
