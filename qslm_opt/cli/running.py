@@ -68,7 +68,7 @@ def run(
         with ExitStack() as stack:
             # First the meter: the device is at rest only before the other workers start.
             meter = stack.enter_context(_meter(session, idle=row.state != "running"))
-            stack.enter_context(_workers(name, url, workers - 1, device))
+            stack.enter_context(workers_on(name, url, workers - 1, device))
             stack.enter_context(listener)
             summary = run_study(name, url, session, listener=listener, meter=meter, since=_began["at"])
     report(name, url, as_json=as_json, ended=summary.state in ENDED)
@@ -158,14 +158,20 @@ def need_terminal() -> None:
 
 
 @contextmanager
-def _workers(name: str, url: str, count: int, device: str | None) -> Iterator[None]:
-    """Run ``count`` more processes on the study; end them when this one is interrupted or fails."""
+def workers_on(
+    name: str, url: str, count: int, device: str | None, *, quiet: bool = False
+) -> Iterator[None]:
+    """Run ``count`` more processes on the study; end them when this one is interrupted or fails.
+
+    ``quiet`` ones do not narrate; an exit code of theirs that is a failure is narrated here all the same.
+    """
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for _ in range(count):
             worker = subprocess.Popen(
                 [*_resume(name), "--progress", "none", *_on(device)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=_environment(url),
+                stderr=subprocess.DEVNULL if quiet else None,
             )  # fmt: skip
             processes.append(worker)
         yield
