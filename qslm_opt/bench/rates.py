@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +18,7 @@ from qslm_opt.kernels.products import PRECISIONS, float32_products, half_terms
 from qslm_opt.models.spikegpt import products
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from qslm_opt.kernels.ops import Ops, Weight
     from qslm_opt.models.spikegpt import SpikeGPTConfig
@@ -85,7 +86,7 @@ def _has(kind: str, mode: str) -> bool:
 def measure_rates(
     cfg: SpikeGPTConfig, device: torch.device, modes: Sequence[str], synchronise: Callable[[], None]
 ) -> Rates:
-    """Measure the rates of ``modes`` and of a copy; weights are whole numbers of 8 bits, as in a study."""
+    """Measure the rates of ``modes`` and of a copy: the best of several timings, what the device can do."""
     shapes = CPU_SHAPES if device.type == "cpu" else GPU_SHAPES
     rows = _ROWS[device.type]
     gemm = {}
@@ -104,17 +105,49 @@ def measure_rates(
 def gemm_seconds(
     ops: Ops, device: torch.device, m: int, n: int, k: int, synchronise: Callable[[], None]
 ) -> float:
-    """Return the median time of ``ops.linear`` of [m, k] with a prepared weight [n, k], in seconds."""
+    """Return the shortest time of ``ops.linear`` of [m, k] with a prepared weight [n, k], in seconds."""
+    return measure(
+        gemm_call(ops, device, m, n, k), repeats=_REPEATS, seconds_limit=_SECONDS, synchronise=synchronise
+    ).low_s
+
+
+def gemm_call(ops: Ops, device: torch.device, m: int, n: int, k: int) -> Callable[[], object]:
+    """Return a function that multiplies [m, k] with a prepared weight [n, k] of whole numbers of 8 bits."""
     g = torch.Generator(device).manual_seed(0)
     codes = torch.randint(-127, 128, (n, k), generator=g, device=device).float()
     x = _operand(torch.randn(m, k, generator=g, device=device), ops.precision)
     weight: Weight = codes
     if ops.weight is not None:
         weight = ops.weight(codes, torch.ones(n, device=device), head=False)
-    with torch.inference_mode(), _products(device, ops):
-        return measure(
-            lambda: ops.linear(x, weight), repeats=_REPEATS, seconds_limit=_SECONDS, synchronise=synchronise
-        ).median_s
+
+    def call() -> object:
+        with torch.inference_mode(), _products(device, ops):
+            return ops.linear(x, weight)
+
+    return call
+
+
+class Probes:
+    """The same products and the same copy again, to be timed in turns with what is compared with them.
+
+    A rate that was measured a minute ago is no measure of a machine that does other work now.
+    """
+
+    def __init__(self, rates: Rates, device: torch.device, modes: Sequence[str]) -> None:
+        """Make the operands at the shapes where ``rates`` were best."""
+        self._rates = {mode: rates.gemm[mode] for mode in dict.fromkeys(modes)}
+        self._device = device
+        self.calls: dict[str, Callable[[], object]] = {"copy": copy_call(device)}
+        for mode, rate in self._rates.items():
+            self.calls[mode] = gemm_call(mode_ops(device.type, mode), device, *rate.shape)
+
+    def rates(self, seconds: Mapping[str, float]) -> Rates:
+        """Return the rates that these times of ``calls`` in seconds give."""
+        gemm = {
+            mode: replace(rate, flop_per_s=2.0 * prod(rate.shape) / seconds[mode])
+            for mode, rate in self._rates.items()
+        }
+        return Rates(gemm, 2 * COPY_BYTES[self._device.type] / seconds["copy"])
 
 
 def _products(device: torch.device, ops: Ops) -> AbstractContextManager[None]:
@@ -132,10 +165,15 @@ def _own_shapes(cfg: SpikeGPTConfig) -> list[tuple[int, int]]:
     return [(shapes[name][0], shapes[name][1]) for name in products(cfg)]
 
 
-def _copy_rate(device: torch.device, synchronise: Callable[[], None]) -> float:
+def copy_call(device: torch.device) -> Callable[[], object]:
+    """Return a function that copies ``COPY_BYTES``: it reads and writes as many each."""
     source = torch.ones(COPY_BYTES[device.type] // 4, device=device)
     target = torch.empty_like(source)
+    return lambda: target.copy_(source)
+
+
+def _copy_rate(device: torch.device, synchronise: Callable[[], None]) -> float:
     timing = measure(
-        lambda: target.copy_(source), repeats=_REPEATS, seconds_limit=_SECONDS, synchronise=synchronise
+        copy_call(device), repeats=_REPEATS, seconds_limit=_SECONDS, synchronise=synchronise
     )
-    return 2 * 4 * source.numel() / timing.median_s
+    return 2 * COPY_BYTES[device.type] / timing.low_s

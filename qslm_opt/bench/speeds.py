@@ -12,7 +12,7 @@ from qslm_opt.bench.compiled import CannotCompileError, compiled_ops
 from qslm_opt.bench.forward import Forward, Load
 from qslm_opt.bench.memory import is_out_of_memory, peak_growth
 from qslm_opt.bench.model_cost import floor_seconds, flop_per_token, kernels
-from qslm_opt.bench.rates import mode_ops
+from qslm_opt.bench.rates import Probes, mode_ops
 from qslm_opt.bench.timing import Timing, Variant, interleaved
 from qslm_opt.kernels.ops import REFERENCE
 
@@ -26,6 +26,7 @@ VERSIONS = ("reference", "compiled", "fast")
 PLAIN_MODE = "fp32"
 """Precision of the first two."""
 OUT_OF_MEMORY = "out of memory"
+_PROBE = "probe"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Row:
     """Speed over that of the plain truth at the same load."""
     ratio_to_compiled: float | None = None
     gemm_share: float | None = None
-    """Tokens per second over what the measured rate of products would allow, nothing else counted."""
+    """Tokens per second over what the rate of products allows, measured in turns with them."""
     floor_share: float | None = None
     """Tokens per second over what products and traffic between kernels allow: see ``floor_seconds``."""
 
@@ -92,7 +93,8 @@ def measure_speeds(
 
     Args:
         modes: precisions of ``fast``; the other versions compute in float32.
-        rates: of this device, for the shares; must have ``PLAIN_MODE`` where other versions are asked for.
+        rates: of this device, ``PLAIN_MODE`` among them where other versions are asked for: they say at which
+            shapes to measure again, in turns with the rows, for the shares.
         seconds_limit: see ``interleaved``; by row.
         tell: told what is measured now.
     """
@@ -138,16 +140,33 @@ def _one_load(
                 raise
             rows[key] = replace(rows[key], note=OUT_OF_MEMORY)
             _release(subject.device)
+    probes = _probes(rates, subject.device, [mode for _, mode in passes])
     variants = {key: Variant(one, _warm_up(one)) for key, one in passes.items()}
+    variants |= {(_PROBE, name): Variant(call) for name, call in (probes.calls if probes else {}).items()}
     found = interleaved(
         variants, repeats=clock.repeats, seconds_limit=clock.seconds_limit, synchronise=clock.synchronise
     )
+    seconds: dict[str, float] = {}
     for key, timing in found.items():
-        if isinstance(timing, Timing):
+        if key[0] == _PROBE:
+            seconds |= {key[1]: timing.median_s} if isinstance(timing, Timing) else {}
+        elif isinstance(timing, Timing):
             rows[key] = replace(rows[key], timing=timing, loss_nats=passes[key].loss)
         else:
             rows[key] = replace(rows[key], note=OUT_OF_MEMORY)
+    if probes is not None and seconds.keys() == probes.calls.keys():
+        rates = probes.rates(seconds)
     return compared(list(rows.values()), subject, rates)
+
+
+def _probes(rates: Rates, device: torch.device, modes: Sequence[str]) -> Probes | None:
+    """Return the rates to measure again; None where memory is too short, and the earlier rates must do."""
+    try:
+        return Probes(rates, device, modes)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
 
 
 def _ops(subject: Subject, load: Load, key: tuple[str, str], tell: Callable[[str], None]) -> Ops:
@@ -179,7 +198,7 @@ def _release(device: torch.device) -> None:
 
 
 def compared(rows: Sequence[Row], subject: Subject, rates: Rates) -> list[Row]:
-    """Return the rows of one load with their ratios and shares; None where a term is missing."""
+    """Return the rows of one load with ratios and shares, these against ``rates``; None without a term."""
     seconds = {row.version: row.timing.median_s for row in rows if row.timing and row.version != "fast"}
     return [_compared(row, seconds, subject, rates) for row in rows]
 

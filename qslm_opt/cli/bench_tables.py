@@ -141,5 +141,7 @@ def _spread(timing: Timing | None) -> str:
     """Return how far the fastest and the slowest timing are from the median, in percent of its time."""
     if timing is None:
         return _NONE
+    if timing.repeats == 1:
+        return "one run"
     low, high = (100 * (s / timing.median_s - 1) for s in (timing.low_s, timing.high_s))
     return f"{low:+.0f} … {high:+.0f} %"
