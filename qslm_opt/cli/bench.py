@@ -38,7 +38,7 @@ _BOUNDS: dict[str, dict[str, Any]] = {"classification": {"max_drop": 0.02}, "lm"
 def bench(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", show_default=False,
+        typer.Argument(metavar="MODEL", show_default=False,
                        help="'demo', a folder, a .pth file, or a Hugging Face id. [default: demo]"),
     ] = None,
     shape: Annotated[
