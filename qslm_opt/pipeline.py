@@ -42,11 +42,15 @@ class Session:
         hierarchy: Hierarchy,
         data: TaskData,
         narrate: Callable[[str], None] = _silent,
+        *,
+        prefix_bytes: int | None = None,
+        reorder: bool = True,
     ) -> None:
+        """Place the model on the spec's device; ``prefix_bytes`` and ``reorder`` are the engine's."""
         self.spec, self.model, self.hierarchy, self.data = spec, model, hierarchy, data
         self.engine = Engine(
             model, hierarchy, data, device=spec.device, batch=spec.window_batch, matmul=spec.matmul,
-            narrate=narrate,
+            prefix_bytes=prefix_bytes, reorder=reorder, narrate=narrate,
         )  # fmt: skip
 
     @classmethod

@@ -11,6 +11,7 @@ import typer
 
 from qslm_opt import __version__
 from qslm_opt.cli import dashboard, demo, running, study, watch
+from qslm_opt.cli.bench import bench
 from qslm_opt.cli.doctor import doctor
 from qslm_opt.cli.model import app as model_app
 from qslm_opt.errors import QslmError
@@ -33,6 +34,7 @@ app.command()(demo.demo)
 app.command()(watch.watch)
 app.command()(dashboard.dashboard)
 app.command()(doctor)
+app.command()(bench)
 
 
 def _version(asked: bool) -> None:

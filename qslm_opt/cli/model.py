@@ -38,18 +38,22 @@ from qslm_opt.cli.model_session import (
 )
 from qslm_opt.cli.model_train import train
 from qslm_opt.cli.options import Json
-from qslm_opt.cli.output import console, digits, metric_value, narrate, print_json, print_line, size
+from qslm_opt.cli.output import (
+    console,
+    digits,
+    metric_value,
+    narrate,
+    print_json,
+    print_line,
+    print_table,
+    size,
+    table_width,
+)
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from qslm_opt.pipeline import Session
     from qslm_opt.results import Evaluation
     from qslm_opt.setting import QuantSetting
-
-_WIDEST = 1000
-"""More columns than any table has."""
 
 app = typer.Typer(
     name="model",
@@ -92,8 +96,8 @@ def info(
     for line in headlines(loaded):
         out.print(line, soft_wrap=True)
     whole = model_table(hierarchy, kind, every)
-    narrow = _width(out, whole) > out.width
-    _show(out, model_table(hierarchy, kind, every, shapes=False) if narrow else whole)
+    narrow = table_width(out, whole) > out.width
+    print_table(out, model_table(hierarchy, kind, every, shapes=False) if narrow else whole)
     out.print(LEGEND, soft_wrap=True)
 
 
@@ -175,7 +179,7 @@ def analyze(
         print_json({**sweep_json(result), "model": model, "task": task})
         return
     out = console()
-    _show(out, heat_map(result))
+    print_table(out, heat_map(result))
     for line in legend(result):
         out.print(line, soft_wrap=True)
 
@@ -203,17 +207,6 @@ def _line(run: Evaluation) -> str:
         found = f"{digits(run.value or 0.0, 7)} ({run.n:,} predicted tokens)"
     memory = f"{size(run.live_bytes)} of {size(run.fp32_bytes)} ({100 * run.saving:.1f} % saved)"
     return f"{run.metric} {found}; {memory}; {run.device}, {run.dtype}, {run.kernel}, {run.seconds:.1f} s"
-
-
-def _width(out: Console, table: Table) -> int:
-    return table.__rich_measure__(out, out.options.update(max_width=_WIDEST)).maximum
-
-
-def _show(out: Console, table: Table) -> None:
-    """Print a table whole: on a terminal that is too narrow its lines wrap, but no number is cut."""
-    wide, out.width = out.width, max(out.width, _width(out, table))
-    out.print(table)
-    out.width = wide
 
 
 @contextmanager

@@ -20,6 +20,9 @@ SCHEMA = 1
 _PIPE_WIDTH = 200
 """Columns of a table that goes to a file or a pipe: none is cut."""
 
+_WIDEST = 1000
+"""More columns than any table has."""
+
 
 def narrate(text: str) -> None:
     """Print one line for people to stderr."""
@@ -64,6 +67,18 @@ def table(
         words = place < left or name in text
         found.add_column(name, justify="left" if words else "right", no_wrap=True)
     return found
+
+
+def table_width(out: Console, found: Table) -> int:
+    """Return the columns that a table needs to be whole."""
+    return found.__rich_measure__(out, out.options.update(max_width=_WIDEST)).maximum
+
+
+def print_table(out: Console, found: Table) -> None:
+    """Print a table whole: on a terminal that is too narrow its lines wrap, but no number is cut."""
+    wide, out.width = out.width, max(out.width, table_width(out, found))
+    out.print(found)
+    out.width = wide
 
 
 def digits(value: float, count: int = 3) -> str:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
+
     from qslm_opt.pipeline import Session
 
 THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -58,14 +60,20 @@ def place_workers(
 
 def places_of(session: Session, workers: int) -> tuple[Place, ...]:
     """Return where ``workers`` compute that work on the study of an open session, this process first."""
+    return places_on(session.engine.device, session.spec.device, workers)
+
+
+def places_on(device: torch.device, asked: str, workers: int) -> tuple[Place, ...]:
+    """Return where ``workers`` compute, this process first, which computes on ``device``.
+
+    ``asked`` is what the user gave for it.
+    """
     gpus = 0
-    if session.engine.device.type == "cuda":
+    if device.type == "cuda":
         import torch
 
         gpus = torch.cuda.device_count()
-    return place_workers(
-        workers, session.spec.device, gpus=gpus, cores=available_cores(), environment=os.environ
-    )
+    return place_workers(workers, asked, gpus=gpus, cores=available_cores(), environment=os.environ)
 
 
 def describe(places: Sequence[Place]) -> str:

@@ -72,7 +72,7 @@ def run(
             # First the meter: the device is at rest only before the other workers start.
             meter = stack.enter_context(_meter(session, idle=row.state != "running"))
             stack.enter_context(held_to(places[0]))
-            stack.enter_context(_workers(name, url, places[1:], row.spec.device))
+            stack.enter_context(workers_on(name, url, places[1:], row.spec.device))
             stack.enter_context(listener)
             summary = run_study(name, url, session, listener=listener, meter=meter, since=_began["at"])
     report(name, url, as_json=as_json, ended=summary.state in ENDED)
@@ -162,10 +162,13 @@ def need_terminal() -> None:
 
 
 @contextmanager
-def _workers(name: str, url: str, places: Sequence[Place], own: str) -> Iterator[None]:
+def workers_on(
+    name: str, url: str, places: Sequence[Place], own: str, *, quiet: bool = False
+) -> Iterator[None]:
     """Run a process on the study at each place; end them when this one is interrupted or fails.
 
-    ``own`` is the study's own device, which a worker knows.
+    ``own`` is the study's own device, which a worker knows. ``quiet`` ones do not narrate; an exit code of
+    theirs that is a failure is narrated here all the same.
     """
     processes: list[subprocess.Popen[bytes]] = []
     try:
@@ -174,6 +177,7 @@ def _workers(name: str, url: str, places: Sequence[Place], own: str) -> Iterator
                 [*_resume(name), "--progress", "none", *_on(None if place.device == own else place.device)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 env={**_environment(url), **place.environment(os.environ)},
+                stderr=subprocess.DEVNULL if quiet else None,
             )  # fmt: skip
             processes.append(worker)
         yield

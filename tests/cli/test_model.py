@@ -20,9 +20,9 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from typer.testing import CliRunner
 
-from qslm_opt.cli.model import _show, app
+from qslm_opt.cli.model import app
 from qslm_opt.cli.model_tree import model_table
-from qslm_opt.cli.output import digits
+from qslm_opt.cli.output import digits, print_table
 from qslm_opt.errors import QslmError
 from qslm_opt.formats import Layout
 from qslm_opt.hierarchy.discover import discover
@@ -140,7 +140,7 @@ def test_a_narrow_terminal_cuts_no_number() -> None:
     hierarchy = discover(CONFIG, CONFIG.tensor_shapes(), "lm")
     for width in (40, 80):
         out = Console(width=width, file=StringIO())
-        _show(out, model_table(hierarchy, "lm", every=True))
+        print_table(out, model_table(hierarchy, "lm", every=True))
         shown = out.file.getvalue()
         assert "100.000 %" in shown
         assert "att.receptance" in shown
