@@ -108,9 +108,10 @@ class TieredSampler(BaseSampler):
     @property
     def walk(self) -> Walk:
         """The walk over the trials seen so far."""
-        if self._walk is None or self._revision != self._table.revision:
-            self._walk, self._revision = Walk(self.space), self._table.revision
-        return self._walk.extend(self._table.verdicts)
+        with self._lock:
+            if self._walk is None or self._revision != self._table.revision:
+                self._walk, self._revision = Walk(self.space), self._table.revision
+            return self._walk.extend(self._table.verdicts)
 
     def refresh(self, study: Study) -> Walk:
         """Take in the study's trials and return the walk over them."""
@@ -144,7 +145,8 @@ class TieredSampler(BaseSampler):
 
     def was_alone(self, study: Study, number: int) -> bool:
         """Return whether no other trial has been running since the last look, when ``number`` started."""
-        trials = self._lookout.trials(study, self._table, but=number)
+        with self._lock:
+            trials = self._lookout.trials(study, self._table, but=number)
         later = any(t.number > number and t.state != TrialState.WAITING for t in trials)
         return not self.others and not later
 
@@ -198,7 +200,9 @@ class TieredSampler(BaseSampler):
             self.learn(
                 OpenTrial(trial._trial_id, trial.number), trial.user_attrs, trial.constraints, state
             )
-            if self.walk.done:
+            with self._lock:
+                done = self.walk.done
+            if done:
                 _stop(study)
 
     def learn(
