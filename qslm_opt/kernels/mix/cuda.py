@@ -26,7 +26,7 @@ def _normalise(row, inside, weight, bias, width):  # type: ignore[no-untyped-def
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _mix(  # type: ignore[no-untyped-def]
-    x, weight, bias, last, mixes, out, end, tokens, width, plane,
+    x, weight, bias, last, mixes, out, end, tokens, width, rows,
     MIXES: tl.constexpr, WIDTH: tl.constexpr, FORM: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -45,7 +45,7 @@ def _mix(  # type: ignore[no-untyped-def]
     for m in tl.static_range(MIXES):
         f = tl.load(mixes + m * width + channel, mask=inside, other=0.0)
         blend = here * f + before * (1.0 - f)
-        store_operand(out + m * plane, row, channel, width, blend, inside, FORM)
+        store_operand(out, row + m * rows, channel, width, blend, inside, FORM)
     if t == tokens - 1:
         tl.store(end + b * width + channel, here, mask=inside)
 
@@ -76,7 +76,7 @@ def norm_shift_mix(
     with torch.cuda.device(x.device):
         _mix[(batch * tokens,)](
             x.contiguous(), weight, bias, last.contiguous(), torch.stack(tuple(mixes)), out, end,
-            tokens, width, one.numel(), MIXES=len(mixes), WIDTH=padded, FORM=form,
+            tokens, width, batch * tokens, MIXES=len(mixes), WIDTH=padded, FORM=form,
             num_warps=max(1, min(8, padded // 256)),
         )  # fmt: skip
     return list(out.unbind(0)), end
