@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from qslm_opt.evaluate.engine import ROWS
 from qslm_opt.kernels.products import float32_products
 from qslm_opt.models import spikegpt
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from qslm_opt.kernels.ops import Ops
 
 _SEED = 0
+
+
+WHOLE = ("reference", "compiled")
+"""Operations that get the whole batch at once, as their users would give it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,9 @@ class Forward:
         self.weights = subject.weights(load.kind, ops)
         self.loss: float | None = None
         """Mean loss of the last pass over all blocks; None before it."""
+        rows = ROWS[load.kind][device.type]
+        self.together = load.batch if ops.name in WHOLE else max(1, min(load.batch, rows // load.window))
+        """Sequences computed at once: all, or as many as an evaluation takes on this device."""
         self.ids = torch.randint(cfg.vocab_size, shape, generator=g).to(device)
         if load.kind == "lm":
             self.targets = torch.randint(cfg.vocab_size, shape, generator=g).to(device)
@@ -64,18 +72,22 @@ class Forward:
             stack.enter_context(torch.inference_mode())
             if self.device.type == "cuda":
                 stack.enter_context(float32_products(tf32=self.ops.precision == "tf32"))
-            x = spikegpt.embed(self.weights, cfg, self.ids)
-            for i in range(count):
-                state = spikegpt.empty_state(x.shape[0], cfg.n_embd, x)
-                x, _, _ = spikegpt.run_block(self.weights, cfg, i, x, state, self.ops, self.lengths)
-            losses = self._losses(spikegpt.finish(self.weights, cfg, x))
+            starts = range(0, self.load.batch, self.together)
+            losses = torch.cat([self._losses(slice(s, s + self.together), count) for s in starts])
             loss = float(losses.mean(dtype=torch.float64))
         if count == cfg.n_layer:
             self.loss = loss
         return loss
 
-    def _losses(self, h: Tensor) -> Tensor:
-        if self.lengths is None:
-            return self.ops.nll(h.flatten(0, 1), self.weights["head.weight"], self.targets.flatten())
-        logits = spikegpt.class_logits(self.weights, h, self.lengths)
-        return cross_entropy(logits, self.targets, reduction="none")
+    def _losses(self, part: slice, blocks: int) -> Tensor:
+        """Return the loss of each token or sentence of a part of the batch, through so many blocks."""
+        cfg, p = self.config, self.weights
+        lengths = None if self.lengths is None else self.lengths[part]
+        x = spikegpt.embed(p, cfg, self.ids[part])
+        for i in range(blocks):
+            state = spikegpt.empty_state(x.shape[0], cfg.n_embd, x)
+            x, _, _ = spikegpt.run_block(p, cfg, i, x, state, self.ops, lengths)
+        h = spikegpt.finish(p, cfg, x)
+        if lengths is None:
+            return self.ops.nll(h.flatten(0, 1), p["head.weight"], self.targets[part].flatten())
+        return cross_entropy(spikegpt.class_logits(p, h, lengths), self.targets[part], reduction="none")

@@ -35,7 +35,7 @@ from qslm_opt.cli.running import (
     watch_in_background,
 )
 from qslm_opt.cli.spec_flags import bits_list, make_spec, pins
-from qslm_opt.errors import StudyExistsError, UsageError
+from qslm_opt.errors import UsageError
 
 if TYPE_CHECKING:
     from qslm_opt.pipeline import Session
@@ -161,15 +161,12 @@ def create_only(spec: StudySpec, url: str, as_json: bool) -> None:
 
 
 def _create(spec: StudySpec, url: str) -> Session:
-    from qslm_opt.store import masked, prepare
+    from qslm_opt.store import prepare, study_exists
 
     prepare(url)
     with reading(url) as repository:
         if spec.name in repository.names():
-            raise StudyExistsError(
-                f"study {spec.name!r} is already in storage {masked(url)}; "
-                f"resume it (qslm-opt study resume {spec.name}), delete it, or take another name."
-            )
+            raise study_exists(spec.name, url)
     session = open_session(spec)
     from qslm_opt.search.driver import create_study
 

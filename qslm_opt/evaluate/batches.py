@@ -1,4 +1,4 @@
-"""Task data as fixed batches: enumerated, never random, the same on every run."""
+"""Task data as batches: enumerated, never random, the same for the same rows, size and strata."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ def make_batches(
     rows: int,
     size: int | None,
     device: torch.device,
-    tiers: Sequence[Sequence[int]] | None = None,
+    strata: Sequence[Sequence[int]] | None = None,
 ) -> list[Batch]:
     """Cut ``data`` into batches of at most ``rows`` token positions, or of exactly ``size`` sequences.
 
-    Windows keep their order, sentences are sorted by length so that little is padded. With ``tiers``, groups
+    Windows keep their order, sentences are sorted by length so that little is padded. With ``strata``, groups
     of sentence numbers, a batch holds sentences of one group only.
     """
     if data.kind == "lm":
         groups = _windows(data.sequences, rows, size)
         return [_lm_batch(data, group, device) for group in groups]
     groups = []
-    for tier in tiers or [range(len(data.sequences))]:
-        groups += _sentences(data.sequences, tier, rows, size)
+    for stratum in strata or [range(len(data.sequences))]:
+        groups += _sentences(data.sequences, stratum, rows, size)
     return [_class_batch(data, group, device) for group in groups]
 
 

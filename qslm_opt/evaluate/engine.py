@@ -17,13 +17,14 @@ from qslm_opt import __version__
 from qslm_opt.errors import DeviceError, NumericsError
 from qslm_opt.evaluate.batches import Batch, make_batches
 from qslm_opt.evaluate.memory import live_bytes
-from qslm_opt.evaluate.order import Evidence, hardness_tiers
+from qslm_opt.evaluate.order import Evidence, hardness_strata
 from qslm_opt.evaluate.prefix import Boundary, PrefixCache, boundary_keys
 from qslm_opt.kernels.ops import REFERENCE, Ops, fast_ops, pick_precision
 from qslm_opt.kernels.products import float32_products
 from qslm_opt.models import spikegpt
 from qslm_opt.quant.apply import CACHE_BYTES, QuantizedView
 from qslm_opt.results import Evaluation, Progress
+from qslm_opt.setting import UNQUANTIZED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,8 +45,9 @@ ROWS = {"lm": {"cpu": 4096, "cuda": 2**19}, "classification": {"cpu": 768, "cuda
 PREFIX_BYTES = {"cpu": 2 * 10**9, "cuda": 32 * 10**9}
 """Most memory of the activations kept at block boundaries."""
 _KEPT_KEYS = 256
-BATCH_SHARE, PREFIX_SHARE, WEIGHTS_SHARE = 0.3, 0.35, 0.15
-"""Most of a GPU's free memory for one batch's activations, the boundaries, and the quantized tensors."""
+BATCH_SHARE, PREFIX_SHARE, WEIGHTS_SHARE = 0.25, 0.35, 0.15
+"""Most of a GPU's memory for one batch's activations, and of what is free of it for the boundaries and the
+quantized tensors."""
 
 
 @dataclass
@@ -139,9 +141,9 @@ class Engine:
         self._fp32_bytes = hierarchy.fp32_bytes()
         limit = min(PREFIX_BYTES[kind], int(PREFIX_SHARE * free)) if prefix_bytes is None else prefix_bytes
         self._prefix_limit, self._reorder = limit, reorder
-        fitting = max(1, int(BATCH_SHARE * free / self._row_bytes()))
+        fitting = max(1, int(BATCH_SHARE * self._memory_bytes() / self._row_bytes()))
         self._size, self._rows = batch, min(ROWS[data.kind][kind], fitting)
-        self._tiers: list[list[int]] | None = None
+        self._strata: list[list[int]] | None = None
         self._told = False
         self._keys: dict[str, list[str]] = {}
         self._arrange()
@@ -150,13 +152,17 @@ class Engine:
         """Free bytes of a GPU; a CPU's memory is not asked for."""
         return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 2**62
 
+    def _memory_bytes(self) -> int:
+        """All bytes of a GPU: batches, and so last digits, do not depend on who else uses it."""
+        return torch.cuda.mem_get_info(self.device)[1] if self.device.type == "cuda" else 2**62
+
     def _row_bytes(self) -> int:
         """Bytes of the activations that exist at once, per token position."""
         return self.dtype.itemsize * (2 * self.config.n_ffn + 10 * self.config.n_embd)
 
     def _arrange(self) -> None:
-        """Cut the data into batches as rows, size and tiers stand now; nothing kept fits them any more."""
-        self._batches = make_batches(self.data, self._rows, self._size, self.device, self._tiers)
+        """Cut the data into batches as rows, size and strata stand now; nothing kept fits them any more."""
+        self._batches = make_batches(self.data, self._rows, self._size, self.device, self._strata)
         self._evidence = Evidence(self._batches)
         positions = sum(b.ids.numel() for b in self._batches)
         width = self.config.n_embd * self.dtype.itemsize
@@ -177,10 +183,13 @@ class Engine:
     ) -> Evaluation:
         """Evaluate ``setting`` over all batches, or until ``report`` says stop.
 
-        When a GPU's memory runs out, batches are halved and the evaluation begins again.
+        When a GPU's memory runs out, batches are halved and the evaluation begins again. In a search, the
+        first evaluation of an engine is preceded by one of the unquantized model, which says in which batches
+        sentences are best computed: so all processes of a study have the same ones.
 
         Args:
-            parent: the setting the search stands on; only decides what is kept for later. None: nothing is.
+            parent: the setting the search stands on; only decides what is kept for later. None: this is no
+                search, and nothing is.
             bound: when given, every Progress carries the best metric that is still possible.
             report: called after every batch; True stops the run, and the value is then None.
 
@@ -190,10 +199,20 @@ class Engine:
         """
         while True:
             try:
-                return self._evaluate(setting, parent, bound, report)
+                if parent is not None:
+                    self._arrange_by_hardness()
+                return self._evaluate(setting, parent, bound, report)[0]
             except torch.OutOfMemoryError:
                 pass
             self._halve()
+
+    def _arrange_by_hardness(self) -> None:
+        """Put the sentences that the unquantized model gets wrong, or nearly, into batches of their own."""
+        classes = self.data.kind == "classification"
+        if self._reorder and classes and self._strata is None and len(self._batches) > 1:
+            _, hardness = self._evaluate(UNQUANTIZED, None, None, None)
+            self._strata = hardness_strata(hardness)
+            self._arrange()
 
     def _evaluate(
         self,
@@ -201,7 +220,8 @@ class Engine:
         parent: QuantSetting | None,
         bound: MetricBound | None,
         report: Callable[[Progress], bool] | None,
-    ) -> Evaluation:
+    ) -> tuple[Evaluation, np.ndarray]:
+        """Return the evaluation, and the loss of each sentence that was computed."""
         start = perf_counter()
         keys = self._keys_of(setting)
         if parent is not None:
@@ -223,10 +243,7 @@ class Engine:
                     stopped = sums.used < self.data.n
                     break
         self.synchronise()
-        seconds = perf_counter() - start
-        if sums.used == self.data.n:
-            self._learn(hardness)
-        return self._evaluation(setting, sums, stopped, seconds)
+        return self._evaluation(setting, sums, stopped, perf_counter() - start), hardness
 
     def _keys_of(self, setting: QuantSetting) -> list[str]:
         """Return ``boundary_keys``, kept for the settings asked for last: a parent has many children."""
@@ -265,22 +282,17 @@ class Engine:
         self._rows = max(1, min(self._rows, largest.ids.numel()) // 2)
         self._prefix_limit //= 2
         self._prefix.clear()
+        self._view.clear()
         self._arrange()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if not self._told:
             self._narrate(
                 f"out of memory on {self._device_name()}: going on with half the batch, at most "
-                f"{max(b.ids.shape[0] for b in self._batches):,} sequences, and halving again if need be"
+                f"{max(b.ids.shape[0] for b in self._batches):,} sequences, and halving again if need be; "
+                "last digits may differ from those measured before"
             )
         self._told = True
-
-    def _learn(self, hardness: np.ndarray) -> None:
-        """After the first full run: put sentences that turn wrong soon into batches of their own."""
-        classes = self.data.kind == "classification"
-        if self._reorder and classes and self._tiers is None and len(self._batches) > 1:
-            self._tiers = hardness_tiers(hardness)
-            self._arrange()
 
     def _one(
         self, tensors: dict[str, Weight], keys: list[str], index: int, batch: Batch, keep: bool
@@ -292,14 +304,16 @@ class Engine:
             nll, correct, hardness = float(losses.sum(dtype=torch.float64)), 0, None
         else:
             nll, correct, hardness = self._class_loss(tensors, h, batch)
-        if not nll < float("inf"):
+        fired = float(spikes)
+        if not (nll < float("inf") and fired < float("inf")):
+            what = "logits" if fired < float("inf") else "currents"
             narrow = self.ops.precision in ("fp16", "split")  # float16 ends at 65504
             raise NumericsError(
-                f"the model's logits hold NaN or infinity (batch {index} of {len(self._batches)}); check the "
+                f"the model's {what} hold NaN or infinity (batch {index} of {len(self._batches)}); check the "
                 "checkpoint, or raise the bits of the setting"
                 + (f", or use --matmul fp32 instead of {self._precision}." if narrow else ".")
             )
-        return _Result(nll, correct, float(spikes), hardness)
+        return _Result(nll, correct, fired, hardness)
 
     def _body(
         self, tensors: dict[str, Weight], keys: list[str], index: int, batch: Batch, keep: bool

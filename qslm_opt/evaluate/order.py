@@ -1,9 +1,9 @@
 """Which batches are computed first: those that decide soonest.
 
 A violation is certain once enough sentences are wrong, or enough negative log likelihood has come together
-(``bounds``). Sentences that the model gets wrong, or nearly, are put into batches of their own when the
-first full run has shown which they are; after that, the batches that weighed most in the runs so far come
-first. Neither changes what a sentence or window gives, only when it is known.
+(``bounds``). Sentences that the unquantized model gets wrong, or nearly, are put into batches of their own
+before a search begins; in it, the batches that weighed most in the runs of this process so far come first,
+which changes no number, only when it is known.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
     from qslm_opt.evaluate.batches import Batch
 
-TIERS = 4
+STRATA = 4
 """Classes of sentences by how soon they turn wrong: enough to skip most of a rejected run's data, few
 enough that sentences of like length still meet in a batch."""
 
 
-def hardness_tiers(hardness: NDArray[np.float64]) -> list[list[int]]:
-    """Return sequence numbers in ``TIERS`` groups of about equal size, hardest first."""
+def hardness_strata(hardness: NDArray[np.float64]) -> list[list[int]]:
+    """Return sequence numbers in ``STRATA`` groups of about equal size, hardest first."""
     order = np.argsort(-hardness, kind="stable")
-    return [part.tolist() for part in np.array_split(order, TIERS) if len(part)]
+    return [part.tolist() for part in np.array_split(order, STRATA) if len(part)]
 
 
 class Evidence:

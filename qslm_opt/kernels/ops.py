@@ -9,7 +9,7 @@ spikes counted per window.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, Protocol, TypeAlias
@@ -50,7 +50,8 @@ class LifAdd(Protocol):
     """``x + LIF(current)`` or, with a gate, ``x + LIF(sigmoid(gate) · current)``.
 
     Returns the new residual [B, T, D], the membrane potentials [B, D] and spikes per window [B]
-    (positions at or beyond ``lengths`` are padding and do not count).
+    (positions at or beyond ``lengths`` are padding and do not count). The spikes of a window with a current
+    that is NaN or infinite are NaN: it fires nothing afterwards, and nothing else would tell.
     """
 
     def __call__(
@@ -129,7 +130,8 @@ def _lif_add(
     if gate is not None:
         current = torch.sigmoid(plain(gate)) * current
     spikes, v = lif_reference(current, v)
-    return x + spikes, v, count_spikes(spikes, lengths)
+    finite = (v * 0).sum(dim=-1, dtype=torch.float64)
+    return x + spikes, v, count_spikes(spikes, lengths) + finite
 
 
 def plain(current: Current) -> Tensor:
@@ -195,6 +197,6 @@ def fast_ops(device: str, precision: Precision = "fp32") -> Ops:
         from qslm_opt.kernels.cuda import triton_ops
 
         return triton_ops(precision)
-    return REFERENCE
+    return replace(REFERENCE, precision=precision)
 
 

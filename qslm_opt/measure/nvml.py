@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from threading import Lock
 from time import perf_counter, sleep
 from typing import Any
 
@@ -18,6 +19,10 @@ from qslm_opt.results import PowerWindow
 
 COUNTER_MIN_SECONDS = 2.0
 """Shortest window whose energy comes from the counter (its steps of 0.1 s are then at most 5 %)."""
+
+
+_TOO_SHORT = "the run ended before NVML had answered twice; measure a longer one"
+_ANSWER_SECONDS = 5.0
 
 
 class NvmlUnavailableError(Exception):
@@ -41,7 +46,7 @@ class NvmlMeter:
         self._nvml, self._handle = nvml, handle
         self._synchronize, self._rate_hz = synchronize, rate_hz
         self._idle_w: float | None = None
-        self._closed = False
+        self._closed, self._asking = False, Lock()
         self.reason: str | None = None
         self._instant = self._instant_power() is not None
         self._counts = self._optional(nvml.nvmlDeviceGetTotalEnergyConsumption) is not None
@@ -62,14 +67,16 @@ class NvmlMeter:
         if self._closed:
             return NullMeter().window()
         counter = _Counter(self._energy_j)
+        memory: list[int | None] = []
         window = SamplingWindow(
-            self._power_w,
-            lambda samples: self._finish(samples, (window.began, window.ended), counter),
+            lambda: self._sample(memory),
+            lambda samples: self._finish(samples, (window.began, window.ended), counter, memory),
             rate_hz=self._rate_hz,
             failed=self._failed,
             synchronize=self._synchronize,
             ends=False,  # NVML may take longer to answer than a short trial to run
             counter=counter.read if self._counts else None,
+            counter_seconds=COUNTER_MIN_SECONDS,
         )
         return window
 
@@ -87,15 +94,37 @@ class NvmlMeter:
         return None if info is None else int(info.used)
 
     def close(self) -> None:
-        """Release NVML."""
+        """Release NVML, once it has answered what it was asked."""
         if not self._closed:
             self._closed, self.reason = True, "the meter was closed"
+            answered = self._asking.acquire(timeout=_ANSWER_SECONDS)
             self._nvml.nvmlShutdown()
+            if answered:
+                self._asking.release()
+
+    def _sample(self, memory: list[int | None]) -> float | None:
+        """Return the watts, and put the memory in use beside them; None while NVML still owes an answer.
+
+        The thread of an earlier window may be waiting for it, and a driver that is late does not get
+        earlier by being asked again.
+        """
+        if not self._asking.acquire(blocking=False):
+            return None
+        try:
+            watts = self._power_w()
+            memory.append(self.memory_bytes())
+            return watts
+        finally:
+            self._asking.release()
 
     def _finish(
-        self, samples: Sequence[Sample], span: tuple[float, float], counter: _Counter
+        self,
+        samples: Sequence[Sample],
+        span: tuple[float, float],
+        counter: _Counter,
+        memory: Sequence[int | None],
     ) -> PowerWindow | None:
-        self.reason = None
+        self.reason = None if len(samples) > 1 else _TOO_SHORT
         energy_j = counter.energy_j(samples, span[0]) if span[1] - span[0] >= COUNTER_MIN_SECONDS else None
         return summarize(
             samples,
@@ -103,7 +132,7 @@ class NvmlMeter:
             span=span,
             energy_j=energy_j,
             idle_w=self._idle_w,
-            memory_bytes=self.memory_bytes(),
+            memory_bytes=memory[-1] if memory else None,
         )
 
     def _failed(self, error: Exception) -> None:

@@ -16,7 +16,7 @@ Sample = tuple[float, float]
 
 
 COUNTER_AFTER_SECONDS = 0.5
-"""Age of a window at which its thread reads the energy counter: shorter ones have no use for it."""
+"""Age of a window at which its thread reads the energy counter for the first time."""
 
 
 class SamplingWindow:
@@ -24,7 +24,7 @@ class SamplingWindow:
 
     def __init__(
         self,
-        read: Callable[[], float],
+        read: Callable[[], float | None],
         finish: Callable[[Sequence[Sample]], PowerWindow | None],
         *,
         rate_hz: float,
@@ -32,19 +32,22 @@ class SamplingWindow:
         synchronize: Callable[[], None] | None = None,
         ends: bool = True,
         counter: Callable[[], None] | None = None,
+        counter_seconds: float = 0.0,
     ) -> None:
         """Take ``read`` (watts, or joules of a counter), and ``finish`` that turns samples into a result.
 
         With ``ends`` the work waits for a sample before it begins and after it ended; without, a device that
         answers slowly holds nothing up, and what it says after the end is dropped. ``counter`` is called once
-        the window is ``COUNTER_AFTER_SECONDS`` old, and then again at its end. An exception of either ends
-        the sampling: ``failed`` is told, and the result is None.
+        the window is ``COUNTER_AFTER_SECONDS`` old, and at its end where it lasted ``counter_seconds``. A
+        ``read`` of None is no sample; an exception of either ends the sampling: ``failed`` is told, and the
+        result is None.
         """
         if not 0 < rate_hz <= 1000:
             raise ValueError(f"sampling rate {rate_hz} Hz is out of range; use above 0, at most 1000")
         self._read, self._finish, self._failed = read, finish, failed
         self._synchronize = synchronize or (lambda: None)
         self._ends, self._counter, self._counting = ends, counter, False
+        self._counter_seconds = counter_seconds
         self.began = self.ended = 0.0
         self._period = 1 / rate_hz
         self._samples: list[Sample] = []
@@ -76,7 +79,7 @@ class SamplingWindow:
                 self._closing.set()
         if self._ends:
             self._take()
-        if self._counting:
+        if self._counting and self.ended - self.began >= self._counter_seconds:
             self._count()
         if self._error is not None:
             self._failed(self._error)
@@ -118,7 +121,8 @@ class SamplingWindow:
         sample, failure = None, None
         try:
             value = self._read()
-            sample = perf_counter(), value
+            if value is not None:
+                sample = perf_counter(), value
         except Exception as error:  # noqa: BLE001  a meter must never end the run it watches
             failure = error
         with self._open:
@@ -139,13 +143,13 @@ def summarize(
     idle_w: float | None = None,
     memory_bytes: int | None = None,
 ) -> PowerWindow | None:
-    """Return mean, spread and energy of power samples; None without any, without duration or at 0 W.
+    """Return mean, spread and energy of power samples; None below two samples, without duration or at 0 W.
 
     The mean is over time (trapezoids), the spread is the standard deviation of the samples, and the
     energy is the integral unless a counter gave it. ``span`` is when the window began and ended: the first
     and the last sample stand for what is outside them. Without it, that is from the first to the last.
     """
-    if not samples or not all(isfinite(w) for _, w in samples):
+    if len(samples) < 2 or not all(isfinite(w) for _, w in samples):
         return None
     began, ended = span or (samples[0][0], samples[-1][0])
     duration = ended - began

@@ -66,11 +66,17 @@ class QuantizedView:
         """Bytes of the quantized tensors that are kept."""
         return self._cached
 
+    def clear(self) -> None:
+        """Drop what is cached."""
+        self._cache.clear()
+        self._cached = 0
+
     def apply(self, setting: QuantSetting) -> dict[str, Weight]:
         """Return every tensor of the model by name.
 
         The original object where the format is fp32 and where the task never reads the tensor; a tied
-        tensor is the same object as its source. Dtype and device are the originals'. Raises SettingError
+        tensor is the same object as its source. Dtype and device are the originals'. What products read is
+        instead what ``weight`` made of it, where the view has one. Raises SettingError
         for an unknown unit, quantizer or format, NumericsError with the tensor's name.
         """
         get_quantizer(setting.quantizer)

@@ -51,7 +51,8 @@ class RoundToNearest:
         span = torch.maximum(-low, high).double() if layout.symmetric else high.double() - low.double()
         scale = _stored_scale(span / top, fmt)
         widest = max(-lowest, highest) if layout.symmetric else max(highest, 0.0) - min(lowest, 0.0)
-        _check_scale(widest / top, lowest, highest, fmt)
+        if widest / top > FP16_MAX:  # only then may a scale be too large, and a GPU is asked which is
+            _check_scale(scale, float((span / top).max()), lowest, highest, fmt)
         codes, zero, shape = _steps(groups, scale), None, tuple(weight.shape)
         if layout.symmetric:
             codes.clamp_(-top, top)
@@ -79,11 +80,11 @@ def _stored_scale(exact: Tensor, fmt: Format) -> Tensor:
     return (nearest.view(torch.int16) + below).view(torch.float16)  # adding 1 gives the next float16
 
 
-def _check_scale(largest: float, low: float, high: float, fmt: Format) -> None:
-    """Raise NumericsError with the tensor's range when a scale may be too large for float16."""
-    if fmt.scale_bytes == 2 and largest > FP16_MAX:
+def _check_scale(scale: Tensor, largest: float, low: float, high: float, fmt: Format) -> None:
+    """Raise NumericsError with the tensor's range when a scale is too large for float16."""
+    if bool(scale.isinf().any()):
         raise NumericsError(
-            f"weights range from {low:g} to {high:g}; {fmt} may need a scale of "
+            f"weights range from {low:g} to {high:g}; {fmt} needs a scale of "
             f"{largest:g}, above float16's 65504: use granularity tensor or more than 8 bits, "
             "whose scales are float32."
         )

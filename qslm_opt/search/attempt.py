@@ -142,7 +142,7 @@ class Attempts:
 
 
 class Reporter:
-    """Passes progress on, stores a few reports, and stops the run when the pruner says so."""
+    """Passes progress on, stores a few reports, and stops the run when a violation is certain."""
 
     def __init__(
         self,
@@ -156,6 +156,7 @@ class Reporter:
         self._bound, self._listener, self._interrupts = bound, listener, interrupts
         self._share = 1.0 / REPORTS
         self._next, self._last = self._share, time.monotonic()
+        self._reported = 0
 
     def __call__(self, progress: Progress) -> bool:
         """Return True when the run is to stop: a violation is certain, and something is left to compute."""
@@ -163,12 +164,15 @@ class Reporter:
         best = progress.best_case
         if self._bound is None or best is None or progress.used >= progress.n:
             return False
-        if not self._bound.certain(best) and not self._is_due(progress.used / progress.n):
+        certain = self._bound.certain(best)
+        if not certain and not self._is_due(progress.used / progress.n):
             return False
         with self._interrupts.shielded():
             trial = self._optunas
-            trial.report(best, progress.used)
-            return trial.should_prune()
+            if progress.used > self._reported:  # a run that began again with smaller batches is behind that
+                self._reported = progress.used
+                trial.report(best, progress.used)
+            return certain or trial.should_prune()
 
     @cached_property
     def _optunas(self) -> Trial:

@@ -13,14 +13,14 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError
 
 from qslm_opt import __version__
-from qslm_opt.errors import FingerprintError, QslmError, StudyExistsError, UsageError
+from qslm_opt.errors import FingerprintError, QslmError, UsageError
 from qslm_opt.search.attempt import Listener, SessionLike
 from qslm_opt.search.interrupts import Interrupts
 from qslm_opt.search.ledger import one_transaction, open_storage
 from qslm_opt.search.run import Run
 from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.summary import RunSummary
-from qslm_opt.store import Repository, StudyRow, find_database_error, masked, prepare, storage_error
+from qslm_opt.store import Repository, StudyRow, find_database_error, prepare, storage_error, study_exists
 
 if TYPE_CHECKING:
     from qslm_opt.measure.meter import Meter
@@ -41,7 +41,7 @@ def create_study(spec: StudySpec, storage: str, session: SessionLike) -> None:
     prepare(storage)
     with storage_failures(storage), Repository(storage) as repository:
         if spec.name in repository.names():
-            raise _exists(spec.name, storage)
+            raise study_exists(spec.name, storage)
         uuid = str(uuid4())
         row = StudyRow(
             uuid, spec.name, spec, session.fingerprint(), None, None, space.budget, session.hierarchy,
@@ -66,7 +66,7 @@ def _create_in_optuna(spec: StudySpec, url: str, uuid: str) -> None:
             for key, value in attributes.items():
                 study.set_user_attr(key, value)
     except DuplicatedStudyError:
-        raise _exists(spec.name, url) from None
+        raise study_exists(spec.name, url) from None
     finally:
         database.engine.dispose()
 
@@ -134,13 +134,6 @@ def check_fingerprint(row: StudyRow, now: Mapping[str, str]) -> None:
             f"study {row.name!r} was created with another {', '.join(differing)}; "
             "go on with what it was created with, or create a new study."
         )
-
-
-def _exists(name: str, url: str) -> StudyExistsError:
-    return StudyExistsError(
-        f"study {name!r} is already in storage {masked(url)}; resume it (qslm-opt study resume {name}), "
-        "delete it, or take another name."
-    )
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qslm_opt.store.engine import optuna_storage_kwargs
-from qslm_opt.store.failures import find_database_error, storage_error
+from qslm_opt.store.failures import find_database_error, storage_error, study_exists
 from qslm_opt.store.prepare import prepare
 from qslm_opt.store.repository import Repository
 from qslm_opt.store.rows import StudyRow, StudyState
@@ -20,4 +20,5 @@ __all__ = [
     "optuna_storage_kwargs",
     "prepare",
     "storage_error",
+    "study_exists",
 ]

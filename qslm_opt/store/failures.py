@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from qslm_opt.errors import StorageError
+from qslm_opt.errors import StorageError, StudyExistsError
 from qslm_opt.store.urls import is_sqlite, masked, sqlite_path
 
 BUSY_SECONDS = 30
@@ -19,6 +19,15 @@ BUSY_SECONDS = 30
 
 ROOM_BYTES = 1 << 20
 """A disk with less free space than this counts as full: one trial may not fit."""
+
+
+def study_exists(name: str, url: str) -> StudyExistsError:
+    """Return the error for a name that is taken in the storage ``url``."""
+    return StudyExistsError(
+        f"study {name!r} is already in storage {masked(url)}; resume it (qslm-opt study resume {name}), "
+        "delete it, or take another name."
+    )
+
 
 _KNOWN = (
     ("locked", f"is locked by another process for more than {BUSY_SECONDS} s; end that process or wait"),

@@ -193,3 +193,13 @@ def test_a_missing_device_is_said() -> None:
         pick_device("gpu0")
     with pytest.raises(DeviceError, match="is not there"):
         pick_device("cuda:97")
+
+
+def test_currents_beyond_the_largest_number_are_said_and_not_taken_for_silence() -> None:
+    """Their neurons fire nothing more, and the logits stay finite."""
+    model, data = random_model(), class_data()
+    model.tensors["blocks.1.ffn.key.weight"] *= 1e25
+    shapes = {k: tuple(v.shape) for k, v in model.tensors.items()}
+    hot = Engine(model, discover(CONFIG, shapes, data.kind), data, device="cpu")
+    with pytest.raises(NumericsError, match="the model's currents hold NaN or infinity"):
+        hot.evaluate(UNQUANTIZED)

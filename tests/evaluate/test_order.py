@@ -13,10 +13,10 @@ torch = pytest.importorskip("torch")
 from qslm_opt.data.taskdata import build  # noqa: E402
 from qslm_opt.errors import DeviceError  # noqa: E402
 from qslm_opt.evaluate.bounds import MetricBound  # noqa: E402
-from qslm_opt.evaluate.order import TIERS, Evidence, hardness_tiers  # noqa: E402
+from qslm_opt.evaluate.order import STRATA, Evidence, hardness_strata  # noqa: E402
 from qslm_opt.kernels.ops import fast_ops  # noqa: E402
 from qslm_opt.setting import UNQUANTIZED  # noqa: E402
-from tests.evaluate.test_engine import class_data, engine, lm_data, some_settings  # noqa: E402
+from tests.evaluate.test_engine import class_data, engine, lm_data, numbers, some_settings  # noqa: E402
 
 
 def skilled_data(right: int = 150, wrong: int = 50):
@@ -44,14 +44,14 @@ def skilled():
     return skilled_data()
 
 
-def test_tiers_hold_every_sentence_once_hardest_first() -> None:
+def test_strata_hold_every_sentence_once_hardest_first() -> None:
     hardness = np.random.default_rng(0).normal(size=83)
-    tiers = hardness_tiers(hardness)
-    assert len(tiers) == TIERS
-    assert sorted(i for tier in tiers for i in tier) == list(range(83))
-    for before, after in pairwise(tiers):
+    strata = hardness_strata(hardness)
+    assert len(strata) == STRATA
+    assert sorted(i for tier in strata for i in tier) == list(range(83))
+    for before, after in pairwise(strata):
         assert hardness[before].min() >= hardness[after].max()
-    assert hardness_tiers(np.zeros(3)) == [[0], [1], [2]]
+    assert hardness_strata(np.zeros(3)) == [[0], [1], [2]]
 
 
 def test_the_batch_that_weighed_most_per_token_comes_first() -> None:
@@ -65,18 +65,21 @@ def test_the_batch_that_weighed_most_per_token_comes_first() -> None:
     assert evidence.order()[0] != 2  # the mean counts, not one run
 
 
-def test_hard_sentences_meet_in_batches_after_the_first_full_run(skilled) -> None:
+def test_hard_sentences_meet_in_batches_in_a_search(skilled) -> None:
     ordered = engine(skilled, batch=10)
-    first = ordered.evaluate(UNQUANTIZED)
+    first = ordered.evaluate(UNQUANTIZED)  # alone: in the given order
+    alone = [batch.members for batch in ordered._batches]
+    ordered.evaluate(UNQUANTIZED, parent=UNQUANTIZED)
+    assert [batch.members for batch in ordered._batches] != alone
     members = sorted(i for batch in ordered._batches for i in batch.members)
     assert members == list(range(len(skilled.sequences)))
     wrong = []
     again = ordered.evaluate(
-        UNQUANTIZED, report=lambda p: wrong.append(p.used - p.correct) or False
+        UNQUANTIZED, parent=UNQUANTIZED, report=lambda p: wrong.append(p.used - p.correct) or False
     )
     assert (again.value, again.correct, again.n) == (first.value, first.correct, first.n)
     assert again.nll_sum == pytest.approx(first.nll_sum, rel=1e-6)
-    assert wrong[4] == 50  # all that is wrong stands in the first of four tiers, five batches
+    assert wrong[4] == 50  # all that is wrong stands in the first of four strata, five batches
 
 
 def test_a_rejected_setting_needs_less_data_and_the_same_decision(skilled) -> None:
@@ -84,29 +87,39 @@ def test_a_rejected_setting_needs_less_data_and_the_same_decision(skilled) -> No
     bound = MetricBound("accuracy", len(skilled.sequences), 160.0)
     needed = {}
     for name, one in (("ordered", ordered), ("plain", plain)):
-        one.evaluate(UNQUANTIZED)
-        run = one.evaluate(UNQUANTIZED, bound=bound, report=lambda p: bound.certain(p.best_case))
+        run = one.evaluate(
+            UNQUANTIZED, parent=UNQUANTIZED, bound=bound, report=lambda p: bound.certain(p.best_case)
+        )
         assert run.stopped
         needed[name] = run.used
     assert needed["ordered"] <= 50 < needed["plain"]
 
 
-@pytest.mark.parametrize("kind", ["lm", "classification"])
-def test_every_number_of_a_full_run_is_that_of_the_given_order(kind: str, skilled) -> None:
-    data = skilled if kind == "classification" else lm_data()
-    ordered, plain = engine(data), engine(data, reorder=False)
+def test_every_number_of_a_full_run_is_that_of_the_given_order() -> None:
+    ordered, plain = engine(lm_data()), engine(lm_data(), reorder=False)
     walk = some_settings(12, ordered.hierarchy)
-    parent = walk[0]
+    for parent, setting in pairwise(walk):
+        one, other = ordered.evaluate(setting, parent=parent), plain.evaluate(setting, parent=parent)
+        assert numbers(one) == numbers(other)
+
+
+def test_sentences_in_other_batches_give_the_same_decisions_and_close_losses(skilled) -> None:
+    ordered, plain = engine(skilled), engine(skilled, reorder=False)
+    walk = some_settings(12, ordered.hierarchy)
+    for parent, setting in pairwise(walk):
+        one, other = ordered.evaluate(setting, parent=parent), plain.evaluate(setting, parent=parent)
+        assert (one.correct, one.used, one.firing_rate) == (other.correct, other.used, other.firing_rate)
+        assert one.nll_sum == pytest.approx(other.nll_sum, rel=1e-6)
+
+
+def test_a_process_that_joins_later_computes_the_same_bits(skilled) -> None:
+    first, later = engine(skilled, batch=7), engine(skilled, batch=7)
+    baseline = first.evaluate(UNQUANTIZED, parent=UNQUANTIZED)
+    walk = some_settings(6, first.hierarchy)
     for setting in walk:
-        one = ordered.evaluate(setting, parent=parent)
-        other = plain.evaluate(setting, parent=parent)
-        assert (one.value, one.correct, one.used) == (other.value, other.correct, other.used) or (
-            kind == "lm" and one.value == other.value
-        )
-        assert one.firing_rate == other.firing_rate
-        if kind == "lm":
-            assert one.nll_sum == other.nll_sum
-        parent = setting
+        found = first.evaluate(setting, parent=UNQUANTIZED)
+    assert numbers(later.evaluate(walk[-1], parent=walk[0])) == numbers(found)
+    assert numbers(later.evaluate(UNQUANTIZED, parent=UNQUANTIZED)) == numbers(baseline)
 
 
 def hungry(limit: int):

@@ -163,3 +163,17 @@ def test_the_vector_exponential_is_exact_to_two_ulp() -> None:
     z = np.linspace(-200, 200, 100_001, dtype=np.float32)
     truth = 1 / (1 + np.exp(-np.clip(z.astype(np.float64), -700, 700)))
     assert np.max(np.abs(gate(z) - truth)) < 2.4e-7
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("at", [0, 4, 8])
+def test_a_current_that_is_no_number_shows_in_the_spikes_of_its_window(
+    bad: float, at: int, device: str
+) -> None:
+    """The neuron would stay silent, and nothing else would tell."""
+    current = draw(0, 3, 9, 70)
+    current[1, at, 66] = bad
+    for ops in (REFERENCE, fast_ops(device)):
+        out, _, spikes = ops.lif_add(torch.zeros(3, 9, 70), current, None, torch.zeros(3, 70), None)
+        assert torch.isfinite(spikes).tolist() == [True, False, True]
+        assert bool(torch.isfinite(out).all())

@@ -170,12 +170,10 @@ def test_a_failed_read_gives_none_keeps_the_error_and_does_not_disturb_the_work(
     assert [type(e) for e in failures] == [StopIteration]
 
 
-def threads_fall_to(count: int) -> bool:
-    """Wait until no more threads run than ``count``: the sampling thread ends by itself."""
-    end = perf_counter() + 30
-    while threading.active_count() > count and perf_counter() < end:
-        sleep(0.001)
-    return threading.active_count() == count
+def has_ended(window) -> bool:
+    """Wait for the window's thread, which ends by itself."""
+    window._thread.join(30)
+    return not window._thread.is_alive()
 
 
 def test_a_meter_that_answers_late_holds_up_no_work():
@@ -187,24 +185,22 @@ def test_a_meter_that_answers_late_holds_up_no_work():
             go_on.wait(30)
         return 1.0
 
-    before = threading.active_count()
     window, failures = sampler(read, rate_hz=1000)
     with window:
         assert hung.wait(30)
     assert not go_on.is_set()  # the window closed although its thread still waited for the device
     samples = window.result().samples
     go_on.set()
-    assert threads_fall_to(before)
+    assert has_ended(window)
     assert window.result().samples == samples == 2
     assert failures == []
 
 
 def test_work_that_raises_ends_the_thread_and_leaves_no_result():
     window, failures = sampler(lambda: 1.0)
-    before = threading.active_count()
     with pytest.raises(KeyError, match="the work"), window:
         raise KeyError("the work")
-    assert threads_fall_to(before)
+    assert has_ended(window)
     assert window.result() is None
     assert failures == []
 
@@ -225,10 +221,9 @@ def test_the_device_is_synchronised_before_the_first_and_before_the_last_sample(
 def test_a_device_that_fails_to_synchronise_is_heard_and_the_thread_ends():
     calls = iter([None])
     window, _ = sampler(lambda: 1.0, synchronize=lambda: next(calls))
-    before = threading.active_count()
     with pytest.raises(StopIteration), window:
         pass
-    assert threads_fall_to(before)
+    assert has_ended(window)
     assert window.result() is None
 
 

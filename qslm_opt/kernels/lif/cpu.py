@@ -56,4 +56,6 @@ def lif_add(
                     after[j] = before[j] + fired
                     count[j] += fired * counts
         v_end[b, low:high] = v
-        spikes[b, low:high] = count
+        for j in range(high - low):
+            # A neuron whose current was not a number stays silent from there on: its count says so.
+            spikes[b, low + j] = count[j] + v[j] * np.float32(0.0)

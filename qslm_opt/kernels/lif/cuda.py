@@ -57,7 +57,8 @@ def _scan(  # type: ignore[no-untyped-def]
             count += tl.where(t + n < upto, fired, 0.0)
         place += AHEAD * width
     tl.store(v_end + b * width + channel, v, mask=inside)
-    tl.store(spikes + b * width + channel, count, mask=inside)
+    # A neuron whose current was not a number stays silent from there on: its count says so.
+    tl.store(spikes + b * width + channel, count + v * 0.0, mask=inside)
 
 
 def lif_add(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ALIGN = 8
 LOGITS = 2**29
-"""Logits that exist at once: 2 GiB."""
+"""Most logits that exist at once: 2 GiB, and no more than a sixteenth of the device's memory."""
 SPAN = 2048
 
 
@@ -65,7 +65,8 @@ def nll(
         columns: columns of what ``product`` makes of some rows of ``h``.
     """
     losses = torch.empty(len(h), dtype=torch.float32, device=h.device)
-    size = max(1, LOGITS // columns)
+    memory = torch.cuda.get_device_properties(h.device).total_memory if h.is_cuda else 2**62
+    size = max(1, min(LOGITS, memory // (16 * h.element_size())) // columns)
     for start in range(0, len(h), size):
         part = h[start : start + size]
         current = product(part)
