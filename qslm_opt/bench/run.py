@@ -23,7 +23,7 @@ from qslm_opt.bench.scaling import Scaling, measure_scaling
 from qslm_opt.bench.shapes import FULL_BITS, Subject
 from qslm_opt.bench.speeds import OUT_OF_MEMORY, PLAIN_MODE, Row, measure_speeds
 from qslm_opt.bench.study import StudySpeeds, measure_studies, variants
-from qslm_opt.errors import UsageError
+from qslm_opt.errors import DeviceError, UsageError
 from qslm_opt.evaluate.engine import pick_device
 from qslm_opt.formats import MAX_BITS, MIN_BITS
 from qslm_opt.kernels.ops import pick_precision
@@ -77,9 +77,14 @@ class Bench:
         self.options, self._tell = options, tell
         self.device = pick_device(options.device)
         kind = self.device.type
-        self.modes = list(options.modes or device_modes(kind))
+        there = device_modes(kind)
+        self.modes = list(options.modes or there)
         for mode in self.modes:
-            mode_ops(kind, mode)
+            if mode not in there:
+                raise DeviceError(
+                    f"--modes {mode!r} needs a CUDA device with Triton and torch 2.8 or later, "
+                    f"not {self.device}; use {','.join(there)}."
+                )
 
     @cached_property
     def subject(self) -> Subject:

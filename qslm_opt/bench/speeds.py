@@ -48,6 +48,10 @@ class Row:
     ratio_to_compiled: float | None = None
     gemm_share: float | None = None
     """Tokens per second over what the rate of products allows, measured in turns with them."""
+    gemm_flop_per_s: float | None = None
+    """The rate that ``gemm_share`` is against, of this row's precision."""
+    copy_bytes_per_s: float | None = None
+    """The bandwidth that ``floor_share`` is against, beside that rate."""
     floor_share: float | None = None
     """Tokens per second over what products and traffic between kernels allow: see ``floor_seconds``."""
 
@@ -71,7 +75,10 @@ class Row:
                 self.sentences_per_s,
             "pass": timing, "peak_memory_bytes": self.peak_memory_bytes, "loss_nats": self.loss_nats,
         }  # fmt: skip
-        shares = ("ratio_to_reference", "ratio_to_compiled", "gemm_share", "floor_share", "note")
+        shares = (
+            "ratio_to_reference", "ratio_to_compiled", "gemm_share", "floor_share", "gemm_flop_per_s",
+            "copy_bytes_per_s", "note",
+        )  # fmt: skip
         return {**own, **{name: getattr(self, name) for name in shares}}
 
 
@@ -216,5 +223,7 @@ def _compared(row: Row, seconds: dict[str, float], subject: Subject, rates: Rate
         ratio_to_reference=seconds["reference"] / own if "reference" in seconds else None,
         ratio_to_compiled=seconds["compiled"] / own if "compiled" in seconds else None,
         gemm_share=load.tokens * flop_per_token(subject.config, load.kind) / rate / own,
+        gemm_flop_per_s=rate,
+        copy_bytes_per_s=rates.copy_bytes_per_s,
         floor_share=floor / own,
     )

@@ -84,6 +84,7 @@ def bench(
 ) -> None:  # fmt: skip
     """Measure speed and cost here: medians of runs taken in turns, each beside what it is compared with.
 
+    All sections take about ten minutes on two cores; --versions fast and --repeats 1 are quick.
     Exit code 1: a study found another verdict with one of its savings off.
     """
     wanted = _chosen("--sections", sections, SECTIONS)
@@ -92,6 +93,8 @@ def bench(
     sizes = _sizes(batches)
     specs = _specs(model, shape, task, data, limit, device)
     _check_sources(model, [spec.model for spec in specs] if "study" in wanted else [])
+    if "study" in wanted and task is None and (model or shape or "demo") != "demo":
+        narrate(f"section study: the demo model is studied, not {shape or model}; --task studies MODEL")
     from qslm_opt.bench.run import Bench, Options
 
     made = Bench(
@@ -196,6 +199,8 @@ def _specs(
         return [StudySpec.from_mapping({**values, "device": device}) for values in STUDIES]
     if shape is not None:
         raise UsageError(f"--shape {shape} has no trained weights to study; give MODEL with --task {task}.")
+    if data is not None and not Path(data).is_dir():
+        raise UsageError(f"--data {data!r} is no folder; give the one with the parquet files of {task}.")
     from qslm_opt.cli.model_session import kind_of
 
     values = {

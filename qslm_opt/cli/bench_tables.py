@@ -68,6 +68,11 @@ def print_speeds(name: str, rows: Sequence[Row] | str) -> None:
             _percent(row.floor_share), size(row.peak_memory_bytes) if row.peak_memory_bytes else _NONE,
         )  # fmt: skip
     print_table(console(), found)
+    _line(
+        "× reference, × compiled: how many times as fast as plain torch and as torch.compile. "
+        f"of GEMM: of the {unit} that products alone would allow at their GEMM rate; "
+        "of floor: with the traffic between kernels, too; both rates measured again in turns with the rows."
+    )
     for row in rows:
         if row.note:
             _line(f"batch {row.load.batch}, {row.version} {row.mode}: {_NONE}: {row.note}")
@@ -79,7 +84,7 @@ def print_studies(studies: Sequence[StudySpeeds]) -> None:
         of = f"{study.n:,} {study.unit} in {study.batches} batches"
         title = f"study of {study.model} on {study.task}, {of} an evaluation"
         found = table(
-            "", "evaluations", "ahead", "wall s", "spread", "evaluations/s", "× everything on",
+            "with", "evaluations", "ahead", "wall s", "spread", "evaluations/s", "× everything on",
             "same verdicts", left=1, text=("same verdicts",), title=title,
         )  # fmt: skip
         for row in study.rows:
@@ -89,6 +94,11 @@ def print_studies(studies: Sequence[StudySpeeds]) -> None:
                 "yes" if row.same_verdicts else "NO",
             )  # fmt: skip
         print_table(console(), found)
+    _line(
+        "× everything on: how many times as fast, below 1 is slower; ahead: evaluations that only several "
+        "workers ran. Studies this short separate no more than the spread between runs: raise --repeats, or "
+        "give MODEL and --task."
+    )
 
 
 def print_scaling(found: Scaling | str) -> None:
@@ -103,15 +113,17 @@ def print_scaling(found: Scaling | str) -> None:
         rows.add_row(str(p.blocks), str(p.window), f"{found.batch * p.window:,}", ms, _spread(p.timing))
     print_table(console(), rows)
     block = _NONE if found.ms_per_block is None else f"{digits(found.ms_per_block)} ms a block"
-    token = _NONE if found.us_per_1k_tokens is None else f"{digits(found.us_per_1k_tokens)} µs a 1,000 tokens"
+    us = found.us_per_1k_tokens
+    token = _NONE if us is None else f"{digits(us / 1e3)} ms a 1,000 tokens"
     _line(f"slopes: {block}, {token}")
 
 
 def print_storage(cost: StorageCost) -> None:
     """Print what a trial costs without its evaluation."""
     _line(
-        f"storage and sampler: {digits(cost.ms_median_last)} ms a trial (median of the last of "
-        f"{cost.trials:,}; mean {digits(cost.ms_mean)} ms), bare Optuna {digits(cost.optuna_ms_median)} ms"
+        f"storage and sampler: {digits(cost.ms_median_last)} ms a trial (median of the last "
+        f"{min(200, cost.trials)} of {cost.trials:,}; mean {digits(cost.ms_mean)} ms), bare Optuna "
+        f"{digits(cost.optuna_ms_median)} ms"
     )
 
 

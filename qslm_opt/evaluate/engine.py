@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from qslm_opt import __version__
-from qslm_opt.errors import DeviceError, NumericsError
+from qslm_opt.errors import DeviceError, NumericsError, UsageError
 from qslm_opt.evaluate.batches import Batch, make_batches
 from qslm_opt.evaluate.memory import live_bytes
 from qslm_opt.evaluate.order import Evidence, hardness_strata
@@ -79,13 +79,16 @@ def _silent(text: str) -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the torch device of ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; DeviceError when missing."""
+    """Return the torch device of ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    UsageError for another name, DeviceError for a device that is not there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise DeviceError(f"device {name!r} is unknown; use auto, cpu, cuda or cuda:N.") from None
+        raise UsageError(f"device {name!r} is unknown; use auto, cpu, cuda or cuda:N.") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(
             f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; "

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from qslm_opt.data.taskdata import build  # noqa: E402
-from qslm_opt.errors import DeviceError, NumericsError  # noqa: E402
+from qslm_opt.errors import DeviceError, NumericsError, UsageError  # noqa: E402
 from qslm_opt.evaluate.batches import make_batches  # noqa: E402
 from qslm_opt.evaluate.bounds import MetricBound  # noqa: E402
 from qslm_opt.evaluate.engine import Engine, pick_device  # noqa: E402
@@ -189,7 +189,7 @@ def test_float64_runs_the_plain_operations() -> None:
 
 def test_a_missing_device_is_said() -> None:
     """No CUDA device, or a device that does not exist, is an error with exit code 5."""
-    with pytest.raises(DeviceError, match="unknown"):
+    with pytest.raises(UsageError, match="unknown"):
         pick_device("gpu0")
     with pytest.raises(DeviceError, match="is not there"):
         pick_device("cuda:97")

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from qslm_opt.data.taskdata import encode
-from qslm_opt.errors import DataError, DeviceError, NumericsError, UsageError
+from qslm_opt.errors import DataError, NumericsError, UsageError
 from qslm_opt.models import load_model
 from qslm_opt.models.spikegpt import SpikeGPTConfig
 from qslm_opt.train import TrainConfig, TrainReport, train
@@ -250,7 +250,7 @@ def test_what_cannot_be_trained_is_said_before_training(folder: Path, tmp_path: 
     config = replace(SMALL, corpus=str(folder))
     with pytest.raises(UsageError, match="is not empty; give --out a new folder"):
         train(config, folder, lambda text: None)
-    with pytest.raises(DeviceError, match="device 'abacus' is unknown"):
+    with pytest.raises(UsageError, match="device 'abacus' is unknown"):
         train(replace(config, device="abacus"), tmp_path / "m", lambda text: None)
     with pytest.raises(DataError, match="is no folder; give 'demo' or a folder"):
         train(replace(config, corpus="/no/such"), tmp_path / "m", lambda text: None)
