@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from qslm_opt.data import TASK_KIND, load_task
 from qslm_opt.errors import ModelError
-from qslm_opt.evaluate.engine import CODE_VERSION, Engine
+from qslm_opt.evaluate.engine import CODE_VERSION, Engine, silent
 from qslm_opt.formats import Layout
 from qslm_opt.hierarchy.discover import discover
 from qslm_opt.models import load_model
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from qslm_opt.spec import StudySpec
 
 
-def _silent(text: str) -> None:
-    """Say nothing."""
-
-
 class Session:
     """A model, a task's data and the engine that evaluates settings on them."""
 
@@ -41,7 +37,7 @@ class Session:
         model: LoadedModel,
         hierarchy: Hierarchy,
         data: TaskData,
-        narrate: Callable[[str], None] = _silent,
+        narrate: Callable[[str], None] = silent,
         *,
         prefix_bytes: int | None = None,
         reorder: bool = True,
@@ -54,7 +50,7 @@ class Session:
         )  # fmt: skip
 
     @classmethod
-    def open(cls, spec: StudySpec, narrate: Callable[[str], None] = _silent) -> Session:
+    def open(cls, spec: StudySpec, narrate: Callable[[str], None] = silent) -> Session:
         """Load the model and the data that ``spec`` names.
 
         Raises:

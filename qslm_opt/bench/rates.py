@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from qslm_opt.bench.timing import measure
-from qslm_opt.errors import DeviceError
 from qslm_opt.kernels.ops import fast_ops, pick_precision
-from qslm_opt.kernels.products import PRECISIONS, float32_products, half_terms
+from qslm_opt.kernels.products import HEAD_ALIGN, float32_products, half_terms
 from qslm_opt.models.spikegpt import products
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ CPU_SHAPES = ((2048, 2048, 2048), (4096, 1024, 1024), (4096, 256, 1024), (1024, 
 """m, n, k of the products that the rate is taken from: the largest rate counts."""
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}
 """Size of what is copied, above any cache."""
-_ALIGN = 8
 _TERMS = {"split": 2, "fp16": 1}
 _ROWS = {"cpu": 2048, "cuda": 16384}
 _SECONDS = 2.0
@@ -60,28 +58,9 @@ class Rates:
     """Of a large copy, bytes read + bytes written."""
 
 
-def device_modes(kind: str) -> list[str]:
-    """Return the precisions of products that a device type (``cpu`` or ``cuda``) has here."""
-    return [mode for mode in PRECISIONS if _has(kind, mode)]
-
-
 def mode_ops(kind: str, mode: str) -> Ops:
     """Return the fastest operations at a precision; DeviceError where this device has it not."""
-    ops = fast_ops(kind, pick_precision(kind, mode))
-    if ops.precision != mode:
-        raise DeviceError(
-            f"precision {mode!r} needs Triton on a {kind} device, which is missing; "
-            f"use --modes {','.join(device_modes(kind))}."
-        )
-    return ops
-
-
-def _has(kind: str, mode: str) -> bool:
-    try:
-        mode_ops(kind, mode)
-    except DeviceError:
-        return False
-    return True
+    return fast_ops(kind, pick_precision(kind, mode))
 
 
 def measure_rates(
@@ -165,7 +144,7 @@ def _own_shapes(cfg: SpikeGPTConfig) -> list[tuple[int, int]]:
     """Return (n, k) of the model's products; a head is padded as ``ops.weight`` pads it on a GPU."""
     shapes = cfg.tensor_shapes()
     sizes = [(shapes[name], head) for name, head in products(cfg).items()]
-    return [(-(-n // _ALIGN) * _ALIGN if head else n, k) for (n, k), head in sizes]
+    return [(-(-n // HEAD_ALIGN) * HEAD_ALIGN if head else n, k) for (n, k), head in sizes]
 
 
 def copy_call(device: torch.device) -> Callable[[], object]:

@@ -18,7 +18,7 @@ from qslm_opt import __version__
 from qslm_opt.bench.forward import Load
 from qslm_opt.bench.memory import is_out_of_memory
 from qslm_opt.bench.model_cost import flop_per_token
-from qslm_opt.bench.rates import Rates, device_modes, measure_rates, mode_ops
+from qslm_opt.bench.rates import Rates, measure_rates, mode_ops
 from qslm_opt.bench.scaling import Scaling, measure_scaling
 from qslm_opt.bench.shapes import FULL_BITS, Subject
 from qslm_opt.bench.speeds import OUT_OF_MEMORY, PLAIN_MODE, Row, measure_speeds
@@ -26,7 +26,7 @@ from qslm_opt.bench.study import StudySpeeds, measure_studies, variants
 from qslm_opt.errors import DeviceError, UsageError
 from qslm_opt.evaluate.engine import pick_device
 from qslm_opt.formats import MAX_BITS, MIN_BITS
-from qslm_opt.kernels.ops import pick_precision
+from qslm_opt.kernels.ops import available_precisions, pick_precision
 
 if TYPE_CHECKING:
     from qslm_opt.bench.storage import StorageCost
@@ -77,7 +77,7 @@ class Bench:
         self.options, self._tell = options, tell
         self.device = pick_device(options.device)
         kind = self.device.type
-        there = device_modes(kind)
+        there = available_precisions(kind)
         self.modes = list(options.modes or there)
         for mode in self.modes:
             if mode not in there:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qslm_opt.bench.compiled import CannotCompileError, compiled_ops
-from qslm_opt.bench.forward import Forward, Load
+from qslm_opt.bench.forward import WHOLE, Forward, Load
 from qslm_opt.bench.memory import is_out_of_memory, peak_growth
 from qslm_opt.bench.model_cost import floor_seconds, flop_per_token, kernels
 from qslm_opt.bench.rates import Probes, mode_ops
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qslm_opt.bench.shapes import Subject
     from qslm_opt.kernels.ops import Ops
 
-VERSIONS = ("reference", "compiled", "fast")
+VERSIONS = (*WHOLE, "fast")
 """Plain torch, the truth; that through torch.compile; what an evaluation uses."""
 PLAIN_MODE = "fp32"
 """Precision of the first two."""
@@ -130,7 +130,7 @@ def _one_load(
     clock: _Clock,
     tell: Callable[[str], None],
 ) -> list[Row]:
-    plain = [(version, PLAIN_MODE) for version in VERSIONS[:2] if version in versions]
+    plain = [(version, PLAIN_MODE) for version in WHOLE if version in versions]
     fast = [("fast", mode) for mode in modes] if "fast" in versions else []
     rows: dict[tuple[str, str], Row] = {}
     passes: dict[tuple[str, str], Forward] = {}
@@ -196,7 +196,7 @@ def _prepared(subject: Subject, load: Load, ops: Ops) -> tuple[Forward, int | No
 
 def _warm_up(forward: Forward) -> Callable[[], object] | None:
     """Return one block of a version that loops over tokens in Python: the others do the same."""
-    return (lambda: forward(1)) if forward.ops.name in VERSIONS[:2] else None
+    return (lambda: forward(1)) if forward.ops.name in WHOLE else None
 
 
 def _release(device: torch.device) -> None:

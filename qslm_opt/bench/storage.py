@@ -16,7 +16,7 @@ import optuna
 
 from qslm_opt.hierarchy.tree import Block, Hierarchy, Module, TensorInfo
 from qslm_opt.results import Baseline, Evaluation, Progress, TrialRecord
-from qslm_opt.search.driver import create_study, run_study
+from qslm_opt.search.driver import SilentListener, create_study, run_study
 from qslm_opt.setting import UNQUANTIZED, QuantSetting
 from qslm_opt.spec import StudySpec
 from qslm_opt.store import Repository, optuna_storage_kwargs, prepare
@@ -186,24 +186,12 @@ class InstantSession:
 
 
 @dataclass
-class _Clock:
+class _Clock(SilentListener):
     """A listener that notes when trials end, in seconds, and stops the study after so many."""
 
     trials: int
     stop: Callable[[], None]
     ends: list[float] = field(default_factory=list)
-
-    def on_narrate(self, text: str) -> None:
-        """Say nothing."""
-
-    def on_tier(self, tier: str) -> None:
-        """Say nothing."""
-
-    def on_trial_start(self, record: TrialRecord, done: int, total_estimate: int | None) -> None:
-        """Say nothing."""
-
-    def on_progress(self, progress: Progress) -> None:
-        """Say nothing."""
 
     def on_trial_end(self, record: TrialRecord) -> None:
         """Note the end of a trial."""

@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Any
 from qslm_opt.bench.timing import Timing
 from qslm_opt.errors import QslmError
 from qslm_opt.pipeline import Session
-from qslm_opt.search.driver import create_study, run_study
+from qslm_opt.search.driver import SilentListener, create_study, run_study
 from qslm_opt.setting import UNQUANTIZED
 from qslm_opt.store import Repository
 
 if TYPE_CHECKING:
     from qslm_opt.evaluate.bounds import MetricBound
-    from qslm_opt.hierarchy.tree import Hierarchy
     from qslm_opt.measure.meter import Meter
-    from qslm_opt.results import Baseline, Evaluation, PowerWindow, Progress, TrialRecord
+    from qslm_opt.results import Evaluation, PowerWindow, Progress, TrialRecord
     from qslm_opt.search.summary import RunSummary
     from qslm_opt.setting import QuantSetting
     from qslm_opt.spec import StudySpec
@@ -198,11 +197,10 @@ def measure_studies(
 
 def _one_study(base: Session, one: Switches, start_workers: StartWorkers) -> _Run:
     """Run one study to its end in a folder that is gone afterwards."""
-    session = Session(
+    session = (Session if one.stopping else _ToTheEnd)(
         base.spec, base.model, base.hierarchy, base.data,
         prefix_bytes=None if one.prefix else 0, reorder=one.order,
     )  # fmt: skip
-    used = session if one.stopping else _ToTheEnd(session)
     name = base.spec.name
     with TemporaryDirectory(prefix="qslm-opt-bench-") as folder:
         url = f"sqlite:///{Path(folder) / 'study.db'}"
@@ -212,7 +210,7 @@ def _one_study(base: Session, one: Switches, start_workers: StartWorkers) -> _Ru
             if one.workers > 1:
                 _await_worker(name, url)
             start = time.perf_counter()
-            summary = run_study(name, url, used, listener=_Silent())
+            summary = run_study(name, url, session, listener=SilentListener())
             seconds = time.perf_counter() - start
         with Repository(url, read_only=True) as repository:
             return _read(seconds, summary, repository.trials(name))
@@ -258,21 +256,8 @@ def _await_worker(name: str, url: str) -> None:
             time.sleep(_LOOK_SECONDS)
 
 
-class _ToTheEnd:
+class _ToTheEnd(Session):
     """A session whose evaluations are never stopped early."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.spec: StudySpec = session.spec
-        self.hierarchy: Hierarchy = session.hierarchy
-
-    def fingerprint(self) -> dict[str, str]:
-        """Return the session's."""
-        return self._session.fingerprint()
-
-    def baseline(self) -> Baseline:
-        """Return the session's."""
-        return self._session.baseline()
 
     def run(
         self,
@@ -284,23 +269,4 @@ class _ToTheEnd:
         meter: Meter | None = None,
     ) -> tuple[Evaluation, PowerWindow | None]:
         """Evaluate a setting over all data, whatever ``bound`` and ``report`` say."""
-        return self._session.run(setting, parent=parent, meter=meter)
-
-
-class _Silent:
-    """A listener that does nothing."""
-
-    def on_narrate(self, text: str) -> None:
-        """Say nothing."""
-
-    def on_tier(self, tier: str) -> None:
-        """Say nothing."""
-
-    def on_trial_start(self, record: TrialRecord, done: int, total_estimate: int | None) -> None:
-        """Say nothing."""
-
-    def on_progress(self, progress: Progress) -> None:
-        """Say nothing."""
-
-    def on_trial_end(self, record: TrialRecord) -> None:
-        """Say nothing."""
+        return super().run(setting, parent=parent, meter=meter)

@@ -71,10 +71,10 @@ class _Result:
     nll: float
     correct: int
     spikes: float
-    hardness: Tensor | None = None  # (sequences,): higher is nearer to wrong, or less likely
+    losses: Tensor | None = None  # (sentences,): higher is nearer to wrong
 
 
-def _silent(text: str) -> None:
+def silent(text: str) -> None:
     """Say nothing."""
 
 
@@ -113,7 +113,7 @@ class Engine:
         dtype: torch.dtype = torch.float32,
         prefix_bytes: int | None = None,
         reorder: bool = True,
-        narrate: Callable[[str], None] = _silent,
+        narrate: Callable[[str], None] = silent,
     ) -> None:
         """Place the model on ``device``.
 
@@ -136,7 +136,7 @@ class Engine:
             ops = REFERENCE if dtype != torch.float32 else fast_ops(kind, precision)
         self.ops = ops
         on_device = {k: v.to(self.device, dtype) for k, v in model.tensors.items()}
-        free = self._free_bytes()
+        free, total = self._gpu_bytes()
         self._view = QuantizedView(
             on_device, hierarchy, min(CACHE_BYTES[kind], int(WEIGHTS_SHARE * free)), ops.weight,
             spikegpt.products(model.config),
@@ -144,20 +144,19 @@ class Engine:
         self._fp32_bytes = hierarchy.fp32_bytes()
         limit = min(PREFIX_BYTES[kind], int(PREFIX_SHARE * free)) if prefix_bytes is None else prefix_bytes
         self._prefix_limit, self._reorder = limit, reorder
-        fitting = max(1, int(BATCH_SHARE * self._memory_bytes() / self._row_bytes()))
+        fitting = max(1, int(BATCH_SHARE * total / self._row_bytes()))
         self._size, self._rows = batch, min(ROWS[data.kind][kind], fitting)
         self._strata: list[list[int]] | None = None
         self._told = False
         self._keys: dict[str, list[str]] = {}
         self._arrange()
 
-    def _free_bytes(self) -> int:
-        """Free bytes of a GPU; a CPU's memory is not asked for."""
-        return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 2**62
+    def _gpu_bytes(self) -> tuple[int, int]:
+        """Free and all bytes of a GPU; a CPU's memory is not asked for.
 
-    def _memory_bytes(self) -> int:
-        """All bytes of a GPU: batches, and so last digits, do not depend on who else uses it."""
-        return torch.cuda.mem_get_info(self.device)[1] if self.device.type == "cuda" else 2**62
+        Batches follow from all: they, and so last digits, do not depend on who else uses the GPU.
+        """
+        return torch.cuda.mem_get_info(self.device) if self.device.type == "cuda" else (2**62, 2**62)
 
     def _row_bytes(self) -> int:
         """Bytes of the activations that exist at once, per token position."""
@@ -204,7 +203,7 @@ class Engine:
             try:
                 if parent is not None:
                     self._arrange_by_hardness()
-                return self._evaluate(setting, parent, bound, report)[0]
+                return self._evaluate(setting, parent, bound, report)
             except torch.OutOfMemoryError:
                 pass
             self._halve()
@@ -213,25 +212,26 @@ class Engine:
         """Put the sentences that the unquantized model gets wrong, or nearly, into batches of their own."""
         classes = self.data.kind == "classification"
         if self._reorder and classes and self._strata is None and len(self._batches) > 1:
-            _, hardness = self._evaluate(UNQUANTIZED, None, None, None)
+            hardness = np.zeros(len(self.data.sequences))
+            self._evaluate(UNQUANTIZED, hardness=hardness)
             self._strata = hardness_strata(hardness)
             self._arrange()
 
     def _evaluate(
         self,
         setting: QuantSetting,
-        parent: QuantSetting | None,
-        bound: MetricBound | None,
-        report: Callable[[Progress], bool] | None,
-    ) -> tuple[Evaluation, np.ndarray]:
-        """Return the evaluation, and the loss of each sentence that was computed."""
+        parent: QuantSetting | None = None,
+        bound: MetricBound | None = None,
+        report: Callable[[Progress], bool] | None = None,
+        hardness: np.ndarray | None = None,
+    ) -> Evaluation:
+        """See ``evaluate``; with ``hardness`` (sentences,), the loss of each is written there."""
         start = perf_counter()
         keys = self._keys_of(setting)
         if parent is not None:
             self._prefix.follow(self._keys_of(parent))
         tensors = self._view.apply(setting)
         sums, stopped = _Sums(), False
-        hardness = np.zeros(len(self.data.sequences))
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             if self.device.type == "cuda":
@@ -240,13 +240,13 @@ class Engine:
                 batch = self._batches[index]
                 result = self._one(tensors, keys, index, batch, keep=parent is not None)
                 self._add(sums, index, batch, result)
-                if result.hardness is not None:
-                    hardness[list(batch.members)] = result.hardness.cpu().numpy()
+                if hardness is not None and result.losses is not None:
+                    hardness[list(batch.members)] = result.losses.cpu().numpy()
                 if report and report(self._progress(sums, bound)):
                     stopped = sums.used < self.data.n
                     break
         self.synchronise()
-        return self._evaluation(setting, sums, stopped, perf_counter() - start), hardness
+        return self._evaluation(setting, sums, stopped, perf_counter() - start)
 
     def _keys_of(self, setting: QuantSetting) -> list[str]:
         """Return ``boundary_keys``, kept for the settings asked for last: a parent has many children."""
@@ -284,7 +284,6 @@ class Engine:
             self._size = max(1, self._size // 2)
         self._rows = max(1, min(self._rows, largest.ids.numel()) // 2)
         self._prefix_limit //= 2
-        self._prefix.clear()
         self._view.clear()
         self._arrange()
         if self.device.type == "cuda":
@@ -304,9 +303,11 @@ class Engine:
         h = spikegpt.finish(tensors, self.config, x)
         if self.data.kind == "lm":
             losses = self.ops.nll(h.flatten(0, 1), tensors["head.weight"], batch.targets.flatten())
-            nll, correct, hardness = float(losses.sum(dtype=torch.float64)), 0, None
+            correct, each = 0, None
         else:
-            nll, correct, hardness = self._class_loss(tensors, h, batch)
+            losses, correct = self._class_loss(tensors, h, batch)
+            each = losses
+        nll = float(losses.sum(dtype=torch.float64))
         fired = float(spikes)
         if not (nll < float("inf") and fired < float("inf")):
             what = "logits" if fired < float("inf") else "currents"
@@ -316,7 +317,7 @@ class Engine:
                 "checkpoint, or raise the bits of the setting"
                 + (f", or use --matmul fp32 instead of {self._precision}." if narrow else ".")
             )
-        return _Result(nll, correct, fired, hardness)
+        return _Result(nll, correct, fired, each)
 
     def _body(
         self, tensors: dict[str, Weight], keys: list[str], index: int, batch: Batch, keep: bool
@@ -340,12 +341,12 @@ class Engine:
 
     def _class_loss(
         self, tensors: dict[str, Weight], h: Tensor, batch: Batch
-    ) -> tuple[float, int, Tensor]:
+    ) -> tuple[Tensor, int]:
+        """Return the loss of each sentence, and how many are right."""
         assert batch.lengths is not None
         logits = spikegpt.class_logits(tensors, h, batch.lengths)
-        nll = cross_entropy(logits, batch.targets, reduction="none")
         correct = int((logits.argmax(dim=-1) == batch.targets).sum())
-        return float(nll.sum(dtype=torch.float64)), correct, nll
+        return cross_entropy(logits, batch.targets, reduction="none"), correct
 
     def _add(self, sums: _Sums, index: int, batch: Batch, result: _Result) -> None:
         sums.used += batch.n

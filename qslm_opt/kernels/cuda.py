@@ -10,9 +10,9 @@ from torch.nn.functional import linear, pad
 
 from qslm_opt.kernels.lif.cuda import lif_add
 from qslm_opt.kernels.mix.cuda import norm_shift_mix, operand, relu2
-from qslm_opt.kernels.nll.cuda import ALIGN, nll
+from qslm_opt.kernels.nll.cuda import nll
 from qslm_opt.kernels.ops import Ops, Weight
-from qslm_opt.kernels.products import Current, HalfWeight, Precision, half_product, half_weight
+from qslm_opt.kernels.products import HEAD_ALIGN, Current, HalfWeight, Precision, half_product, half_weight
 from qslm_opt.kernels.terms import FP16, FP32, SPLIT
 from qslm_opt.kernels.wkv.cuda import gated_wkv
 
@@ -21,7 +21,7 @@ _FORMS = {"fp32": FP32, "tf32": FP32, "fp16": FP16, "split": SPLIT}
 
 @dataclass(frozen=True)
 class _Head:
-    """A language-model head with its rows padded to a multiple of ``ALIGN``."""
+    """A language-model head with its rows padded to a multiple of ``HEAD_ALIGN``."""
 
     weight: Tensor | HalfWeight
     vocab: int
@@ -32,7 +32,7 @@ def _linear(x: Tensor, weight: Weight) -> Current:
 
 
 def _weight(values: Tensor, scale: Tensor | None, *, head: bool, form: int) -> Weight:
-    short = -values.shape[0] % ALIGN if head else 0
+    short = -values.shape[0] % HEAD_ALIGN if head else 0
     padded = pad(values, (0, 0, 0, short)) if short else values
     if scale is not None and short:
         scale = pad(scale.float(), (0, short))

@@ -23,6 +23,8 @@ from torch import Tensor
 Precision: TypeAlias = Literal["fp32", "tf32", "fp16", "split"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "split")
 
+HEAD_ALIGN = 8
+"""A head has its rows padded to a multiple of this on a GPU, where an odd number of columns is slow."""
 ACTIVATION = 2.0**-4
 """Factor of an activation in float16: values up to 1,048,064 fit."""
 LOW = 2.0**11

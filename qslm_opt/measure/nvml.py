@@ -125,12 +125,11 @@ class NvmlMeter:
         memory: Sequence[int | None],
     ) -> PowerWindow | None:
         self.reason = None if len(samples) > 1 else _TOO_SHORT
-        energy_j = counter.energy_j(samples, span[0]) if span[1] - span[0] >= COUNTER_MIN_SECONDS else None
         return summarize(
             samples,
             source=self.source,
             span=span,
-            energy_j=energy_j,
+            energy_j=counter.energy_j(samples, span[0]),
             idle_w=self._idle_w,
             memory_bytes=memory[-1] if memory else None,
         )

@@ -81,6 +81,25 @@ class Listener(Protocol):
         """A trial is stored."""
 
 
+class SilentListener:
+    """A listener that does nothing."""
+
+    def on_narrate(self, text: str) -> None:
+        """Say nothing."""
+
+    def on_tier(self, tier: str) -> None:
+        """Say nothing."""
+
+    def on_trial_start(self, record: TrialRecord, done: int, total_estimate: int | None) -> None:
+        """Say nothing."""
+
+    def on_progress(self, progress: Progress) -> None:
+        """Say nothing."""
+
+    def on_trial_end(self, record: TrialRecord) -> None:
+        """Say nothing."""
+
+
 class Attempts:
     """Runs trials of one study and tells their outcomes."""
 

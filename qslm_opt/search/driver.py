@@ -14,7 +14,7 @@ from optuna.exceptions import DuplicatedStudyError
 
 from qslm_opt import __version__
 from qslm_opt.errors import FingerprintError, QslmError, UsageError
-from qslm_opt.search.attempt import Listener, SessionLike
+from qslm_opt.search.attempt import Listener, SessionLike, SilentListener
 from qslm_opt.search.interrupts import Interrupts
 from qslm_opt.search.ledger import one_transaction, open_storage
 from qslm_opt.search.run import Run
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from qslm_opt.measure.meter import Meter
     from qslm_opt.spec import StudySpec
 
-__all__ = ["Listener", "RunSummary", "SessionLike", "create_study", "delete_study", "run_study"]
+__all__ = [
+    "Listener", "RunSummary", "SessionLike", "SilentListener", "create_study", "delete_study", "run_study"
+]  # fmt: skip
 
 
 def create_study(spec: StudySpec, storage: str, session: SessionLike) -> None:

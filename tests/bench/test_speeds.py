@@ -11,13 +11,13 @@ from qslm_opt.bench import rates, speeds
 from qslm_opt.bench.compiled import CannotCompileError, compiled_ops
 from qslm_opt.bench.forward import Forward, Load
 from qslm_opt.bench.model_cost import floor_seconds, flop_per_token, kernels
-from qslm_opt.bench.rates import GemmRate, Probes, Rates, device_modes, gemm_seconds, mode_ops
+from qslm_opt.bench.rates import GemmRate, Probes, Rates, gemm_seconds, mode_ops
 from qslm_opt.bench.scaling import measure_scaling, slope
 from qslm_opt.bench.shapes import SHAPES, Subject, random_model, shape_of
 from qslm_opt.bench.speeds import OUT_OF_MEMORY, Row, compared, measure_speeds
 from qslm_opt.bench.timing import Timing
 from qslm_opt.errors import DeviceError, UsageError
-from qslm_opt.kernels.ops import REFERENCE
+from qslm_opt.kernels.ops import REFERENCE, available_precisions
 from qslm_opt.models import spikegpt
 from qslm_opt.models.spikegpt import SpikeGPTConfig
 
@@ -147,7 +147,7 @@ def test_slope() -> None:
 
 def test_rates_of_a_product_and_modes_of_this_device() -> None:
     assert gemm_seconds(mode_ops("cpu", "fp32"), CPU, 8, 4, 6, nothing) > 0
-    assert device_modes("cpu") == ["fp32"]
+    assert list(available_precisions("cpu")) == ["fp32"]
     with pytest.raises(DeviceError, match="'split' needs a CUDA device"):
         mode_ops("cpu", "split")
 

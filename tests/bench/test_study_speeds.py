@@ -47,7 +47,8 @@ def test_without_early_stopping_violations_are_measured_to_the_end() -> None:
     session = study.Session.open(SPEC)
     bound = MetricBound("perplexity", session.data.n, 1.0)
     used: list[int] = []
-    for one in (session, study._ToTheEnd(session)):
+    thorough = study._ToTheEnd(session.spec, session.model, session.hierarchy, session.data)
+    for one in (session, thorough):
         run, _ = one.run(
             UNQUANTIZED, bound=bound, report=lambda progress: bound.certain(progress.best_case or 0.0)
         )

@@ -19,7 +19,6 @@ from qslm_opt.kernels.terms import parts
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ALIGN = 8
 LOGITS = 2**29
 """Most logits that exist at once: 2 GiB, and no more than a sixteenth of the device's memory."""
 SPAN = 2048
