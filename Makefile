@@ -7,7 +7,10 @@ ARGS   ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
 NOUNS  := .venv-nouns-$(notdir $(PY))
-PIP     = -m pip install -qq --no-input --disable-pip-version-check
+PIP     = -m pip install -qq --no-input --disable-pip-version-check --no-compile
+
+# Modules are compiled when they are first imported, and kept: pip need not compile them all.
+unexport PYTHONDONTWRITEBYTECODE
 
 # What needs no torch: the naming modules, search, store, measurement and the dashboard.
 NOUN_TESTS := $(wildcard tests/test_*.py tests/hierarchy/test_tree.py tests/evaluate/test_bounds.py \
@@ -25,7 +28,7 @@ demo: $(VENV)/.ready            ## set up, then run the whole job on the embedde
 	$(BIN)/qslm-opt demo $(ARGS)
 
 test: $(VENV)/.ready-dev        ## run all tests (ARGS='tests/search -x' runs some)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --timeout 900 $(ARGS)
 
 lint: $(VENV)/.ready-dev        ## ruff
 	$(BIN)/ruff check .

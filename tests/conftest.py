@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 for _name in ("FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "GITHUB_ACTIONS", "COLUMNS", "LINES"):
     os.environ.pop(_name, None)
 os.environ.pop("QSLM_OPT_STORAGE", None)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each command a test starts would compile every module again
 # Read when the libraries are imported, hence set before any test module is.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -40,6 +42,15 @@ class _SkipWithoutTorch:
 
 if PathFinder.find_spec("torch") is None:  # `make test-nouns`
     sys.meta_path.insert(0, _SkipWithoutTorch())
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out, with a reason, what would begin after the moment that .ci/run names."""
+    names = ["QSLM_OPT_TESTS_UNTIL"]
+    if item.get_closest_marker("slow"):
+        names.append("QSLM_OPT_LONG_TESTS_UNTIL")
+    if any(time.time() > float(os.environ.get(name) or "inf") for name in names):
+        pytest.skip("CI's time is over")
 
 
 @pytest.fixture(scope="session", autouse=True)
