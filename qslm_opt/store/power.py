@@ -1,4 +1,4 @@
-"""Power in the storage: the devices of a study's runs, what they said over time, the windows of its trials."""
+"""Power in the storage: devices of a study's runs, what they said over time, windows of its trials."""
 
 from __future__ import annotations
 
