@@ -77,14 +77,18 @@ class PowerRecords:
                 connection.execute(insert(POWER_DEVICE).values(id=device.id, **values))
 
     def add_power_samples(self, device_id: str, samples: Iterable[PowerSample]) -> None:
-        """Store samples of a device that was added; they are later than those it has."""
+        """Store samples of a device that was added; those that are not later than what it has are not."""
         with self._write() as connection:
             found = connection.execute(_lane(device_id)).first()
             if found is None:  # its study was deleted meanwhile
                 return
             lane, started = found
+            last = connection.execute(
+                select(func.max(POWER_SAMPLE.c.at_ms)).where(POWER_SAMPLE.c.lane == lane)
+            ).scalar()
             by_moment = {_ms(sample.at, started): sample for sample in samples}
-            for table, rows in _rows(sorted(by_moment.items())).items():
+            new = [(at, by_moment[at]) for at in sorted(by_moment) if last is None or at > last]
+            for table, rows in _rows(new).items():
                 if rows:
                     connection.execute(insert(table), [{"lane": lane, **row} for row in rows])
 
