@@ -53,7 +53,7 @@ Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes that s
 PowerWindow = Annotated[
     float | None,
     typer.Option("--power-window", metavar="SECONDS", show_default=False,
-                 help="Measure the power of a candidate for so long; 0: only while it is evaluated. [default: 2]"),
+                 help="Measure a candidate's power for so long; 0: only while it is evaluated. [default: 2]"),
 ]  # fmt: skip
 Watch = Annotated[bool, typer.Option("--watch", help="Run in the background and open the dashboard.")]
 

@@ -141,8 +141,8 @@ def resume(
     if watch:
         watch_in_background(name, url, workers, device, power_window)
         return
-    given = {"device": device, "power_window": power_window}
-    spec = replace(row.spec, **{key: value for key, value in given.items() if value is not None})
+    seconds = row.spec.power_window if power_window is None else power_window
+    spec = replace(row.spec, device=device or row.spec.device, power_window=seconds)
     with resumable(name, url):
         run(
             name, url, open_session(spec), progress=progress, workers=workers, as_json=json,

@@ -126,9 +126,9 @@ class NvmlSource:
         milliwatts, millijoules = found.get("instant"), found.get("energy")
         if self._counts and "energy" not in self._fields:
             millijoules = self._counter_mj()
-        watts: float | None = milliwatts / 1000 if milliwatts else self._plain_w()  # which says when the GPU is lost
+        watts: float | None = milliwatts / 1000 if milliwatts else self._plain_w()
         if "instant" in self._fields and not milliwatts:
-            watts = None  # a mean over a second is no sample among instant ones
+            watts = None  # the GPU is there, but a mean over a second is no sample among instant ones
         return watts, None if millijoules is None else millijoules / 1000
 
     def _plain_w(self) -> float:

@@ -1,6 +1,7 @@
 """Recordings of power as JSON lines, and the meter that plays one in place of a device.
 
-The first line is ``{"device": {…}}``, each other one a sample with ``at`` in seconds and what was read.
+A line ``{"device": {…}}`` says what is measured, each other one is a sample with ``at`` in seconds and what
+was read then; where there are several devices, also the ``device``'s name.
 ``qslm-opt power watch --json`` and ``qslm-opt power recording`` write this form.
 """
 
@@ -62,33 +63,42 @@ def open_replay(
     synchronize: Callable[[], None] | None = None,
     rate_hz: float = DEFAULT_RATE_HZ,
 ) -> SampledMeter:
-    """Return a meter that plays the recording in ``path`` as if ``device`` said it; UsageError if it cannot."""
-    recorded, samples = read_recording(path)
+    """Return a meter that plays the recording in ``path`` for ``device``; UsageError when it cannot."""
+    recorded, samples = read_recording(path, device)
     source = ReplaySource(samples, replace(recorded, device=device))
     return SampledMeter(source, rate_hz=rate_hz, synchronize=synchronize)
 
 
-def read_recording(path: Path) -> tuple[PowerDevice, list[PowerSample]]:
-    """Return the device and the samples of a recording, in order of time; UsageError with the line."""
+def read_recording(path: Path, wanted: str = "") -> tuple[PowerDevice, list[PowerSample]]:
+    """Return the device and the samples of a recording, in order of time; UsageError with the line.
+
+    Of several devices in it, ``wanted``, or the first where that is not among them.
+    """
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"recording {str(path)!r} cannot be read: {error}; 'qslm-opt power watch --json' makes one."
         ) from None
-    device, samples = PowerDevice("", "", "", 0, "cpu"), []
+    devices: dict[str, PowerDevice] = {}
+    samples: dict[str, list[PowerSample]] = {}
+    last = "cpu"
     for number, line in enumerate(lines, start=1):
         try:
             value = json.loads(line) if line.strip() else None
             if value and "device" in value and "at" not in value:
-                device = _device(value["device"])
+                found = _device(value["device"])
+                last = found.device
+                devices.setdefault(last, found)
             elif value:
-                samples.append(_sample(value))
+                samples.setdefault(value.get("device", last), []).append(_sample(value))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UsageError(f"recording {str(path)!r}, line {number} is no sample: {error}.") from None
     if not samples:
         raise UsageError(f"recording {str(path)!r} has no samples; record some with power watch --json.")
-    return device, sorted(samples, key=lambda sample: sample.at)
+    chosen = wanted if wanted in samples else next(iter(samples))
+    device = devices.get(chosen) or PowerDevice("", "", "", 0, chosen)
+    return device, sorted(samples[chosen], key=lambda sample: sample.at)
 
 
 def recording_lines(device: PowerDevice, samples: Iterable[PowerSample]) -> Iterable[str]:

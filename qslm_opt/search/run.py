@@ -71,7 +71,9 @@ class Run:
         with ExitStack() as stack:
             owner = stack.enter_context(registered(self.meter.board if self.meter else None))
             self.heart = stack.enter_context(Heart(self.repository, uuid, "baseline"))
-            self.recording = self.meter and stack.enter_context(Recording(self.repository, uuid, self.meter))
+            self.recording = Recording(self.repository, uuid, self.meter) if self.meter else None
+            if self.recording is not None:
+                stack.enter_context(self.recording)
             self._open(owner)
             try:
                 self._begin()
