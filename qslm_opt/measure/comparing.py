@@ -47,7 +47,10 @@ def two_sided_p(t: float, freedom: int) -> float:
     """Return P(|T| ≥ |t|) of Student's t with ``freedom`` degrees."""
     if t in (inf, -inf):
         return 0.0
-    return incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t))
+    squared = t * t
+    if squared < freedom:  # near 1 the other argument has no digits left
+        return 1 - incomplete_beta(0.5, freedom / 2, squared / (freedom + squared))
+    return incomplete_beta(freedom / 2, 0.5, freedom / (freedom + squared))
 
 
 def incomplete_beta(a: float, b: float, x: float) -> float:

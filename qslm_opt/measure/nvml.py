@@ -49,7 +49,9 @@ def count_devices() -> int:
     nvml = load_nvml()
     try:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        return int(nvml.nvmlDeviceGetCount()) if visible is None else len(visible.split(","))
+        if visible is None:
+            return int(nvml.nvmlDeviceGetCount())
+        return len(visible.split(",")) if visible.strip() else 0
     finally:
         nvml.nvmlShutdown()
 
