@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from qslm_opt.results import PowerWindow
     from qslm_opt.store import Repository
 
-RECORD_SECONDS = 0.1
-"""Samples closer together than this are stored as their mean: so often a GPU's reading moves."""
+RECORD_SECONDS = 0.095
+"""Samples that span less are stored as their mean: a GPU's reading moves ten times a second, give or take."""
 FLUSH_SECONDS = 2.0
 """How often what has gathered is written."""
 MOST_WAITING = 36_000
@@ -106,19 +106,16 @@ class Recording:
 
 
 class Gather:
-    """Joins samples that are closer together than ``RECORD_SECONDS`` into one with their mean power."""
+    """Joins samples that span less than ``RECORD_SECONDS`` into one with their mean power."""
 
     def __init__(self, give: Callable[[PowerSample], object]) -> None:
         self._give = give
-        self._part: int | None = None
         self._samples: list[PowerSample] = []
 
     def __call__(self, sample: PowerSample) -> None:
         """Take one sample in."""
-        part = int(sample.at / RECORD_SECONDS)
-        if part != self._part:
+        if self._samples and sample.at - self._samples[0].at >= RECORD_SECONDS:
             self.end()
-            self._part = part
         self._samples.append(sample)
 
     def end(self) -> None:
