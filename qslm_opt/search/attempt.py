@@ -131,6 +131,7 @@ class Attempts:
         KeyboardInterrupt and unexpected errors come out again after FAIL was told; a KeyboardInterrupt
         while only the power was measured, after the outcome itself was.
         """
+        power, interrupted = None, False
         try:
             outcome, power, interrupted = self._outcome(trial, proposal)
         except NumericsError as error:

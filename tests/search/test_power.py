@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState
 
+from qslm_opt.measure.meter import NullMeter
 from qslm_opt.results import PowerWindow, TrialRecord
 from qslm_opt.search.driver import create_study, run_study
 from qslm_opt.search.ledger import open_storage, write_attributes
+from qslm_opt.search.outcome import Outcome
+from qslm_opt.search.power import PowerOf
+from qslm_opt.setting import UNQUANTIZED
 from qslm_opt.spec import StudySpec
 from qslm_opt.store import Repository
 from tests.search.toy import Recorder, Toy, ToyMeter, spec, toy
@@ -72,23 +78,52 @@ def test_candidates_are_measured_for_the_window_and_others_keep_what_was_sampled
     assert stored["power"]["repeats"] == 10
 
 
+CANDIDATE = Outcome(TrialState.COMPLETE, {}, {"metric": -0.1, "memory": 0.0}, 1.0)
+
+
 @pytest.mark.parametrize(
-    ("study", "first", "asked"),
+    ("seconds", "power", "outcome", "asked"),
     [
-        (STUDY, LONG, False),
-        (STUDY, replace(LONG, items=None), True),  # it began behind kept activations
-        (STUDY, None, True),
-        (replace(STUDY, power_window=0.0), SHORT, False),
-        (replace(STUDY, power_window=0.1), SHORT, False),
-        (replace(STUDY, power_window=5.0), LONG, True),
+        (2.0, LONG, CANDIDATE, False),
+        (2.0, SHORT, CANDIDATE, True),
+        (2.0, replace(LONG, items=None), CANDIDATE, True),  # it began behind kept activations
+        (2.0, None, CANDIDATE, True),
+        (0.0, None, CANDIDATE, False),
+        (0.1, SHORT, CANDIDATE, False),
+        (5.0, LONG, CANDIDATE, True),
+        (2.0, SHORT, replace(CANDIDATE, constraints={"metric": 0.1, "memory": 0.0}), False),
+        (2.0, SHORT, replace(CANDIDATE, state=TrialState.PRUNED), False),
+        (2.0, None, Outcome.failed("it"), False),
     ],
 )
 def test_a_candidate_is_measured_again_only_where_its_own_window_does_not_do(
-    url: str, study: StudySpec, first: PowerWindow | None, asked: bool
+    seconds: float, power: PowerWindow | None, outcome: Outcome, asked: bool
 ) -> None:
-    made = session(study, first)
-    search(url, made)
-    assert bool(made.measured) == asked
+    made = toy(replace(STUDY, power_window=seconds))
+    assert PowerOf(made, ToyMeter()).wants_more(outcome, power) is asked
+    assert not PowerOf(made, ToyMeter(), stopping=lambda: True).wants_more(outcome, power)
+    assert not PowerOf(made, NullMeter()).wants_more(outcome, power)
+    assert not PowerOf(made, None).wants_more(outcome, power)
+
+
+def test_a_longer_measurement_looks_for_a_request_to_stop_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, asked, answers = [0.0], [], []
+    monkeypatch.setattr("qslm_opt.search.power.time.monotonic", lambda: now[0])
+    made = toy(STUDY)
+
+    def measure(setting: Any, meter: Any, seconds: float, stop: Any) -> None:
+        for now[0] in (0.1, 0.4, 0.6, 0.7, 1.2):
+            answers.append(stop())
+
+    def stopping() -> bool:
+        asked.append(now[0])
+        return now[0] > 1
+
+    made.measure = measure  # type: ignore[method-assign]
+    PowerOf(made, ToyMeter(), stopping=stopping).measure(UNQUANTIZED)
+    assert (asked, answers) == ([0.6, 1.2], [False, False, False, False, True])
 
 
 def test_no_verdict_depends_on_the_power(url: str, tmp_path: Path) -> None:
@@ -128,6 +163,8 @@ def test_after_a_request_to_stop_nothing_is_measured_longer(url: str) -> None:
     made = session()
 
     def stop(record: TrialRecord) -> None:
+        if record.tier == "sensitivity":
+            return
         with Repository(url) as repository:
             repository.request_stop(repository.study("toy").uuid)
 
@@ -143,8 +180,6 @@ def test_after_a_request_to_stop_nothing_is_measured_longer(url: str) -> None:
 
 @pytest.mark.parametrize(("board", "alone"), [("another board", True), ("toy board", False)])
 def test_a_trial_beside_another_on_its_own_board_has_no_power(url: str, board: str, alone: bool) -> None:
-    import socket
-
     made = session()
     create_study(STUDY, url, made)
     storage = open_storage(url)
@@ -168,8 +203,6 @@ def test_a_trial_beside_another_on_its_own_board_has_no_power(url: str, board: s
 
 
 def test_a_study_without_a_meter_says_why_in_its_devices(url: str) -> None:
-    from qslm_opt.measure.meter import NullMeter
-
     made = toy(STUDY)
     create_study(STUDY, url, made)
     run_study("toy", url, made, listener=Recorder(), meter=NullMeter("no GPU here; use one", "cpu"))
