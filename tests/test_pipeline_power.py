@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from qslm_opt.formats import FP32, Format  # noqa: E402
+from qslm_opt.formats import FP32, Format
 from qslm_opt.pipeline import Session
 from qslm_opt.setting import UNQUANTIZED, QuantSetting
 from qslm_opt.spec import StudySpec
