@@ -12,6 +12,7 @@
     ├── StorageError          3   the study storage: missing, locked, full, read-only
     │   ├── StudyExistsError  3
     │   ├── SchemaError       3   tables written by a newer qslm-opt
+    │   ├── ArchiveError      3   a study file that is damaged, altered or of a newer qslm-opt
     │   └── FingerprintError  3   model, data or spec are not those of the stored study
     ├── InfeasibleError       4   no setting can meet, or none met, both constraints
     ├── DeviceError           5   a GPU or a power meter was required and is missing
@@ -71,6 +72,10 @@ class StudyExistsError(StorageError):
 
 class SchemaError(StorageError):
     """The storage was written by a newer qslm-opt."""
+
+
+class ArchiveError(StorageError):
+    """A study file is damaged, altered, written by a newer qslm-opt, or no study file."""
 
 
 class FingerprintError(StorageError):
