@@ -70,7 +70,8 @@ def read_archive(path: Path) -> Iterator[dict[str, Any]]:
         with path.open("rb") as file:
             yield from _records(str(path), file)
     except FileNotFoundError:
-        raise UsageError(f"study file {str(path)!r} does not exist; give the path of an exported one.") from None
+        text = f"study file {str(path)!r} does not exist; give the path of an exported one."
+        raise UsageError(text) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ArchiveError(f"study file {str(path)!r} cannot be read ({reason}).") from None

@@ -83,7 +83,8 @@ def _study(record: Mapping[str, Any]) -> None:
         refuse(f"its state {row['state']!r} is unknown")
     if optuna["directions"] not in ([name] for name in DIRECTIONS):
         refuse(f"its directions are {str(optuna['directions'])[:40]}")
-    _attributes(optuna["user_attrs"]), _attributes(optuna["system_attrs"])
+    _attributes(optuna["user_attrs"])
+    _attributes(optuna["system_attrs"])
     if optuna["user_attrs"]["qslm_uuid"] != row["uuid"]:
         refuse("its two parts have different ids")
     _decoded(row)
@@ -114,11 +115,13 @@ def _trial(record: Mapping[str, Any]) -> None:
         _whole(step, 31)
         _stored_float(value, kind)
     for name, value, distribution in record["params"]:
-        _key(name), _finite(value)
+        _key(name)
+        _finite(value)
         choices = distribution["attributes"].get("choices")
         if choices is not None and not 0 <= int(value) < len(choices):
             refuse(f"parameter {name!r} is none of its choices")
-    _attributes(record["user_attrs"]), _attributes(record["system_attrs"])
+    _attributes(record["user_attrs"])
+    _attributes(record["system_attrs"])
     _known_attributes(record["user_attrs"])
 
 

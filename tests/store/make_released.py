@@ -1,8 +1,8 @@
 """Make ``files/schemaN.db``: a storage as the code of one commit writes it.
 
-``python tests/store/make_released.py COMMIT`` unpacks that commit's own code into a folder, lets it run two
-toy studies there (``done``, to its end, and ``half``, stopped on the way), and puts the file, compacted, where
-the tests look for it. Run once for each schema, with the first commit that has it; never again.
+``python tests/store/make_released.py COMMIT`` unpacks that commit's own code into a folder, lets it run
+two toy studies there (``done``, to its end, and ``half``, stopped on the way), and puts the file, compacted,
+where the tests look for it. Run once for each schema, with the first commit that has it; never again.
 """
 
 from __future__ import annotations
