@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qslm_opt.safe import masked
 from qslm_opt.store.archive import read_archive, write_archive, write_records
 from qslm_opt.store.engine import optuna_storage_kwargs
 from qslm_opt.store.failures import find_database_error, storage_error, study_exists
@@ -11,7 +12,7 @@ from qslm_opt.store.records import checked, with_words
 from qslm_opt.store.repository import Repository
 from qslm_opt.store.rows import StudyRow, StudyState
 from qslm_opt.store.transfer import read_study
-from qslm_opt.store.urls import DEFAULT_URL, default_url, masked
+from qslm_opt.store.urls import DEFAULT_URL, default_url
 
 __all__ = [
     "DEFAULT_URL",

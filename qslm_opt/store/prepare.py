@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from qslm_opt import __version__
 from qslm_opt.errors import SchemaError, StorageError
+from qslm_opt.safe import masked
 from qslm_opt.store import migrations
 from qslm_opt.store.engine import open_engine
 from qslm_opt.store.failures import ROOM_BYTES, storage_errors
@@ -29,7 +30,7 @@ from qslm_opt.store.tables import (
     SCHEMA,
     STUDY,
 )
-from qslm_opt.store.urls import is_sqlite, masked, sqlite_path
+from qslm_opt.store.urls import is_sqlite, sqlite_path
 
 _ORPHAN_SECONDS = 60.0
 """A study row younger than this may still be waiting for its Optuna study."""

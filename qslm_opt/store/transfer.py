@@ -17,13 +17,14 @@ from sqlalchemy import Connection, MetaData, RowMapping, Table, inspect, select
 
 from qslm_opt import __version__
 from qslm_opt.errors import StorageError, StudyNotFoundError
+from qslm_opt.safe import masked
 from qslm_opt.store.engine import open_engine
 from qslm_opt.store.failures import storage_errors
 from qslm_opt.store.prepare import schema_version
 from qslm_opt.store.records import OTHERS
 from qslm_opt.store.studies import find_places
 from qslm_opt.store.tables import POWER_DEVICE, STUDY
-from qslm_opt.store.urls import is_sqlite, masked
+from qslm_opt.store.urls import is_sqlite
 
 CHUNK = 500
 """Trials that are read and written together."""

@@ -53,7 +53,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Repository(url) as repository:
         uuid, trial = repository.study("s").uuid, repository.trials("s")[3].uuid
         for lane in ("other", "lane"):
-            repository.add_power_device(PowerDevice(lane, uuid, "host", 7, "cuda:0", 0, "H200", "nvml", 700.0))
+            repository.add_power_device(PowerDevice(lane, uuid, "host", 7, "cuda:0", 0, "H200", "nvml", 700))
         device = (2**30, 0.5, 1500, 2600, 40.0)
         samples = [PowerSample(i / 10, 200.0 + i, *device) for i in range(1200)]
         repository.add_power_samples("lane", samples)
