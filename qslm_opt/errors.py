@@ -28,10 +28,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+MOST_CHARACTERS = 1500
+"""Of a message: a file that is named in one may hold a value of a megabyte."""
+
+
 class QslmError(Exception):
     """Base of every error that qslm-opt raises on purpose."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) <= MOST_CHARACTERS:
+            return text
+        return f"{text[: MOST_CHARACTERS - 500]} … {text[-450:]}"  # the fix is at the end
 
 
 class UsageError(QslmError):

@@ -195,7 +195,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"spec file {str(path)!r} does not exist; give the path of a TOML file.") from None
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"spec file {str(path)!r} cannot be read: {error}.") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
         raise SpecError(f"spec file {str(path)!r} is not TOML: {error}.") from None
 
 

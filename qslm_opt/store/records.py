@@ -20,7 +20,7 @@ from qslm_opt.setting import QuantSetting
 from qslm_opt.store import migrations
 from qslm_opt.store.rows import StudyState, study_row
 from qslm_opt.store.tables import METADATA, RUN, SCHEMA, STUDY
-from qslm_opt.store.trials import STATES
+from qslm_opt.store.trials import PARAMS, STATES
 
 DIRECTIONS = ("MINIMIZE", "MAXIMIZE")
 FLOATS = ("FINITE", "INF_POS", "INF_NEG", "NAN")
@@ -32,7 +32,11 @@ OTHERS: dict[str, Table] = {
     name: table for name, table in METADATA.tables.items() if table not in (SCHEMA, STUDY, RUN)
 }
 """Our tables that move with a study beside its own row; runs are of the moment and stay."""
-_TEXTS, _NUMBERS = ("uuid", "digest"), ("bytes", "fp32_bytes", "value", "loss", "used", "seconds")
+_TEXTS = ("uuid", "digest")
+_NUMBERS = (
+    "value", "loss", "seconds", "power_w", "energy_j", "firing_rate"
+)  # fmt: skip
+_COUNTS = ("bytes", "fp32_bytes", "used")
 
 
 def refuse(what: str) -> NoReturn:
@@ -45,20 +49,40 @@ def checked(records: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]
 
     A database takes them in this order: the study, its trials numbered from 0 without a gap, the rows.
     """
-    number, seen = 0, False
+    seen, trials = False, _Trials()
+    checks = {"study": _study, "trial": trials.check, "rows": _rows}
     for record in records:
         kind = record.get("kind")
-        if (kind == "study") == seen or kind not in ("study", "trial", "rows"):
+        if not isinstance(kind, str) or kind not in checks or (kind == "study") == seen:
             refuse(f"it has a line of kind {str(kind)[:40]!r} in the wrong place")
-        with_words(_CHECKS[kind], record)
-        if kind == "trial":
-            if record["number"] != number:
-                refuse(f"trial {str(record['number'])[:20]} comes where {number} is due")
-            number += 1
+        with_words(checks[kind], record)
         seen = True
         yield record
     if not seen:
         refuse("it holds no study")
+
+
+class _Trials:
+    """Checks trials one after the other."""
+
+    def __init__(self) -> None:
+        self._due, self._choices = 0, dict[str, Any]()
+
+    def check(self, record: Mapping[str, Any]) -> None:
+        """Refuse a trial that is out of turn, or whose parameters of ours have other choices than before."""
+        _trial(record)
+        if type(record["number"]) is not int or record["number"] != self._due:
+            refuse(f"trial {str(record['number'])[:20]} comes where {self._due} is due")
+        self._due += 1
+        for name, _, distribution in record["params"]:
+            if name not in PARAMS:
+                continue
+            kind = int if name == "bits" else str
+            choices = distribution["attributes"].get("choices", [None])
+            if not all(type(choice) is kind for choice in choices):
+                refuse(f"parameter {name!r} of trial {record['number']} has choices of another type")
+            if self._choices.setdefault(name, choices) != choices:
+                refuse(f"parameter {name!r} of trial {record['number']} has other choices than before")
 
 
 def with_words(check: Callable[[Mapping[str, Any]], None], record: Mapping[str, Any]) -> None:
@@ -79,6 +103,7 @@ def _study(record: Mapping[str, Any]) -> None:
         refuse(f"it has schema {str(record['schema'])[:20]}, this qslm-opt knows up to {newest}: upgrade it")
     row, optuna = record["row"], record["optuna"]
     _row(STUDY, row)
+    _text(record["name"], MOST_KEY)
     if row["state"] not in get_args(StudyState):
         refuse(f"its state {row['state']!r} is unknown")
     if optuna["directions"] not in ([name] for name in DIRECTIONS):
@@ -123,6 +148,9 @@ def _trial(record: Mapping[str, Any]) -> None:
     _attributes(record["user_attrs"])
     _attributes(record["system_attrs"])
     _known_attributes(record["user_attrs"])
+    for key, slack in record["system_attrs"].items():
+        if key.startswith("constraints:"):
+            _finite(slack)
 
 
 def _known_attributes(attributes: Mapping[str, Any]) -> None:
@@ -134,6 +162,8 @@ def _known_attributes(attributes: Mapping[str, Any]) -> None:
     for key in _NUMBERS:
         if attributes.get(key) is not None:
             _finite(attributes[key])
+    for key in _COUNTS:
+        _whole(attributes.get(key, 0), 63)
     if "setting" in attributes:
         QuantSetting.from_json(attributes["setting"])
 
@@ -168,7 +198,9 @@ def _row(table: Table, row: Mapping[str, Any]) -> None:
             _whole(value, 63 if isinstance(column.type, BigInteger) else 31)
 
 
-def _attributes(found: Mapping[str, Any]) -> None:
+def _attributes(found: Any) -> None:
+    if not isinstance(found, dict):
+        refuse(f"attributes in it are {str(found)[:40]!r}")
     for key in found:
         _key(key)
 
@@ -202,6 +234,3 @@ def _stored_float(value: Any, kind: Any) -> None:
         refuse(f"a value in it is {str(value)[:40]!r} of kind {str(kind)[:20]!r}")
     if value is not None:
         _finite(value)
-
-
-_CHECKS: dict[str, Callable[[Mapping[str, Any]], None]] = {"study": _study, "trial": _trial, "rows": _rows}
