@@ -13,9 +13,9 @@ _NUMBERS = (
     float("inf"),
 )  # fmt: skip
 _TEXTS = (
-    "", " ", "x", "../../x", "a'; drop table studies; --", "a\0b", "\u202e", "\x1b[2J", "\ud800", "F32", "I64",
-    "BOOL", "F8_E4M3", "int4/channel/affine", "int99/tensor/affine", "sign", "network", "emb.weight", "x" * 10_000,
-    "1e999", "%s", "9" * 5000,
+    "", " ", "x", "../../x", "a'; drop table studies; --", "a\0b", "\u202e", "\x1b[2J", "\ud800", "F32",
+    "I64", "BOOL", "F8_E4M3", "int4/channel/affine", "int99/tensor/affine", "sign", "network", "emb.weight",
+    "x" * 10_000, "1e999", "%s", "9" * 5000,
 )  # fmt: skip
 
 
