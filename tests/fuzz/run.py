@@ -2,8 +2,8 @@
 
 Each target runs in a process of its own, so that a crash of native code or the end of memory is counted
 and not suffered. An input depends on seed, target and its number alone: ``--target T --first N --count 1``
-runs it again. A crash is whatever is neither a result nor a QslmError: another exception, a signal, more than ten
-seconds, or more than one gigabyte of address space above the start.
+runs it again. A crash is whatever is neither a result nor a QslmError: another exception, a signal, more
+than ten seconds, or more than one gigabyte of address space above the start.
 """
 
 from __future__ import annotations
