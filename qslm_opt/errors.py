@@ -12,6 +12,7 @@
     ├── StorageError          3   the study storage: missing, locked, full, read-only
     │   ├── StudyExistsError  3
     │   ├── SchemaError       3   tables written by a newer qslm-opt
+    │   ├── ArchiveError      3   a study file that is damaged, altered or of a newer qslm-opt
     │   └── FingerprintError  3   model, data or spec are not those of the stored study
     ├── InfeasibleError       4   no setting can meet, or none met, both constraints
     ├── DeviceError           5   a GPU or a power meter was required and is missing
@@ -27,10 +28,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+MOST_CHARACTERS = 1500
+"""Of a message: a file that is named in one may hold a value of a megabyte."""
+
+
 class QslmError(Exception):
     """Base of every error that qslm-opt raises on purpose."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) <= MOST_CHARACTERS:
+            return text
+        return f"{text[: MOST_CHARACTERS - 500]} … {text[-450:]}"  # the fix is at the end
 
 
 class UsageError(QslmError):
@@ -71,6 +82,10 @@ class StudyExistsError(StorageError):
 
 class SchemaError(StorageError):
     """The storage was written by a newer qslm-opt."""
+
+
+class ArchiveError(StorageError):
+    """A study file is damaged, altered, written by a newer qslm-opt, or no study file."""
 
 
 class FingerprintError(StorageError):

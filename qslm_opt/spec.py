@@ -39,7 +39,8 @@ class StudySpec:
 
     name: str
     model: str
-    """``demo``, a local folder, a ``.pth`` file, or a Hugging Face id."""
+    """``demo``, a local folder, a ``.pth`` file, or a Hugging Face id ``ORG/NAME[@REVISION]``, each with
+    ``#sha256=HEX`` behind it where the bytes of its checkpoint are to be checked."""
     task: str
     memory_budget: str
     """At most this many packed bytes: ``400MB``, ``26.5MiB``, or ``12%`` of the float32 bytes."""
@@ -185,8 +186,13 @@ class StudySpec:
 
 
 def _absolute(text: str, folder: Path) -> str:
-    path = folder / Path(text).expanduser()
-    return str(path.resolve()) if path.exists() else text
+    """Return an absolute path where there is a file; a pinned checksum behind it stays."""
+    name, mark, sums = text.partition("#sha256=")
+    try:
+        path = folder / Path(name).expanduser()
+        return f"{path.resolve()}{mark}{sums}" if name and path.exists() else text
+    except (OSError, ValueError, RuntimeError):  # name too long, NUL byte, no such user
+        return text
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -197,7 +203,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"spec file {str(path)!r} does not exist; give the path of a TOML file.") from None
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"spec file {str(path)!r} cannot be read: {error}.") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
         raise SpecError(f"spec file {str(path)!r} is not TOML: {error}.") from None
 
 

@@ -21,6 +21,7 @@ EXIT_CODES = {
     "StorageError": 3,
     "StudyExistsError": 3,
     "SchemaError": 3,
+    "ArchiveError": 3,
     "FingerprintError": 3,
     "InfeasibleError": 4,
     "DeviceError": 5,

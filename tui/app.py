@@ -21,6 +21,7 @@ from textual.css.query import NoMatches
 from textual.screen import Screen
 
 from qslm_opt.errors import UsageError
+from qslm_opt.safe import file_stem
 from tui.choosing import ChoosingApp
 from tui.glyphs import ascii_wanted
 from tui.keys import APP_KEYS, commands, key_lines
@@ -196,7 +197,7 @@ class QslmApp(ChoosingApp):
 
     def action_save_svg(self) -> None:
         """Save the screen as an SVG in the working directory."""
-        path = Path(f"{self.study or 'qslm-opt'}-{self.pane}-{self.clock():%Y%m%d-%H%M%S}.svg")
+        path = Path(f"{file_stem(self.study or 'qslm-opt')}-{self.pane}-{self.clock():%Y%m%d-%H%M%S}.svg")
         try:
             path.write_text(self.export_screenshot(title=self.picture_title()), encoding="utf-8")
         except OSError as error:

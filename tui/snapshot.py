@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qslm_opt.errors import StorageError, StudyNotFoundError, UsageError
+from qslm_opt.safe import masked
 from tui.app import PANES, QslmApp
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def snapshot(
     if not pictures:
         trouble = app.trouble
         kind = StudyNotFoundError if trouble and trouble.kind == "missing" else StorageError
-        raise kind(trouble.text if trouble else f"{url} gave no answer in {_PATIENCE_SECONDS:.0f} s.")
+        raise kind(trouble.text if trouble else f"{masked(url)} gave no answer in {_PATIENCE_SECONDS:.0f} s.")
     _write(Path(out_svg), pictures[0])
 
 

@@ -6,6 +6,7 @@ import shlex
 from math import floor, isfinite, log10
 from typing import TYPE_CHECKING
 
+from qslm_opt.safe import has_password, masked
 from tui.glyphs import glyphs
 
 if TYPE_CHECKING:
@@ -125,19 +126,9 @@ def state_role(record: TrialRecord) -> str:
     return record.state if record.state in ("running", "pruned", "failed") else "dim"
 
 
-def has_password(url: str) -> bool:
-    """Return whether a storage URL carries a password."""
-    authority = url.partition("://")[2].partition("/")[0]
-    return ":" in authority.rpartition("@")[0]
-
-
 def safe_url(url: str) -> str:
-    """Return a storage URL without its password."""
-    if not has_password(url):
-        return url
-    scheme, _, rest = url.partition("://")
-    credentials, _, host = rest.rpartition("@")
-    return f"{scheme}://{credentials.partition(':')[0]}:***@{host}"
+    """Return a storage URL without its passwords."""
+    return masked(url)
 
 
 def cli_command(*words: str, url: str) -> str:

@@ -10,6 +10,7 @@ import typer
 from qslm_opt.cli.options import Storage, reading, storage_url
 from qslm_opt.cli.output import narrate
 from qslm_opt.errors import UsageError
+from qslm_opt.safe import is_loopback, open_words
 
 
 def dashboard(
@@ -24,6 +25,8 @@ def dashboard(
         pass
     from qslm_opt.search.dashboard_storage import serve
 
+    if not is_loopback(host):
+        narrate(open_words(host))
     narrate(f"serving http://{host}:{port}/ until Ctrl-C")
     try:
         serve(storage_url(storage), host, port)

@@ -1,10 +1,11 @@
-"""What ``study export`` writes: one setting as JSON, or all trials as CSV or JSON lines."""
+"""What ``study export`` writes: one setting as JSON, all trials as CSV or JSON lines, or the whole study."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from qslm_opt.cli.facts import StudyFacts
     from qslm_opt.results import TrialRecord
 
-ExportFormat = Literal["json", "csv", "jsonl"]
+ExportFormat = Literal["json", "csv", "jsonl", "study"]
 COLUMNS = (
     "trial", "state", "tier", "unit", "bits", "value", "bytes", "saving", "feasible", "slack_metric",
     "slack_memory", "loss", "used", "seconds", "power_w", "energy_j", "firing_rate", "started", "finished",
@@ -50,6 +51,18 @@ def write_text(text: str, output: Path | None) -> None:
         text = f"--output {str(output)!r} cannot be written ({error.strerror}); give another path."
         raise UsageError(text) from None
     narrate(f"wrote {output}")
+
+
+def export_study(name: str, url: str, output: Path | None) -> None:
+    """Write the whole study as a study file, or to stdout."""
+    from qslm_opt.store import read_study, write_archive, write_records
+
+    records = read_study(url, name)
+    if output is None:
+        write_records(records, sys.stdout.buffer)
+        return
+    write_archive(records, output)
+    narrate(f"wrote {output}; read it with: qslm-opt study import {shlex.quote(str(output))}")
 
 
 def _chosen(facts: StudyFacts, trial: int | None) -> TrialRecord:

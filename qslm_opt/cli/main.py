@@ -16,6 +16,7 @@ from qslm_opt.cli.doctor import doctor
 from qslm_opt.cli.model import app as model_app
 from qslm_opt.cli.power import app as power_app
 from qslm_opt.errors import QslmError
+from qslm_opt.safe import printable
 
 INTERRUPTED = 130
 THREADS_SLEEP = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -102,7 +103,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _say(text: str, code: int) -> int:
-    sys.stderr.write("error: " + " ".join(text.split()) + "\n")
+    sys.stderr.write("error: " + printable(" ".join(text.split())) + "\n")
     return code
 
 

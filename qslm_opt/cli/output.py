@@ -11,9 +11,12 @@ from collections.abc import Mapping, Sequence
 from math import floor, isfinite, log10
 from typing import TYPE_CHECKING, Any
 
+from qslm_opt.safe import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 SCHEMA = 1
 """Version of every JSON object that the commands print."""
@@ -26,13 +29,13 @@ _WIDEST = 1000
 
 def narrate(text: str) -> None:
     """Print one line for people to stderr."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(printable(text) + "\n")
     sys.stderr.flush()
 
 
 def print_line(text: str) -> None:
     """Print one line of data to stdout."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(printable(text) + "\n")
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -51,7 +54,16 @@ def console(*, stderr: bool = False) -> Console:
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _PIPE_WIDTH
-    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
+
+    class PlainConsole(Console):
+        """Shows control characters of a text, such as a study's name, instead of obeying them."""
+
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(printable(text), **options)
+
+    return PlainConsole(
+        stderr=stderr, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False
+    )
 
 
 def table(

@@ -21,6 +21,7 @@ from qslm_opt.cli.placement import Place, describe, held_to, places_of
 from qslm_opt.cli.progress import make_listener
 from qslm_opt.cli.tables import print_candidates
 from qslm_opt.errors import InfeasibleError, UsageError
+from qslm_opt.safe import file_stem
 
 if TYPE_CHECKING:
     from qslm_opt.cli.options import ProgressKind
@@ -142,7 +143,7 @@ def run_detached(
 def log_file(name: str) -> Path:
     """Return where a study that runs in the background writes what it says."""
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(home) / "qslm-opt" / f"{name}.log"
+    return Path(home) / "qslm-opt" / f"{file_stem(name)}.log"
 
 
 def watch_in_background(

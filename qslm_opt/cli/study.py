@@ -1,4 +1,4 @@
-"""``qslm-opt study``: create, resume, list, show, candidates, stop, export, delete."""
+"""``qslm-opt study``: create, resume, list, show, candidates, stop, export, import, delete."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from qslm_opt.cli.export import ExportFormat, export_text, write_text
+from qslm_opt.cli.export import ExportFormat, export_study, export_text, write_text
 from qslm_opt.cli.facts import ENDED
 from qslm_opt.cli.options import Json, Lambda, Name, Storage, Yes, command, reading, storage_url, writing
 from qslm_opt.cli.output import narrate, print_json
@@ -114,7 +114,10 @@ def export(
     name: Name,
     format: Annotated[
         ExportFormat,
-        typer.Option("--format", help="json: the chosen setting. csv, jsonl: all trials."),
+        typer.Option(
+            "--format",
+            help="json: the chosen setting. csv, jsonl: all trials. study: all of it, for 'import'.",
+        ),
     ] = "json",
     trial: Annotated[
         int | None,
@@ -127,12 +130,35 @@ def export(
     ] = None,
     storage: Storage = None,
 ) -> None:
-    """Export the chosen setting (for 'model evaluate --setting'), or all trials."""
+    """Export the chosen setting (for 'model evaluate --setting'), all trials, or the whole study."""
     if format != "json" and (trial is not None or lam is not None):
         raise UsageError(f"--format {format} exports every trial; leave --trial and --lambda out.")
     if trial is not None and lam is not None:
         raise UsageError("--trial names the setting and --lambda chooses it; give one of them.")
+    if format == "study":
+        with reading(storage) as repository:
+            repository.study(name)
+        export_study(name, storage_url(storage), output)
+        return
     write_text(export_text(read_facts(name, storage, lam), format, trial), output)
+
+
+@app.command(name="import")
+def import_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What 'export --format study' wrote.")],
+    name: Annotated[
+        str | None, typer.Option("--name", help="Another name for the study.", show_default=False)
+    ] = None,
+    storage: Storage = None,
+) -> None:
+    """Import a study from a file, whole or not at all; it can be resumed as if it had been here."""
+    from qslm_opt.search.transfer import import_study
+
+    url = storage_url(storage)
+    found = import_study(file, url, name)
+    stale = f", {found.stale} of them were running and will run again" if found.stale else ""
+    narrate(f"imported study {found.name!r} with its {found.trials} trials{stale}")
+    narrate(f"look at it: {command('study', 'show', found.name, url=url)}")
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,7 +43,7 @@ def read_rows(task: str, hub: HubData, data_dir: str | None, split: str, columns
     if data_dir is None:
         dataset, source = _from_hub(task, hub, split), f"{hub.repo}/{hub.config}"
         return Rows(_columns(task, dataset, split, columns, source), source)
-    files = find_parquet(task, hub, Path(data_dir).expanduser(), split)
+    files = find_parquet(task, hub, Path(data_dir), split)
     with TemporaryDirectory(prefix="qslm-opt-") as cache, _quiet():
         dataset = _from_files(task, files, split, cache)
         source = str(files[0].parent)
@@ -55,7 +55,9 @@ def find_parquet(task: str, hub: HubData, folder: Path, split: str) -> list[Path
 
     ``SPLIT.parquet`` or ``SPLIT-00000-of-00002.parquet`` with all its parts.
     """
-    if not folder.is_dir():
+    with suppress(RuntimeError):  # there is no such user
+        folder = folder.expanduser()
+    if not _is_folder(folder):
         raise DataError(f"task {task}: the data folder {str(folder)!r} does not exist; give --data a folder.")
     names = dict.fromkeys((".", task, hub.config, f"{hub.config}/data", "data"))
     places = [folder / name for name in names if (folder / name).is_dir()]
@@ -69,6 +71,13 @@ def find_parquet(task: str, hub: HubData, folder: Path, split: str) -> list[Path
     raise DataError(
         f"task {task}: no {split}.parquet in {str(folder)!r} ({have}); choose another --split or folder."
     )
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # name too long, NUL byte
+        return False
 
 
 def _splits(folder: Path) -> dict[str, list[Path]]:

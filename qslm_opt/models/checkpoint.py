@@ -28,6 +28,8 @@ _HARMLESS = re.compile(
 )
 """What a state dict's pickle names; all of it torch's weights-only reader knows."""
 _STRINGS = ("UNICODE", "STRING")
+MOST_HEADER_BYTES = 16 << 20
+"""A safetensors header of SpikeGPT-216M has 50 kB; reading one costs some thirty times its bytes."""
 
 
 def read_checkpoint(paths: tuple[Path, ...]) -> dict[str, Tensor]:
@@ -87,6 +89,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
+    _check_header(path)
     try:
         return load_file(path)
     except OSError:
@@ -96,6 +99,18 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             f"checkpoint {str(path)!r} is damaged or no safetensors file ({error}); "
             "copy or download it again."
         ) from None
+
+
+def _check_header(path: Path) -> None:
+    """Compare the length that a safetensors header claims with the file's, before anything is allocated."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        claimed = int.from_bytes(file.read(8), "little")
+    if claimed > min(size - 8, MOST_HEADER_BYTES):
+        raise ModelError(
+            f"checkpoint {str(path)!r} is damaged or no safetensors file (its header claims {claimed:,} "
+            f"bytes of {size:,}, at most {MOST_HEADER_BYTES:,} are read); copy or download it again."
+        )
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
@@ -108,22 +123,43 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             value = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # noqa: BLE001 - a damaged pickle can raise almost anything
         raise _refusal(path, error) from None
-    return _state_dict(path, value)
+    tensors = _state_dict(path, value)
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _dense(tensors)}
+    _check_sizes(path, sum(storages.values()), "its tensors")
+    return tensors
+
+
+def _dense(tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    return [t for t in tensors.values() if t.layout == torch.strided and t.device.type == "cpu"]
 
 
 def _check_archive(path: Path) -> None:
-    """Compare every stored checksum: torch does not when it maps the file."""
+    """Compare every stored checksum: torch does not when it maps the file. Nothing may be compressed."""
     try:
         with zipfile.ZipFile(path) as archive:
-            for entry in archive.infolist():
+            entries = archive.infolist()
+            _check_sizes(path, sum(entry.file_size for entry in entries), "its entries")
+            for entry in entries:
                 if entry.CRC:  # torch can be told to store none
                     with archive.open(entry) as file:
                         while file.read(1 << 22):
                             pass
+    except ModelError:
+        raise
     except Exception as error:  # noqa: BLE001 - a damaged archive can raise almost anything
         raise ModelError(
             f"checkpoint {str(path)!r} is damaged ({error}); copy or download it again."
         ) from None
+
+
+def _check_sizes(path: Path, claimed: int, what: str) -> None:
+    """Refuse a file that says it holds more than it has: whoever believes it runs out of memory."""
+    size = path.stat().st_size
+    if claimed > size:
+        raise ModelError(
+            f"checkpoint {str(path)!r} is damaged or compressed: {what} claim {claimed:,} bytes of "
+            f"{size:,}; save it anew with torch.save or as safetensors."
+        )
 
 
 def _refusal(path: Path, error: Exception) -> ModelError:

@@ -1,5 +1,9 @@
 """Where a model's files are: the packaged demo, a local folder or file, or the Hugging Face hub. No torch.
 
+``ORG/NAME@REVISION`` pins a hub id to a commit, tag or branch. ``#sha256=HEX`` behind any model pins the
+bytes of its checkpoint (one sum for each shard, by name, with commas): other bytes are refused before any of
+them is read as weights.
+
 A folder holds ``model.safetensors`` (or its shards), else one ``.pth``; ``tokenizer.json`` or
 ``20B_tokenizer.json``; and optionally ``config.json``, whose keys win over what the tensors' shapes say.
 """
@@ -17,6 +21,8 @@ from qslm_opt.errors import ModelError, UsageError
 DEMO = "demo"
 TOKENIZERS = ("tokenizer.json", "20B_tokenizer.json")
 _HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w][\w./-]*))?", re.ASCII)
+_SHA256 = "#sha256="
+_SUM = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 _CHECKPOINT_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".json", ".ckpt")
 _SHARDS = "model-*-of-*.safetensors"
 _WEIGHTS = ("model.safetensors", _SHARDS, "*.safetensors", "pytorch_model.bin", "*.pth", "*.pt")
@@ -59,9 +65,17 @@ def find_model(source: str) -> ModelFiles:
 
     Raises:
         UsageError: ``source`` is neither a path that exists nor a hub id.
-        ModelError: the folder has no weights, or the download failed.
+        ModelError: the folder has no weights, the download failed, or a checkpoint is not the pinned one.
     """
     check_source(source)
+    source, _, sums = source.partition(_SHA256)
+    found = _find(source)
+    if sums:
+        _check_sums(source, found.weights, sums.lower().split(","))
+    return found
+
+
+def _find(source: str) -> ModelFiles:
     if source == DEMO:
         return _demo()
     path = Path(source).expanduser()
@@ -70,8 +84,24 @@ def find_model(source: str) -> ModelFiles:
     return _in_folder(path) if path.is_dir() else _beside(path)
 
 
+def _check_sums(source: str, weights: tuple[Path, ...], sums: list[str]) -> None:
+    if len(sums) != len(weights):
+        raise UsageError(
+            f"model {source!r} has {len(weights)} checkpoint files but {len(sums)} sums are given after "
+            f"{_SHA256!r}; give one for each file, sorted by name."
+        )
+    for path, wanted in zip(weights, sums, strict=True):
+        _check_digest(path, wanted, "pinned")
+
+
 def check_source(source: str) -> None:
     """Raise UsageError at once, without a download, when ``source`` can be no model."""
+    whole, (source, mark, sums) = source, source.partition(_SHA256)
+    if mark and not all(_SUM.fullmatch(one) for one in sums.split(",")):
+        raise UsageError(
+            f"model {whole!r} has {sums[:70]!r} after {_SHA256!r}; write the 64 hex digits of "
+            "sha256sum, one for each checkpoint file, with commas."
+        )
     if source == DEMO or (source and _exists(source)):
         return
     local = source.startswith((".", "/", "~")) or source.lower().endswith(_CHECKPOINT_SUFFIXES)
@@ -136,7 +166,7 @@ def _from_hub(source: str) -> ModelFiles:
 def _pinned(repo: str, known: KnownModel) -> ModelFiles:
     folder = _download(repo, known.revision, ["config.json", *TOKENIZERS, known.file])
     weights = folder / known.file
-    _check_digest(weights, known.sha256)
+    _check_digest(weights, known.sha256, "published")
     found = _beside(weights)
     return found if found.tokenizer else replace(found, tokenizer=_tokenizer_of(known))
 
@@ -160,7 +190,7 @@ def _download(repo: str, revision: str | None, patterns: list[str]) -> Path:
         ) from None
 
 
-def _check_digest(path: Path, wanted: str) -> None:
+def _check_digest(path: Path, wanted: str, who: str) -> None:
     digest = sha256()
     try:
         with path.open("rb") as file:
@@ -170,6 +200,6 @@ def _check_digest(path: Path, wanted: str) -> None:
         raise ModelError(f"checkpoint {str(path)!r} cannot be read: {error}.") from None
     if digest.hexdigest() != wanted:
         raise ModelError(
-            f"checkpoint {str(path)!r} has sha256 {digest.hexdigest()[:12]}…, the published one has "
+            f"checkpoint {str(path)!r} has sha256 {digest.hexdigest()[:12]}…, the {who} one has "
             f"{wanted[:12]}…; delete the download and try again, or name another revision after '@'."
         )

@@ -8,6 +8,8 @@ session on Optuna's own tables; on a storage other than a database they fall bac
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,9 +42,22 @@ def open_storage(url: str) -> RDBStorage:
     try:
         return RDBStorage(url, engine_kwargs=optuna_storage_kwargs(url))
     except RuntimeError as error:
-        raise SchemaError(
-            f"storage {masked(url)} cannot be used by optuna {optuna.__version__}: {error}"
-        ) from error
+        raise SchemaError(_other_optuna(url, str(error))) from error
+
+
+def _other_optuna(url: str, said: str) -> str:
+    """Return what Optuna said about tables of another release of its own as a sentence with the fix."""
+    by = re.search(r"set up by optuna ([\w.+-]+)\)", said)
+    written = f"was written by optuna {by[1]}" if by else "was written by another optuna"
+    fix = (
+        f"keep a copy, then run: optuna storage upgrade --storage {shlex.quote(masked(url))}"
+        if "storage upgrade" in said
+        else "upgrade optuna (pip install -U optuna)"
+    )
+    return (
+        f"storage {masked(url)} {written}, whose tables are not those of optuna {optuna.__version__} "
+        f"here; {fix}."
+    )
 
 
 @dataclass(frozen=True)

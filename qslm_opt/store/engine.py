@@ -13,8 +13,9 @@ from sqlalchemy.exc import NoSuchModuleError
 from sqlalchemy.pool import QueuePool
 
 from qslm_opt.errors import StorageError
+from qslm_opt.safe import masked
 from qslm_opt.store.failures import BUSY_SECONDS
-from qslm_opt.store.urls import is_sqlite, masked, parse_url, sqlite_path
+from qslm_opt.store.urls import is_sqlite, parse_url, sqlite_path
 
 Mode = Literal["ro", "rw", "rwc"]
 """Read only; read and write; the same, and create the file."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import quote, quote_plus
 
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from qslm_opt.errors import StorageError, StudyExistsError
-from qslm_opt.store.urls import is_sqlite, masked, sqlite_path
+from qslm_opt.safe import has_password, masked
+from qslm_opt.store.urls import is_sqlite, sqlite_path
 
 BUSY_SECONDS = 30
 """How long a writer waits for another one before it gives up."""
@@ -29,6 +32,7 @@ def study_exists(name: str, url: str) -> StudyExistsError:
     )
 
 
+_URL = re.compile(r"[\w+.-]+://\S+")
 _KNOWN = (
     ("locked", f"is locked by another process for more than {BUSY_SECONDS} s; end that process or wait"),
     ("disk is full", "is on a full disk; free some space and run the command again, what was stored is safe"),
@@ -96,8 +100,17 @@ def _text(error: BaseException) -> str:
 
 
 def _without_password(text: str, url: str | None) -> str:
+    """Return a driver's text without the passwords of ``url``, as they are and as they are written there."""
     try:
-        password = make_url(url).password if url else None
+        parsed = make_url(url) if url else None
     except (ArgumentError, ValueError):
-        password = None
-    return text.replace(str(password), "***") if password else text
+        parsed = None
+    passwords: list[object] = []
+    if parsed is not None:
+        options = [value for key, value in parsed.query.items() if has_password(f"?{key}=x")]
+        passwords = [parsed.password, *options]
+    for password in passwords:
+        if password:
+            for written in (str(password), quote(str(password)), quote_plus(str(password))):
+                text = text.replace(written, "***")
+    return _URL.sub(lambda match: masked(match[0]), text)

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from qslm_opt import __version__
 from qslm_opt.errors import SchemaError, StorageError
+from qslm_opt.safe import masked
 from qslm_opt.store import migrations
 from qslm_opt.store.engine import open_engine
 from qslm_opt.store.failures import ROOM_BYTES, storage_errors
@@ -29,7 +30,7 @@ from qslm_opt.store.tables import (
     SCHEMA,
     STUDY,
 )
-from qslm_opt.store.urls import is_sqlite, masked, sqlite_path
+from qslm_opt.store.urls import is_sqlite, sqlite_path
 
 _ORPHAN_SECONDS = 60.0
 """A study row younger than this may still be waiting for its Optuna study."""
@@ -106,10 +107,8 @@ def _migrate(engine: Engine, url: str) -> None:
     check_version(version, url)
     if version == len(migrations.MIGRATIONS):
         return
-    if version and is_sqlite(url):
-        _backup(sqlite_path(url), version)
     try:
-        _apply(engine)
+        _apply(engine, url)
     except DBAPIError:
         # Another process may have created the tables between our look and our transaction.
         with engine.connect() as connection:
@@ -117,25 +116,40 @@ def _migrate(engine: Engine, url: str) -> None:
                 raise
 
 
-def _apply(engine: Engine) -> None:
-    writing = engine.execution_options(qslm_write=True)
-    with writing.begin() as connection:
+def _apply(engine: Engine, url: str) -> None:
+    """Apply all migrations that are missing in one transaction, after a copy of what it begins with."""
+    with engine.execution_options(qslm_write=True).begin() as connection:
         METADATA.create_all(connection, tables=[SCHEMA])
         if connection.execute(select(SCHEMA.c.id)).first() is None:
             connection.execute(insert(SCHEMA).values(id=1, version=0, written_by=__version__))
-    for number, migration in enumerate(migrations.MIGRATIONS, start=1):
-        with writing.begin() as connection:
-            if schema_version(connection) < number:
-                migration(connection)
-                connection.execute(update(SCHEMA).values(version=number, written_by=__version__))
+        version = schema_version(connection)
+        check_version(version, url)
+        if 0 < version < len(migrations.MIGRATIONS) and is_sqlite(url):
+            _backup(sqlite_path(url), version, url)
+        for migration in migrations.MIGRATIONS[version:]:
+            migration(connection)
+        newest = len(migrations.MIGRATIONS)
+        connection.execute(update(SCHEMA).values(version=newest, written_by=__version__))
 
 
-def _backup(path: Path, version: int) -> Path:
-    """Copy the database, log included, beside itself."""
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+def _backup(path: Path, version: int, url: str) -> Path:
+    """Copy the database, log included, beside itself: whole, or not at all."""
+    size = sum(part.stat().st_size for part in (path, Path(f"{path}-wal")) if part.exists())
+    if shutil.disk_usage(path.absolute().parent).free < size + ROOM_BYTES:
+        raise StorageError(
+            f"storage {url} is to be upgraded from schema {version}, and its disk has no room for the copy "
+            f"of {size:,} bytes that is kept; free some space and run the command again."
+        )
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     copy = path.with_name(f"{path.name}.schema{version}-{stamp}.bak")
-    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
-        source.backup(target)
+    part = copy.with_suffix(".part")
+    try:
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(part)) as target:
+            shutil.copymode(path, part)
+            source.backup(target)
+        part.replace(copy)
+    finally:
+        part.unlink(missing_ok=True)
     return copy
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, delete, insert, select, update
 
 from qslm_opt.errors import SchemaError, StorageError, StudyNotFoundError, did_you_mean
+from qslm_opt.safe import masked
 from qslm_opt.store import migrations
 from qslm_opt.store.engine import open_engine
 from qslm_opt.store.failures import storage_errors
@@ -21,7 +22,7 @@ from qslm_opt.store.rows import StudyRow, is_alive, own_process, seconds_of
 from qslm_opt.store.studies import Place, find_places, read_studies, write_mark
 from qslm_opt.store.tables import RUN, STUDY
 from qslm_opt.store.trials import read_attribute, read_trials
-from qslm_opt.store.urls import is_sqlite, masked, sqlite_path
+from qslm_opt.store.urls import is_sqlite, sqlite_path
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -34,7 +34,8 @@ _ATTRIBUTES = (
     "energy_j", "firing_rate",
 )  # fmt: skip
 _CONSTRAINTS = ("metric", "memory")
-_PARAMS = ("tier", "unit", "bits")
+PARAMS = ("tier", "unit", "bits")
+"""Categorical ones, whose choices are constant over a study."""
 
 
 def _query() -> Select[Any]:
@@ -52,7 +53,7 @@ def _query() -> Select[Any]:
         join(OPTUNA_USER_ATTRIBUTES, "key", name, "value_json")
     for name in _CONSTRAINTS:
         join(OPTUNA_SYSTEM_ATTRIBUTES, "key", f"constraints:{name}", "value_json")
-    for name in _PARAMS:
+    for name in PARAMS:
         join(OPTUNA_PARAMS, "param_name", name, "param_value")
     return select(*columns).select_from(source)
 
@@ -95,9 +96,9 @@ def read_attribute(connection: Connection, study_id: int, number: int, key: str)
 
 
 def _choices(connection: Connection, rows: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
-    """Return the choices of each of ``_PARAMS``, which are constant over a study."""
+    """Return the choices of each of ``PARAMS``, which are constant over a study."""
     p, found = OPTUNA_PARAMS.c, []
-    for place, name in enumerate(_PARAMS, start=-len(_PARAMS)):
+    for place, name in enumerate(PARAMS, start=-len(PARAMS)):
         trial_id = next((row[1] for row in rows if row[place] is not None), None)
         query = select(p.distribution_json).where(p.trial_id == trial_id, p.param_name == name)
         text = None if trial_id is None else connection.execute(query).scalar()

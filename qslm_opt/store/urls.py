@@ -9,6 +9,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from qslm_opt.errors import UsageError
+from qslm_opt.safe import masked
 
 DEFAULT_URL = "sqlite:///qslm-opt.db"
 ENVIRONMENT_KEY = "QSLM_OPT_STORAGE"
@@ -26,8 +27,8 @@ def parse_url(url: str) -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
-        hint = "" if "://" in url else f" For a file give sqlite:///{url}."
-        raise UsageError(f"storage {_shown(url)!r} is not a URL; {_EXAMPLE}.{hint}") from None
+        hint = "" if "://" in url else f" For a file give sqlite:///{masked(url)}."
+        raise UsageError(f"storage {masked(url)!r} is not a URL; {_EXAMPLE}.{hint}") from None
     backend = parsed.get_backend_name()
     if backend not in _BACKENDS:
         raise UsageError(f"storage {masked(url)!r} is of kind {backend!r}; {_EXAMPLE}.")
@@ -46,22 +47,10 @@ def sqlite_path(url: str) -> Path:
     return Path(parse_url(url).database or "")
 
 
-def masked(url: str) -> str:
-    """Return the URL with its password, if it has one, as ``***``."""
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except (ArgumentError, ValueError):
-        return _shown(url)
-
-
-def _shown(url: str) -> str:
-    """Return a text that is no URL, without whatever stands before an @ in it."""
-    head, at, tail = url.rpartition("@")
-    return f"{head.partition('://')[0]}://***@{tail}" if at and "://" in head else url
-
-
 def _check_sqlite(parsed: URL, url: str) -> None:
+    shown = masked(url)
     if parsed.database in (None, "", ":memory:"):
-        raise UsageError(f"storage {url!r} is lost when the command ends; give a file such as {DEFAULT_URL}.")
+        text = f"storage {shown!r} is lost when the command ends; give a file such as {DEFAULT_URL}."
+        raise UsageError(text)
     if str(parsed.database).startswith("file:") or parsed.query:
-        raise UsageError(f"storage {url!r} has options; give the plain path of the file, sqlite:///PATH.")
+        raise UsageError(f"storage {shown!r} has options; give the plain path of the file, sqlite:///PATH.")

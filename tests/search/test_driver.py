@@ -353,11 +353,20 @@ def test_a_full_disk_is_a_storage_error_with_the_fix(url):
     assert row(url).state == "stopped"
 
 
-def test_tables_of_another_optuna_are_refused(url):
+@pytest.mark.parametrize(
+    ("revision", "fix"),
+    [
+        ("v99.0.0", r"upgrade optuna \(pip install -U optuna\)"),
+        ("v2.6.0.a", "keep a copy, then run: optuna storage upgrade --storage sqlite:///.*toy.db"),
+    ],
+)
+def test_tables_of_another_optuna_are_refused(url, revision, fix):
     run(url)
     with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
-        connection.execute("UPDATE alembic_version SET version_num = 'v99.0.0'")
-    with pytest.raises(SchemaError, match=r"toy\.db cannot be used by optuna 5"):
+        connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+        connection.execute("UPDATE version_info SET library_version = '7.8.9'")
+    words = rf"toy\.db was written by optuna 7\.8\.9, whose tables are not those of optuna 5\S+ here; {fix}"
+    with pytest.raises(SchemaError, match=words):
         run_study("toy", url, toy(STUDY), listener=Recorder())
 
 

@@ -96,7 +96,7 @@ class FakeStudy:
         self.spec = spec_of(name, metric, **changes)
         self.uuid = str(uuid.uuid4())
         if not path.exists():
-            path.write_bytes(_empty_database())
+            path.write_bytes(empty_file())
         storage = optuna.storages.RDBStorage(self.url, engine_kwargs=optuna_storage_kwargs(self.url))
         direction = "maximize" if metric == "accuracy" else "minimize"
         self.study = optuna.create_study(storage=storage, study_name=name, direction=direction)
@@ -206,7 +206,7 @@ def _attributes(number: int, setting: str) -> dict[str, Any]:
 
 
 @cache
-def _empty_database() -> bytes:
+def empty_file() -> bytes:
     """Return a file with Optuna's tables and ours: making them anew takes a third of a second."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "empty.db"

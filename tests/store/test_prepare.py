@@ -16,6 +16,7 @@ from sqlalchemy import Connection, create_engine, inspect, text
 
 from qslm_opt.errors import SchemaError, StorageError, UsageError
 from qslm_opt.store import Repository, migrations, optuna_storage_kwargs, prepare
+from qslm_opt.store.failures import ROOM_BYTES
 from qslm_opt.store.tables import METADATA
 from tests.store.fake_study import FakeStudy, url_of
 
@@ -104,15 +105,49 @@ def test_an_upgrade_keeps_a_copy_of_the_older_file(tmp_path: Path, monkeypatch: 
 def test_a_migration_that_fails_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """All that an upgrade does is one transaction: the migration before the failing one is undone as well."""
     prepare(url_of(tmp_path / "q.db"))
+    before = version_of(tmp_path / "q.db")
     monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, add_column, fail_half_way))
     with pytest.raises(RuntimeError, match="stop"):
         prepare(url_of(tmp_path / "q.db"))
-    assert version_of(tmp_path / "q.db") == 3
+    assert version_of(tmp_path / "q.db") == before
     with sqlite3.connect(tmp_path / "q.db") as connection:
         (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'qslm_study'").fetchone()
-    assert "later" in sql
+    assert "later" not in sql
     assert "half" not in sql
+
+
+def test_an_upgrade_without_room_for_the_copy_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "q.db"
+    prepare(url_of(path))
+    before = version_of(path)
+    room = path.stat().st_size + ROOM_BYTES - 1
+    monkeypatch.setattr("shutil.disk_usage", lambda place: type("Usage", (), {"free": room})())
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, add_column))
+    with pytest.raises(StorageError, match=r"no room for the copy of [\d,]+ bytes that is kept; free"):
+        prepare(url_of(path))
+    assert version_of(path) == before
+    assert list(tmp_path.glob("*.bak*")) == []
+
+
+def test_processes_that_upgrade_at_once_keep_one_copy_which_others_may_not_read_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "q.db"
+    prepare(url_of(path))
+    path.chmod(0o600)
+    before = version_of(path)
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, add_column))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(prepare, [url_of(path)] * 8))
+    assert version_of(path) == before + 1
+    (copy,) = tmp_path.glob("*.bak")
+    assert version_of(copy) == before
+    assert copy.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.glob("*.part*")) == []
 
 
 def test_a_storage_of_a_newer_release_is_refused_and_untouched(tmp_path: Path) -> None:
