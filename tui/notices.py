@@ -7,7 +7,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from tui.glyphs import glyphs, plain
-from tui.model import moment
+from tui.times import moment
 from tui.text import (
     byte_unit,
     bytes_text,
