@@ -80,7 +80,9 @@ def trace(
     lines: list[list[Run]] = []
     for line in range(height):
         floor = (height - 1 - line) * steps
-        lines.append(_joined((_cell(v, top, height, floor, signs), _role(v, top, stale, limited)) for v in values))
+        lines.append(
+            _joined((_cell(v, top, height, floor, signs), _role(v, top, stale, limited)) for v in values)
+        )
     return lines
 
 
@@ -92,7 +94,13 @@ def _cell(value: float | None, top: float, height: int, floor: int, signs: Glyph
     level = max(1, round(share * steps * height)) - floor
     if level <= 0:
         return " "
-    return signs.levels[-1] if level >= steps and height == 1 else signs.full if level >= steps else signs.levels[level - 1]
+    return (
+        signs.levels[-1]
+        if level >= steps and height == 1
+        else signs.full
+        if level >= steps
+        else signs.levels[level - 1]
+    )
 
 
 def _role(value: float | None, top: float, stale: bool, limited: bool) -> str:
@@ -125,7 +133,12 @@ def mark_line(marks: Sequence[Mark], axis: Axis, signs: Glyphs | None = None) ->
         room = min(end, following) - start
         name = f"#{mark.number}"
         if room >= len(name) + 3:
-            _write(cells, start, signs.begin + name + (" " if room > len(name) + 3 else "") + mark.sign, mark.role)
+            _write(
+                cells,
+                start,
+                signs.begin + name + (" " if room > len(name) + 3 else "") + mark.sign,
+                mark.role,
+            )
         elif room >= len(name) + 1:
             _write(cells, start, signs.begin + name, mark.role)
         else:

@@ -62,7 +62,11 @@ def test_a_gap_in_the_recording_is_a_gap() -> None:
 
 
 def test_trials_stand_where_they_ran() -> None:
-    marks = [Mark(140, "●", "feasible", 0.0, 9.9), Mark(141, "✂", "pruned", 10.0, 11.0), Mark(142, "▶", "running", 12, None)]
+    marks = [
+        Mark(140, "●", "feasible", 0.0, 9.9),
+        Mark(141, "✂", "pruned", 10.0, 11.0),
+        Mark(142, "▶", "running", 12, None),
+    ]
     line = text_of([mark_line(marks, Axis(0.0, 24.0, 24), UNICODE)])[0]
     assert line.startswith("▏#140 ●") and line[10] == "✂" and line[12:].startswith("▏#142 ▶")
     crowded = text_of([mark_line(marks, Axis(0.0, 24.0, 3), UNICODE)])[0]
@@ -82,7 +86,9 @@ def test_stale_samples_are_grey_and_say_how_old_they_are() -> None:
     old = power_lines(power, [], 80, 4, now=71.0)
     assert "stale 12 s" in text_of(old)[0]
     assert not {role for line in old[1:] for _, role in line} & {"bar", "high", "limit"}
-    assert "stale" not in " ".join(text_of(power_lines(power, [], 80, 4, now=None))), "a recording is never stale"
+    assert "stale" not in " ".join(text_of(power_lines(power, [], 80, 4, now=None))), (
+        "a recording is never stale"
+    )
 
 
 def test_a_slow_meter_is_not_stale_between_its_samples() -> None:

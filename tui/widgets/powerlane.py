@@ -74,7 +74,9 @@ def axis_of(power: Power, width: int) -> Axis:
     return Axis(power.since, power.until, max(1, width - _LABEL - 1))
 
 
-def lane_lines(lane: PowerLane, channel: Channel, axis: Axis, height: int, now: float | None) -> list[list[Run]]:
+def lane_lines(
+    lane: PowerLane, channel: Channel, axis: Axis, height: int, now: float | None
+) -> list[list[Run]]:
     """Return the lines of one quantity: words and value on the left, the curve on the right.
 
     ``now`` is None where the recording is over or scrubbed: then nothing is stale.
@@ -208,5 +210,7 @@ class PowerLanes(Painter):
             return self.strip([], width)
         if self._lines is None:
             power, marks, now, cursor = self._given
-            self._lines = power_lines(power, marks, width, height, now, channels=self._channels, cursor=cursor)
+            self._lines = power_lines(
+                power, marks, width, height, now, channels=self._channels, cursor=cursor
+            )
         return self.strip(self._lines[y] if y < len(self._lines) else [], width)
