@@ -44,6 +44,8 @@ class Glyphs:
     lam: str = "λ"
     delta: str = "Δ"
     at_most: str = "≤"
+    at_least: str = "≥"
+    about: str = "≈"
     dot: str = "·"
     ellipsis: str = "…"
     left_cap: str = "▐"
@@ -58,7 +60,8 @@ ASCII = Glyphs(
     feasible="+", infeasible="o", pruned="x", failed="!", running=">", waiting=".", best="*", done="v",
     stopped="#", gone="!", full="#", rest=".", bar="|", vertical=":", horizontal="-", axis_y="|", axis_x="+",
     corner="+", rule="-", cross="+", up="^", down="v", same="-", dash="-", minus="-", lam="lambda", delta="d",
-    at_most="<=", dot="-", ellipsis="~", left_cap="[", right_cap="]", levels="12345678", braille=False,
+    at_most="<=", at_least=">=", about="~", dot="-", ellipsis="~", left_cap="[", right_cap="]",
+    levels="12345678", braille=False,
 )  # fmt: skip
 
 
@@ -89,6 +92,9 @@ _PLAIN = str.maketrans(
         "Δ": "d",
         "≤": "<=",
         "≥": ">=",
+        "≈": "~",
+        "σ": "s",
+        "±": "+-",
         "→": "->",
         "×": "x",
     }
