@@ -13,7 +13,7 @@ HEAT_LEVELS = 6
 class Glyphs:
     """One sign for each meaning, so that colour is never the only sign.
 
-    All are one cell wide but ``lam`` and ``at_most``, which are words in ASCII.
+    All are one cell wide but ``degree``, and ``lam`` and ``at_most``, which are words in ASCII.
     """
 
     feasible: str = "●"
@@ -50,6 +50,10 @@ class Glyphs:
     ellipsis: str = "…"
     left_cap: str = "▐"
     right_cap: str = "▌"
+    begin: str = "▏"
+    cursor: str = "┃"
+    degree: str = "°C"
+    sigma: str = "σ"
     levels: str = "▁▂▃▄▅▆▇█"
     braille: bool = True
     """Whether lines may be drawn with braille dots."""
@@ -60,8 +64,8 @@ ASCII = Glyphs(
     feasible="+", infeasible="o", pruned="x", failed="!", running=">", waiting=".", best="*", done="v",
     stopped="#", gone="!", full="#", rest=".", bar="|", vertical=":", horizontal="-", axis_y="|", axis_x="+",
     corner="+", rule="-", cross="+", up="^", down="v", same="-", dash="-", minus="-", lam="lambda", delta="d",
-    at_most="<=", at_least=">=", about="~", dot="-", ellipsis="~", left_cap="[", right_cap="]",
-    levels="12345678", braille=False,
+    at_most="<=", at_least=">=", about="~", dot="-", ellipsis="~", left_cap="[", right_cap="]", begin="|",
+    cursor="|", degree="C", sigma="s", levels="12345678", braille=False,
 )  # fmt: skip
 
 
@@ -93,9 +97,12 @@ _PLAIN = str.maketrans(
         "≤": "<=",
         "≥": ">=",
         "≈": "~",
-        "σ": "s",
-        "±": "+-",
         "→": "->",
         "×": "x",
+        "°": " ",
+        "σ": "s",
+        "Σ": "S",
+        "±": "+-",
+        "┃": "|",
     }
 )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from qslm_opt import rank
 from qslm_opt.rank import Ranking
 from qslm_opt.setting import QuantSetting
 from tui.lanes import Lane, lanes_of
+from tui.times import moment
 
 if TYPE_CHECKING:
     from qslm_opt.rank import Ranked
@@ -192,15 +193,6 @@ class StudyView:
     def setting(self, record: TrialRecord) -> QuantSetting:
         """Return the trial's setting; raise SettingError when its text is damaged."""
         return QuantSetting.from_json(record.setting)
-
-
-@lru_cache(maxsize=1 << 16)
-def moment(text: str | None) -> datetime | None:
-    """Read an ISO 8601 local time; None when absent or unreadable."""
-    try:
-        return datetime.fromisoformat(text).replace(tzinfo=None) if text else None
-    except ValueError:
-        return None
 
 
 def sensitivity(view: StudyView) -> dict[tuple[str, int], float]:

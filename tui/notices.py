@@ -7,7 +7,6 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from tui.glyphs import glyphs, plain
-from tui.model import moment
 from tui.text import (
     byte_unit,
     bytes_text,
@@ -19,6 +18,7 @@ from tui.text import (
     safe_url,
     significant,
 )
+from tui.times import moment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,8 +9,8 @@ from textual.widgets import Static
 
 from tui.glyphs import glyphs
 from tui.lanes import TIERS
-from tui.model import moment
 from tui.text import clip, clip_unit, duration, metric_text, significant
+from tui.times import moment
 from tui.widgets.paint import text
 
 if TYPE_CHECKING:
