@@ -89,10 +89,17 @@ def change_runs(found: list[Change], most: int = 400) -> list[Run]:
 
 
 def change_words(found: list[Change], most: int = 3) -> str:
-    """Return the changes in one line: ``attention.0 int4 → int3``."""
-    words = [plain(f"{c.unit} {short_format(c.before)}→{short_format(c.after)}") for c in found[:most]]
-    more = f" and {len(found) - most} more" if len(found) > most else ""
-    return ", ".join(words) + more if words else "nothing"
+    """Return the changes in one line: ``attention.0 int4→int3``, or ``6 units int6→int4``."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for change in found:
+        pair = short_format(change.before), short_format(change.after)
+        alike.setdefault(pair, []).append(change.unit)
+    words = []
+    for (before, after), units in list(alike.items())[:most]:
+        who = units[0] if len(units) == 1 else f"{len(units)} units"
+        words.append(plain(f"{who} {before}→{after}"))
+    more = f" and {len(alike) - most} more kinds" if len(alike) > most else ""
+    return ", ".join(words) + more if words else "nothing differs"
 
 
 def short_format(text: str) -> str:

@@ -41,7 +41,7 @@ def cell_lines(
     if found.origin or found.alone:
         lines.append([(plain(" ".join(filter(None, (found.origin, found.alone)))), "dim")])
     lines.append(_facts(view, record, setting, unit))
-    return title, [*lines, *tried_lines(view, unit)]
+    return title, lines + (tried_lines(view, unit) if found.origin or neighbours(view, unit) else [])
 
 
 def _modules(view: StudyView, unit: str) -> list[Module]:

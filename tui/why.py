@@ -11,7 +11,7 @@ from tui.bitmap import searched_modules
 from tui.glyphs import glyphs
 from tui.lineage import steps_below
 from tui.model import sensitivity
-from tui.text import lam_text, metric_text, percent, significant
+from tui.text import lam_text, metric_text, significant
 
 if TYPE_CHECKING:
     from qslm_opt.formats import Format
@@ -42,7 +42,7 @@ def why(view: StudyView, record: TrialRecord, setting: QuantSetting, unit: str, 
     if not formats:
         return Why("", "", "", "", "")
     counts = sorted({fmt.bits for fmt in formats})
-    words = f"{counts[0]} bits" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} bits"
+    words = f"{counts[0]} to {counts[-1]} bits" if len(counts) > 1 else bits_words(counts[0])
     bits = counts[-1]
     fixed = _fixed(view, unit, formats)
     if fixed:
@@ -51,6 +51,11 @@ def why(view: StudyView, record: TrialRecord, setting: QuantSetting, unit: str, 
     short, reason = _nothing_lower(view, bits) if lower is None else _against(view, record, lower, lam)
     origin = _origin(view, record, unit, bits)
     return Why(words, short, reason, origin, _alone(view, unit, lower.bits if lower else bits))
+
+
+def bits_words(bits: int) -> str:
+    """Return ``4 bits``, ``1 bit``."""
+    return f"{bits} bit{'' if bits == 1 else 's'}"
 
 
 def _formats(view: StudyView, setting: QuantSetting, unit: str) -> list[Format]:
@@ -178,8 +183,3 @@ def block_notes(view: StudyView, record: TrialRecord, setting: QuantSetting, lam
 def neighbours(view: StudyView, unit: str) -> list[TrialRecord]:
     """Return the trials that changed the unit or its block, newest first."""
     return steps_below(view, unit)[::-1]
-
-
-def saved_text(share: float) -> str:
-    """Return a share of bytes saved with its sign."""
-    return f"{glyphs().minus}{percent(share)}"
