@@ -80,6 +80,62 @@ class Progress:
     """Best metric that is still possible; None without a bound."""
 
 
+THROTTLES = (
+    "clock setting", "power cap", "hardware slowdown", "sync boost", "thermal", "hardware thermal",
+    "power brake", "display clocks",
+)  # fmt: skip
+"""Names of what limits a device's clocks. Stored as bits in this order: append only."""
+
+
+@dataclass(frozen=True)
+class PowerSample:
+    """What a device said at one moment; None where it does not tell."""
+
+    at: float
+    """Seconds since 1970."""
+    power_w: float | None = None
+    memory_bytes: int | None = None
+    """Device memory in use by everybody."""
+    utilization: float | None = None
+    """Share of the recent past in which the device computed, 0..1."""
+    sm_clock_mhz: int | None = None
+    memory_clock_mhz: int | None = None
+    temperature_c: float | None = None
+    throttle: tuple[str, ...] = ()
+    """What limits the clocks now, names of ``THROTTLES``; empty also where the device does not tell."""
+
+
+@dataclass(frozen=True)
+class PowerDevice:
+    """One process's measuring of one device for one study: a lane of samples, or why there are none."""
+
+    id: str
+    """Unique in the storage."""
+    study_uuid: str
+    host: str
+    pid: int
+    device: str
+    """As the run names it: ``cuda:0``, ``cpu``."""
+    index: int | None = None
+    """NVML's index of the board; None without one."""
+    name: str = ""
+    """What the device calls itself."""
+    source: str = "null"
+    """``nvml``, ``rapl``, ``replay`` or ``null``."""
+    limit_w: float | None = None
+    memory_bytes: int | None = None
+    """Memory that the device has."""
+    idle_w: float | None = None
+    """Mean power at rest; None when not measured."""
+    idle_std_w: float | None = None
+    rate_hz: float | None = None
+    """Samples per second that were reached."""
+    started: float = 0.0
+    """Seconds since 1970."""
+    reason: str | None = None
+    """Why there is no reading; None while it works."""
+
+
 @dataclass(frozen=True)
 class PowerWindow:
     """Power sampled while a setting ran."""
@@ -92,11 +148,53 @@ class PowerWindow:
     mean_w: float
     std_w: float
     energy_j: float | None
-    """Energy of the window in joules, from the device's counter when it has one, else the integral."""
+    """Energy of the window in joules: the device's counter where it is fit, else the integral."""
     idle_w: float | None = None
     """Power of the device at rest before the window; None when not measured."""
     memory_bytes: int | None = None
     """Device memory in use at the end of the window."""
+    seconds: float | None = None
+    """Length of the window."""
+    counter_j: float | None = None
+    """Joules by the device's counter; None without one, and in windows too short for it."""
+    integral_j: float | None = None
+    """Joules by the power samples; None where only a counter is read."""
+    began: float | None = None
+    """Seconds since 1970."""
+    ended: float | None = None
+    repeats: int = 1
+    """Runs of the setting inside the window."""
+    domain: str = "instant"
+    """What a sample is: ``instant`` power, its ``average`` over the last second, or a ``counter``'s step."""
+    steady: bool | None = None
+    """Whether the power stayed where it was; None when that cannot be told."""
+    steady_reason: str = ""
+    """Why it is steady, is not, or cannot be told."""
+    limit_w: float | None = None
+    temperature_c: float | None = None
+    """The device's at the end of the window."""
+    throttle: tuple[str, ...] = ()
+    """What limited the clocks at any time in the window."""
+    items: int | None = None
+    """Tokens or sentences that ran inside the window; None when not counted."""
+    device: str | None = None
+    """As the run names it: ``cuda:0``, ``cpu``."""
+
+    @property
+    def item_j(self) -> float | None:
+        """Joules per token or sentence, the device's rest included; None where one of the two is missing."""
+        return self.energy_j / self.items if self.energy_j is not None and self.items else None
+
+    @property
+    def counter_difference(self) -> float | None:
+        """Counter over integral − 1; None unless both were read."""
+        return self.counter_j / self.integral_j - 1 if self.counter_j and self.integral_j else None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> PowerWindow:
+        """Rebuild from ``asdict`` through JSON; what a later release added is ignored."""
+        known = {k: v for k, v in value.items() if k in cls.__dataclass_fields__}
+        return cls(**{**known, "throttle": tuple(known.get("throttle", ()))})
 
 
 @dataclass(frozen=True)

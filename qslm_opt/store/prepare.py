@@ -18,7 +18,17 @@ from qslm_opt.errors import SchemaError, StorageError
 from qslm_opt.store import migrations
 from qslm_opt.store.engine import open_engine
 from qslm_opt.store.failures import ROOM_BYTES, storage_errors
-from qslm_opt.store.tables import METADATA, OPTUNA_STUDIES, OPTUNA_STUDY_ATTRIBUTES, RUN, SCHEMA, STUDY
+from qslm_opt.store.power import delete_power
+from qslm_opt.store.tables import (
+    METADATA,
+    OPTUNA_STUDIES,
+    OPTUNA_STUDY_ATTRIBUTES,
+    POWER_DEVICE,
+    POWER_WINDOW,
+    RUN,
+    SCHEMA,
+    STUDY,
+)
 from qslm_opt.store.urls import is_sqlite, masked, sqlite_path
 
 _ORPHAN_SECONDS = 60.0
@@ -138,11 +148,13 @@ def _sweep(engine: Engine) -> None:
         kept = set(connection.execute(select(OPTUNA_STUDY_ATTRIBUTES.c.value_json).where(key)).scalars())
         old = STUDY.c.created < time.time() - _ORPHAN_SECONDS
         ours = connection.execute(select(STUDY.c.uuid).where(old)).scalars().all()
-        homeless = RUN.c.uuid.not_in(select(STUDY.c.uuid))
-        runs = connection.execute(select(RUN.c.uuid).where(homeless)).scalars().all()
-    orphans = {*(uuid for uuid in ours if f'"{uuid}"' not in kept), *runs}
+        orphans = {uuid for uuid in ours if f'"{uuid}"' not in kept}
+        for column in (RUN.c.uuid, POWER_DEVICE.c.study_uuid, POWER_WINDOW.c.study_uuid):
+            homeless = column.not_in(select(STUDY.c.uuid))
+            orphans.update(connection.execute(select(column).where(homeless).distinct()).scalars())
     if not orphans:
         return
     with engine.execution_options(qslm_write=True).begin() as connection:
+        delete_power(connection, sorted(orphans))
         for table in (RUN, STUDY):
             connection.execute(delete(table).where(table.c.uuid.in_(orphans)))

@@ -15,6 +15,7 @@ from qslm_opt.errors import SchemaError, StorageError, StudyNotFoundError, did_y
 from qslm_opt.store import migrations
 from qslm_opt.store.engine import open_engine
 from qslm_opt.store.failures import storage_errors
+from qslm_opt.store.power import PowerRecords, delete_power
 from qslm_opt.store.prepare import check_version, schema_version
 from qslm_opt.store.rows import StudyRow, is_alive, own_process, seconds_of
 from qslm_opt.store.studies import Place, find_places, read_studies, write_mark
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from qslm_opt.store.rows import StudyState
 
 
-class Repository:
+class Repository(PowerRecords):
     """Studies and trials of one storage. Safe to use from several threads.
 
     With ``read_only`` an SQLite file is opened so that nothing can be written, and a writer is never
@@ -216,6 +217,7 @@ class Repository:
     def delete(self, uuid: str) -> None:
         """Delete our rows of a study; Optuna's are deleted through Optuna."""
         with self._write() as connection:
+            delete_power(connection, [uuid])
             for table in (RUN, STUDY):
                 connection.execute(delete(table).where(table.c.uuid == uuid))
 

@@ -9,6 +9,7 @@ from sqlalchemy import (
     DateTime,
     Double,
     Float,
+    Index,
     Integer,
     MetaData,
     String,
@@ -65,6 +66,78 @@ RUN = Table(
     Column("phase", String(64), nullable=False),
 )
 """One row a process that works on the study of this uuid."""
+
+POWER_DEVICE = Table(
+    "qslm_power_device",
+    METADATA,
+    Column("lane", Integer, primary_key=True),
+    Column("id", String(36), nullable=False, unique=True),
+    Column("study_uuid", String(36), nullable=False, index=True),
+    Column("host", String(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("device", String(64), nullable=False),
+    Column("board", Integer),
+    Column("name", String(255), nullable=False),
+    Column("source", String(16), nullable=False),
+    Column("limit_mw", BigInteger),
+    Column("memory_bytes", BigInteger),
+    Column("idle_mw", BigInteger),
+    Column("idle_std_mw", BigInteger),
+    Column("rate_hz", Double),
+    Column("started", Double, nullable=False),
+    Column("reason", Text),
+)
+"""One row a process and device of a study. ``lane`` is the short key of its samples."""
+
+POWER_SAMPLE = Table(
+    "qslm_power_sample",
+    METADATA,
+    Column("lane", Integer, primary_key=True, autoincrement=False),
+    Column("at_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("power_mw", Integer),
+    sqlite_with_rowid=False,
+)
+"""Power, many times a second. ``at_ms`` counts from the device's ``started``, here and below."""
+
+POWER_ROLLUP = Table(
+    "qslm_power_rollup",
+    METADATA,
+    Column("lane", Integer, primary_key=True, autoincrement=False),
+    Column("at_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("count", Integer, nullable=False),
+    Column("power_mw", Integer),
+    sqlite_with_rowid=False,
+)
+"""Mean power of ``count`` samples; ``at_ms`` is the last one's."""
+
+POWER_STATE = Table(
+    "qslm_power_state",
+    METADATA,
+    Column("lane", Integer, primary_key=True, autoincrement=False),
+    Column("at_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("memory_kib", BigInteger),
+    Column("utilization", Integer),
+    Column("sm_clock_mhz", Integer),
+    Column("memory_clock_mhz", Integer),
+    Column("temperature", Integer),
+    Column("throttle", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""The rest of a sample, valid until the next row: once a second where it changed, at once for a new limit.
+
+``utilization`` is in percent, ``temperature`` in °C, ``throttle`` in the bits of ``results.THROTTLES``.
+"""
+
+POWER_WINDOW = Table(
+    "qslm_power_window",
+    METADATA,
+    Column("trial_uuid", String(36), primary_key=True),
+    Column("study_uuid", String(36), nullable=False),
+    Column("ended", Double, nullable=False),
+    Column("measured", JSON, nullable=False),
+    Index("ix_qslm_power_window_study", "study_uuid", "ended"),
+)
+"""The PowerWindow of a trial; ``ended`` is when its window did."""
 
 OPTUNA_STUDIES = table("studies", column("study_id", Integer), column("study_name", String))
 OPTUNA_STUDY_ATTRIBUTES = table(

@@ -34,7 +34,8 @@ def test_a_new_file_has_our_tables_and_a_write_ahead_log(tmp_path: Path) -> None
     with sqlite3.connect(path) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-    assert {name for (name,) in rows} == {"qslm_schema", "qslm_study", "qslm_run"}
+    power = {f"qslm_power_{name}" for name in ("device", "sample", "rollup", "state", "window")}
+    assert {name for (name,) in rows} == {"qslm_schema", "qslm_study", "qslm_run"} | power
     assert version_of(path) == len(migrations.MIGRATIONS)
 
 
@@ -87,13 +88,13 @@ def test_an_upgrade_keeps_a_copy_of_the_older_file(tmp_path: Path, monkeypatch: 
     study.trial(0.9)
     study.close()
     monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, add_column))
-    with pytest.raises(SchemaError, match=r"has schema 1, older than 2; 'qslm-opt study list' upgrades it"):
+    with pytest.raises(SchemaError, match=r"has schema 2, older than 3; 'qslm-opt study list' upgrades it"):
         Repository(study.url, read_only=True)
     prepare(study.url)
-    assert version_of(tmp_path / "q.db") == 2
+    assert version_of(tmp_path / "q.db") == 3
     assert len(Repository(study.url).trials("s")) == 1
-    (copy,) = tmp_path.glob("q.db.schema1-*.bak")
-    assert version_of(copy) == 1
+    (copy,) = tmp_path.glob("q.db.schema2-*.bak")
+    assert version_of(copy) == 2
     with sqlite3.connect(copy) as connection:
         assert connection.execute("SELECT count(*) FROM trials").fetchone() == (1,)
         (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'qslm_study'").fetchone()
@@ -107,7 +108,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(
     monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, add_column, fail_half_way))
     with pytest.raises(RuntimeError, match="stop"):
         prepare(url_of(tmp_path / "q.db"))
-    assert version_of(tmp_path / "q.db") == 2
+    assert version_of(tmp_path / "q.db") == 3
     with sqlite3.connect(tmp_path / "q.db") as connection:
         (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'qslm_study'").fetchone()
     assert "later" in sql
@@ -120,7 +121,7 @@ def test_a_storage_of_a_newer_release_is_refused_and_untouched(tmp_path: Path) -
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE qslm_schema SET version = 99")
     for attempt in (prepare, Repository, lambda url: Repository(url, read_only=True)):
-        with pytest.raises(SchemaError, match=r"has schema 99, newer than 1, .*upgrade qslm-opt"):
+        with pytest.raises(SchemaError, match=r"has schema 99, newer than 2, .*upgrade qslm-opt"):
             attempt(url_of(path))
     assert version_of(path) == 99
 
@@ -129,7 +130,7 @@ def test_many_processes_may_prepare_one_storage_at_once(tmp_path: Path) -> None:
     url = url_of(tmp_path / "q.db")
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(prepare, [url] * 8))
-    assert version_of(tmp_path / "q.db") == 1
+    assert version_of(tmp_path / "q.db") == len(migrations.MIGRATIONS)
 
 
 def test_rows_of_studies_that_optuna_lost_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
