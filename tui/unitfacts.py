@@ -11,7 +11,7 @@ from tui.compare import bytes_change
 from tui.glyphs import glyphs, plain
 from tui.lineage import effect, parent, read_setting
 from tui.text import bytes_text, metric_change, metric_text, percent, state_role, state_sign
-from tui.why import neighbours, why
+from tui.reasons import neighbours, why
 
 if TYPE_CHECKING:
     from qslm_opt.hierarchy.tree import Hierarchy, Module

@@ -18,7 +18,7 @@ from tui.keys import LAM_KEYS, PIN_KEYS
 from tui.screens.study import Pane
 from tui.text import bytes_text, lam_text, metric_text
 from tui.unitfacts import cell_lines
-from tui.why import block_notes
+from tui.reasons import block_notes
 from tui.widgets.gridmap import GridMap
 from tui.widgets.paint import text
 
