@@ -38,6 +38,7 @@ from tui.text import cli_command, exact_lam
 
 if TYPE_CHECKING:
     from qslm_opt.store import StudyRow
+    from tui.power import PowerSpan
 
 PANES = {"overview": OverviewPane, "rank": RankPane, "model": ModelPane, "trials": TrialsPane}
 StudyScreen.PANES.update(PANES)
@@ -111,6 +112,11 @@ class QslmApp(ChoosingApp):
             clock=self.clock,
         )
         self._reader.start()
+
+    def want_power(self, span: PowerSpan | None) -> None:
+        """Say which part of the power recording is shown; ``view.power`` follows."""
+        if self._reader is not None:
+            self._reader.want_power(span)
 
     def on_view_read(self, message: ViewRead) -> None:
         """Show the study as it is now."""

@@ -11,21 +11,25 @@ from typing import TYPE_CHECKING
 from qslm_opt import rank
 from qslm_opt.rank import Ranking
 from qslm_opt.setting import QuantSetting
+from tui.events import Event, events_of
 from tui.lanes import Lane, lanes_of
+from tui.shares import TimeShares, shares_of
 from tui.times import moment
 
 if TYPE_CHECKING:
     from qslm_opt.rank import Ranked
     from qslm_opt.results import Metric, TrialRecord
     from qslm_opt.store import StudyRow
+    from tui.power import Power
 
 ENDED = ("complete", "pruned", "failed")
 _RATE_WINDOW = 20
 _RANKINGS_KEPT = 8
 _OF_TRIALS = frozenset({
     "by_number", "running", "ended", "feasible", "candidates", "improvements", "tier", "winners", "closest",
-    "trials_per_second", "_worked", "by_unit",
+    "trials_per_second", "_worked", "events", "shares", "by_unit",
 })  # fmt: skip
+_DERIVED = _OF_TRIALS | {"lanes"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class StudyView:
     trials: tuple[TrialRecord, ...]
     """All trials by number."""
     read_at: datetime
+    power: Power | None = None
+    """What was read of the power recording; None when no screen shows any."""
     _at: dict[tuple[float, bool], list[Ranked]] = field(default_factory=dict, compare=False, repr=False)
     """The last few rankings; a view with the same trials takes them over."""
     _made: dict[bool, Ranking] = field(default_factory=dict, compare=False, repr=False)
@@ -143,6 +149,16 @@ class StudyView:
         return lanes_of(self)
 
     @cached_property
+    def events(self) -> tuple[Event, ...]:
+        """What happened, oldest first: tiers that began and trials that ended."""
+        return events_of(self)
+
+    @cached_property
+    def shares(self) -> TimeShares | None:
+        """Where the time of the last trials went; None before the second one."""
+        return shares_of(self.ended)
+
+    @cached_property
     def tier(self) -> str | None:
         """The tier of the newest trial that says; a trial that has just begun may not yet."""
         return next((t.tier for t in reversed(self.trials) if t.tier), None)
@@ -188,6 +204,12 @@ class StudyView:
         """Return the view of the same trials with another row; what is derived from trials goes along."""
         view = replace(self, row=row, read_at=read_at)
         view.__dict__.update({k: v for k, v in self.__dict__.items() if k in _OF_TRIALS})
+        return view
+
+    def with_power(self, power: Power) -> StudyView:
+        """Return the same view with what was read of the power recording; all that is derived goes along."""
+        view = replace(self, power=power)
+        view.__dict__.update({k: v for k, v in self.__dict__.items() if k in _DERIVED})
         return view
 
     def setting(self, record: TrialRecord) -> QuantSetting:

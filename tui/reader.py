@@ -15,14 +15,19 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from qslm_opt.errors import QslmError, SchemaError, StudyNotFoundError
 from tui.model import ENDED, StudyView
+from tui.power_reader import PowerReader
+from tui.times import seconds_of
 
 if TYPE_CHECKING:
-    from qslm_opt.results import TrialRecord, TrialState
+    from qslm_opt.results import PowerDevice, PowerSample, PowerWindow, TrialRecord, TrialState
     from qslm_opt.store import StudyRow
+    from tui.power import Power, PowerSpan
 
 _ROW_EVERY_SECONDS = 3.0
 """A dead process writes nothing, so the study's row is read again this often even when nothing changed."""
 _LONGEST_WAIT_SECONDS = 5.0
+_LAST_ENDED = 64
+"""Among so many of the last trials by number is the one that ended last."""
 
 
 class Source(Protocol):
@@ -42,6 +47,17 @@ class Source(Protocol):
     ) -> list[TrialRecord]:
         """Return the trials numbered above ``after``, in order."""
 
+    def power_devices(self, study_uuid: str) -> list[PowerDevice]:
+        """Return the devices that processes of the study measure, or cannot."""
+
+    def power_samples(
+        self, device_id: str, since: float, until: float, points: int | None = None
+    ) -> list[PowerSample]:
+        """Return a device's samples between two times, thinned to at most ``points``."""
+
+    def power_windows(self, study_uuid: str, after: float = 0.0) -> dict[str, PowerWindow]:
+        """Return trial UUID → power window of the windows that ended after a time."""
+
     def close(self) -> None:
         """Let the storage go."""
 
@@ -58,10 +74,14 @@ class Trouble:
 
 
 class StudyReader:
-    """Keeps a study's trials and reads only new and unfinished ones."""
+    """Keeps a study's trials and reads only new and unfinished ones, and of its power only what is shown."""
 
     def __init__(self, source: Source, name: str, clock: Callable[[], datetime] = datetime.now) -> None:
         self.source, self.name, self.clock = source, name, clock
+        self.span: PowerSpan | None = None
+        """What of the power recording is shown; None: nothing of it is read. Any thread may set it."""
+        self._shown_span: PowerSpan | None = None
+        self._power = PowerReader(source)
         self._version: int | None = None
         self._view: StudyView | None = None
         self._trials: dict[int, TrialRecord] = {}
@@ -69,24 +89,33 @@ class StudyReader:
 
     def read(self) -> StudyView | None:
         """Return the study as it is now, None when nothing changed since the last call."""
-        version, now = self.source.changed(), self.clock()
-        moved = version != self._version
-        if not moved and (now - self._row_read_at).total_seconds() < _ROW_EVERY_SECONDS:
+        version, now, span = self.source.changed(), self.clock(), self.span
+        moved, other = version != self._version, span is not None and span != self._shown_span
+        if not moved and not other and (now - self._row_read_at).total_seconds() < _ROW_EVERY_SECONDS:
             return None
         row, before = self.source.study(self.name), self._view
         self._row_read_at = now
-        if not moved and before is not None and row == before.row:
+        if not moved and not other and before is not None and row == before.row:
             return None
         if before is not None and (row.uuid, row.extra) != (before.row.uuid, before.row.extra):
             self._trials.clear()  # another study of the same name, or its search has ended and marked trials
             before = None
         new_trials = self._update_trials()
-        self._version = version
+        self._version, self._shown_span = version, span
         if before is None or new_trials:
             self._view = StudyView(row, tuple(self._trials.values()), now)
         else:
             self._view = before.with_row(row, now)
+        if span is not None:
+            self._view = self._view.with_power(self._read_power(self._view, span))
         return self._view
+
+    def _read_power(self, view: StudyView, span: PowerSpan) -> Power:
+        newest = self.clock().timestamp()
+        if view.row.state != "running":
+            ends = (seconds_of(trial.finished) for trial in view.ended[-_LAST_ENDED:])
+            newest = max((end for end in ends if end), default=newest)
+        return self._power.read(view.row.uuid, span, newest)
 
     def _update_trials(self) -> bool:
         """Read what is new; return whether anything was."""
@@ -142,11 +171,22 @@ class Poller(threading.Thread):
         self._interval, self._clock = interval, clock
         self._on_view, self._on_studies, self._on_trouble = on_view, on_studies, on_trouble
         self._stop_asked = threading.Event()
+        self._woken = threading.Event()
         self._source: Source | None = None
+        self._reader: StudyReader | None = None
+        self._span: PowerSpan | None = None
 
     def stop(self) -> None:
         """Ask the thread to end; does not wait for it."""
         self._stop_asked.set()
+        self._woken.set()
+
+    def want_power(self, span: PowerSpan | None) -> None:
+        """Say which part of the power recording is shown from now on; None: no part."""
+        self._span = span
+        if self._reader is not None:
+            self._reader.span = span
+        self._woken.set()
 
     def run(self) -> None:
         """Read until stopped; a failure is reported, then tried again more and more slowly."""
@@ -164,7 +204,8 @@ class Poller(threading.Thread):
                 self._close()
                 wait = min(_LONGEST_WAIT_SECONDS, self._interval * 2 ** min(failures, 8))
                 self._tell(self._on_trouble, trouble_of(error, failures, wait))
-            self._stop_asked.wait(wait)
+            self._woken.wait(wait)
+            self._woken.clear()
         self._close()
 
     def _close(self) -> None:
@@ -185,7 +226,8 @@ class Poller(threading.Thread):
         if self._study is None:
             known = StudiesReader(source, self._clock)
             return lambda: self._read_list(known)
-        reader = StudyReader(source, self._study, self._clock)
+        reader = self._reader = StudyReader(source, self._study, self._clock)
+        reader.span = self._span
         return lambda: self._read_study(reader)
 
     def _read_study(self, reader: StudyReader) -> None:

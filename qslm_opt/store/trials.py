@@ -31,7 +31,7 @@ STATES: Mapping[str, TrialState] = {
 """Optuna's names of trial states and ours."""
 _ATTRIBUTES = (
     "uuid", "setting", "digest", "bytes", "fp32_bytes", "value", "loss", "used", "seconds", "power_w",
-    "energy_j", "firing_rate",
+    "energy_j", "firing_rate", "reason",
 )  # fmt: skip
 _CONSTRAINTS = ("metric", "memory")
 _PARAMS = ("tier", "unit", "bits")
@@ -113,7 +113,7 @@ def _record(
     widths: Sequence[int],
 ) -> TrialRecord:
     number, _, state, start, end, *attributes, metric, memory, tier, unit, bits = row
-    (uuid, setting, digest, size, whole, value, loss, used, seconds, power, energy, firing) = attributes
+    (uuid, setting, digest, size, whole, value, loss, used, seconds, power, energy, firing, reason) = attributes
     known = _string(digest)
     slack = {} if metric is None else {"metric": float(metric)}
     if memory is not None:
@@ -140,6 +140,7 @@ def _record(
         started=_local(start),
         finished=_local(end),
         extra=known in extra,
+        reason="" if reason is None else json.loads(reason),
     )
 
 

@@ -20,6 +20,7 @@ from tui.widgets.status import StatusBar
 if TYPE_CHECKING:
     from tui.app import QslmApp
     from tui.model import StudyView
+    from tui.power import PowerSpan
 
 
 class NoticeBar(Static):
@@ -50,6 +51,8 @@ class Pane(Vertical):
 
     FOCUS: ClassVar[str] = ""
     """What has the focus at first."""
+    POWER: PowerSpan | None = None
+    """What of the power recording is read while the pane is in front."""
 
     @property
     def dash(self) -> QslmApp:
@@ -104,6 +107,7 @@ class StudyScreen(SizedScreen):
         self.query_one(StatusBar).mark(mode)
         pane = self._pane
         if pane is not None:
+            self.dash.want_power(pane.POWER)
             pane.query_one(pane.FOCUS).focus()
         self.refresh_view()
 

@@ -75,11 +75,12 @@ def axis_of(power: Power, width: int) -> Axis:
 
 
 def lane_lines(
-    lane: PowerLane, channel: Channel, axis: Axis, height: int, now: float | None
+    lane: PowerLane, channel: Channel, axis: Axis, height: int, now: float | None, *, named: bool = False
 ) -> list[list[Run]]:
     """Return the lines of one quantity: words and value on the left, the curve on the right.
 
-    ``now`` is None where the recording is over or scrubbed: then nothing is stale.
+    ``now`` is None where the recording is over or scrubbed: then nothing is stale. ``named``: there is no
+    line above that says which device it is, and whether it is stale.
     """
     device, last = lane.device, lane.last
     top = channel.top(device, lane.samples)
@@ -87,6 +88,8 @@ def lane_lines(
     points = ((s.at, channel.read(s)) for s in lane.samples)
     values = columns(points, axis, 3 * lane.interval)
     value = channel.words(channel.read(last) if last else None)
+    if named:
+        value = _named(lane, value, now)
     lines = trace(values, top, height, stale=stale, limited=channel.limited)
     labels: list[Run] = [(f"{clip(value, _LABEL):>{_LABEL}} ", "dim" if stale else "bold")]
     if height > 1:
@@ -98,12 +101,23 @@ def lane_lines(
     return [[label, *line] for label, line in zip(labels, lines, strict=True)]
 
 
+def _named(lane: PowerLane, value: str, now: float | None) -> str:
+    """Return ``0 612 W``, or ``0 stale 12 s``."""
+    index = "" if lane.device.index is None else f"{lane.device.index} "
+    age = None if now is None else lane.stale_seconds(now)
+    return f"{index}{value if age is None else f'stale {_age(age)}'}"
+
+
+def _age(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{duration(seconds)}"
+
+
 def head_runs(lane: PowerLane, now: float | None, width: int) -> list[Run]:
     """Return the line above a lane: what it is, its limit and rest, or for how long nothing came."""
     device, signs = lane.device, glyphs()
     stale = None if now is None else lane.stale_seconds(now)
     if stale is not None:
-        note, role = f"stale {duration(stale) if stale >= 60 else f'{stale:.0f} s'}", "infeasible"
+        note, role = f"stale {_age(stale)}", "infeasible"
     elif lane.last is not None and lane.last.throttle:
         note, role = f"! {', '.join(lane.last.throttle)}", "infeasible"
     else:
@@ -150,7 +164,7 @@ def power_lines(
         if heads:
             lines.append(head_runs(lane, now, width))
         for channel in chosen:
-            lines += lane_lines(lane, channel, axis, min(tall, 6), now)
+            lines += lane_lines(lane, channel, axis, min(tall, 6), now, named=not heads)
     if len(kept) < len(lanes):
         lines.append([(f"and {len(lanes) - len(kept)} more devices", "dim")])
     lines.append([(f"{'trials':>{_LABEL}} ", "dim"), *mark_line(marks, axis)])
