@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
         "--snapshot", metavar="OUT.svg", help="write a picture instead of opening the dashboard"
     )
     made.add_argument("--size", type=_size, default=(120, 36), help="WIDTHxHEIGHT of the picture (120x36)")
-    made.add_argument("--screen", default="overview", help="overview, rank, model or trials")
+    made.add_argument("--screen", default="overview", help="overview, rank, model, trials or power")
     return made
 
 

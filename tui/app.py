@@ -30,6 +30,7 @@ from tui.screens.base import SizedScreen
 from tui.screens.dialogs import HelpDialog, TrialDialog
 from tui.screens.model import ModelPane
 from tui.screens.overview import OverviewPane
+from tui.screens.power import PowerPane
 from tui.screens.rank import RankPane
 from tui.screens.start import StartScreen, TroubleScreen
 from tui.screens.study import StudyScreen
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
     from qslm_opt.store import StudyRow
     from tui.power import PowerSpan
 
-PANES = {"overview": OverviewPane, "rank": RankPane, "model": ModelPane, "trials": TrialsPane}
+PANES = {
+    "overview": OverviewPane, "rank": RankPane, "model": ModelPane, "trials": TrialsPane, "power": PowerPane
+}  # fmt: skip
 StudyScreen.PANES.update(PANES)
 _PANELS = """
 .panel { border: round $foreground 30%; border-title-color: $text-accent; border-title-style: bold;

@@ -20,6 +20,7 @@ APP_KEYS: list[BindingType] = [
     Binding("2", "show('rank')", "Rank", show=False, id="show.rank", tooltip="Show the ranked candidates"),
     Binding("3", "show('model')", "Model", show=False, id="show.model", tooltip="Show the model's bits"),
     Binding("4", "show('trials')", "Trials", show=False, id="show.trials", tooltip="Show all trials"),
+    Binding("5", "show('power')", "Power", show=False, id="show.power", tooltip="Show power over time"),
     Binding(
         "o",
         "studies",

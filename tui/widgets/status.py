@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from tui.model import StudyView
 
 Piece = tuple[int, Sequence[tuple[str, str]]]
-TABS = (("overview", "Overview"), ("rank", "Rank"), ("model", "Model"), ("trials", "Trials"))
+TABS = (("overview", "Overview"), ("rank", "Rank"), ("model", "Model"), ("trials", "Trials"),
+        ("power", "Power"))  # fmt: skip
 
 
 class Tab(Static):
