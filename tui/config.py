@@ -66,7 +66,9 @@ def read_config(path: Path | None = None) -> Config:
 def _config(values: Mapping[str, Any]) -> Config:
     for name, table in values.items():
         if name not in TABLES:
-            raise UsageError(f"table [{name}] is unknown; use [keymap] or [dashboard].{did_you_mean(name, TABLES)}")
+            raise UsageError(
+                f"table [{name}] is unknown; use [keymap] or [dashboard].{did_you_mean(name, TABLES)}"
+            )
         if not isinstance(table, dict):
             raise UsageError(f"{name} is {table!r}; write a table [{name}].")
     own = values.get("dashboard", {})
@@ -86,7 +88,9 @@ def _flat(table: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str
         elif isinstance(value, str) and value.strip():
             yield before + name, value
         else:
-            raise UsageError(f'action {before}{name!s} has key {value!r}; write a key in quotes, such as "ctrl+s".')
+            raise UsageError(
+                f'action {before}{name!s} has key {value!r}; write a key in quotes, such as "ctrl+s".'
+            )
 
 
 def check_keymap(keymap: Mapping[str, str], known: Iterable[str]) -> None:

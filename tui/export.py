@@ -36,7 +36,9 @@ def to_csv(trials: Sequence[TrialRecord]) -> str:
     return out.getvalue()
 
 
-def to_json(view: StudyView, screen: str, lam: float, chosen: int | None, trials: Sequence[TrialRecord]) -> str:
+def to_json(
+    view: StudyView, screen: str, lam: float, chosen: int | None, trials: Sequence[TrialRecord]
+) -> str:
     """Return one object: what is shown, and the trials with their settings."""
     rows = [{**trial_row(record), "setting": _setting(record)} for record in trials]
     value = {

@@ -44,6 +44,10 @@ class Glyphs:
     lam: str = "λ"
     delta: str = "Δ"
     at_most: str = "≤"
+    at_least: str = "≥"
+    about: str = "≈"
+    plus_minus: str = "±"
+    pin: str = "◇"
     dot: str = "·"
     ellipsis: str = "…"
     left_cap: str = "▐"
@@ -62,8 +66,8 @@ ASCII = Glyphs(
     feasible="+", infeasible="o", pruned="x", failed="!", running=">", waiting=".", best="*", done="v",
     stopped="#", gone="!", full="#", rest=".", bar="|", vertical=":", horizontal="-", axis_y="|", axis_x="+",
     corner="+", rule="-", cross="+", up="^", down="v", same="-", dash="-", minus="-", lam="lambda", delta="d",
-    at_most="<=", dot="-", ellipsis="~", left_cap="[", right_cap="]", begin="|", cursor="|",
-    degree="C", sigma="s", levels="12345678", braille=False,
+    at_most="<=", at_least=">=", about="~", plus_minus="+-", pin="P", dot="-", ellipsis="~", left_cap="[",
+    right_cap="]", begin="|", cursor="|", degree="C", sigma="s", levels="12345678", braille=False,
 )  # fmt: skip
 
 
@@ -94,6 +98,8 @@ _PLAIN = str.maketrans(
         "Δ": "d",
         "≤": "<=",
         "≥": ">=",
+        "≈": "~",
+        "◇": "P",
         "→": "->",
         "×": "x",
         "°": " ",

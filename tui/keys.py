@@ -52,6 +52,13 @@ LAM_KEYS: list[BindingType] = [
             tooltip="Move λ to where the next candidate wins"),
 ]  # fmt: skip
 """Keys of the panes on which λ is live; the actions are the app's."""
+PIN_KEYS: list[BindingType] = [
+    Binding("p", "app.pin", "pin", id="pin.set",
+            tooltip="Pin the chosen candidate to compare others with it, or let it go"),
+    Binding("d", "app.diff", "diff", id="pin.diff",
+            tooltip="Show what differs from the pinned candidate"),
+]  # fmt: skip
+"""Keys of the panes on which a candidate is chosen; the actions are the app's."""
 
 
 def key_lines(app: App[None], screen: Screen[object]) -> list[tuple[str, str]]:

@@ -27,7 +27,7 @@ _RATE_WINDOW = 20
 _RANKINGS_KEPT = 8
 _OF_TRIALS = frozenset({
     "by_number", "running", "ended", "feasible", "candidates", "improvements", "tier", "winners", "closest",
-    "trials_per_second", "_worked", "events", "shares",
+    "trials_per_second", "_worked", "events", "shares", "by_unit",
 })  # fmt: skip
 _DERIVED = _OF_TRIALS | {"lanes"}
 
@@ -64,6 +64,15 @@ class StudyView:
     def by_number(self) -> Mapping[int, TrialRecord]:
         """Trial number → trial."""
         return {trial.number: trial for trial in self.trials}
+
+    @cached_property
+    def by_unit(self) -> Mapping[str, tuple[TrialRecord, ...]]:
+        """Unit → the ended trials that changed it, by number; without those of the sensitivity tier."""
+        found: dict[str, list[TrialRecord]] = {}
+        for trial in self.ended:
+            if trial.tier != "sensitivity":
+                found.setdefault(trial.unit, []).append(trial)
+        return {unit: tuple(trials) for unit, trials in found.items()}
 
     @cached_property
     def running(self) -> tuple[TrialRecord, ...]:

@@ -39,7 +39,9 @@ class RunningApp(ChoosingApp):
         for run in list(self.runs):
             problem = run.failure()
             if problem is not None:
-                self.notify(problem, title=f"{run.name} was not run", severity="error", timeout=30, markup=False)
+                self.notify(
+                    problem, title=f"{run.name} was not run", severity="error", timeout=30, markup=False
+                )
             if run.process.poll() is not None:
                 self.runs.remove(run)
 

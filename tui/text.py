@@ -44,6 +44,21 @@ def metric_text(metric: str, value: float | None) -> str:
     return f"{100 * value:.2f} %" if metric == "accuracy" else significant(value, 4)
 
 
+def change_text(change: float, unit: str = "", digits: int = 3) -> str:
+    """Return a change with its sign, ``0`` when there is none."""
+    if change == 0:
+        return f"0{unit}"
+    return f"{'+' if change > 0 else glyphs().minus}{significant(abs(change), digits)}{unit}"
+
+
+def metric_change(metric: str, before: float | None, after: float | None) -> str:
+    """Return the change of a metric: points of an accuracy, or of a perplexity as it is."""
+    if before is None or after is None:
+        return glyphs().dash
+    change = after - before
+    return change_text(100 * change, " points") if metric == "accuracy" else change_text(change)
+
+
 def percent(share: float, digits: int = 1) -> str:
     """Return a share as ``88.1 %``."""
     return f"{100 * share:.{digits}f} %"

@@ -118,12 +118,14 @@ class Repository(PowerRecords):
             return read_trials(connection, place.study_id, after, states, extra or ())
 
     def best(self, name: str) -> TrialRecord | None:
-        """Return the study's best feasible trial at its own λ without reading the others; None without one."""
+        """Return the study's best feasible trial at its own λ, reading no others; None without one."""
         with self._read() as connection:
             place = self._place(connection, name)
             if place.study_id is None:
                 return None
-            row = connection.execute(select(STUDY.c.extra, STUDY.c.spec).where(STUDY.c.uuid == place.uuid)).one()
+            row = connection.execute(
+                select(STUDY.c.extra, STUDY.c.spec).where(STUDY.c.uuid == place.uuid)
+            ).one()
             maximize = StudySpec.from_mapping(row.spec).metric == "accuracy"
             return read_best(connection, place.study_id, maximize, row.extra or ())
 

@@ -12,7 +12,19 @@ from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Float, Connection, FromClause, Select, String, TableClause, asc, cast, desc, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Float,
+    FromClause,
+    Select,
+    String,
+    TableClause,
+    asc,
+    cast,
+    desc,
+    select,
+)
 
 from qslm_opt.results import TrialRecord
 from qslm_opt.store.tables import (
@@ -140,7 +152,9 @@ def _record(
     widths: Sequence[int],
 ) -> TrialRecord:
     number, _, state, start, end, *attributes, metric, memory, tier, unit, bits = row
-    (uuid, setting, digest, size, whole, value, loss, used, seconds, power, energy, firing, reason) = attributes
+    (uuid, setting, digest, size, whole, value, loss, used, seconds, power, energy, firing, reason) = (
+        attributes
+    )
     known = _string(digest)
     slack = {} if metric is None else {"metric": float(metric)}
     if memory is not None:

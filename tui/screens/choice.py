@@ -46,7 +46,10 @@ class ChoiceDialog(ModalScreen["str | None"]):
             box.border_subtitle = "enter chooses, escape leaves"
             yield Static(text((self._question, "")))
             yield OptionList(
-                *(Option(text((words, "bold"), (f"  {means}", "dim")), id=key) for key, words, means in self._choices)
+                *(
+                    Option(text((words, "bold"), (f"  {means}", "dim")), id=key)
+                    for key, words, means in self._choices
+                )
             )
 
     def on_mount(self) -> None:

@@ -75,7 +75,8 @@ class HelpDialog(Dialog):
             box.border_title = self._title
             box.border_subtitle = "escape closes"
             notes = [(plain(f"  {note}\n"), "") for note in self._notes]
-            yield Static(text(*notes, *([("\n", "")] if notes else []), *_signs(), *[run for line in self._keys for run in _key_line(*line)]))
+            keys = [run for line in self._keys for run in _key_line(*line)]
+            yield Static(text(*notes, ("\n" if notes else "", ""), *_signs(), *keys))
 
 
 def _key_line(key: str, words: str) -> list[Run]:

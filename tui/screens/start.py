@@ -40,7 +40,7 @@ _COLUMNS = (
 class StartScreen(SizedScreen):
     """A list to pick a study from; it keeps itself up to date."""
 
-    HELP = (
+    NOTES: ClassVar[tuple[str, ...]] = (
         "Every search runs in a process of its own and goes on when the dashboard is closed.",
         "progress: trials that are done of those there can be; best: at the study's own λ.",
     )

@@ -55,7 +55,7 @@ class Pane(Vertical):
     """What has the focus at first."""
     POWER: PowerSpan | None = None
     """What of the power recording is read while the pane is in front."""
-    HELP: ClassVar[tuple[str, ...]] = ()
+    NOTES: ClassVar[tuple[str, ...]] = ()
     """Sentences about the pane, for the help."""
 
     @property

@@ -169,12 +169,12 @@ def power_lines(
         lines.append([(f"and {len(lanes) - len(kept)} more devices", "dim")])
     lines.append([(f"{'trials':>{_LABEL}} ", "dim"), *mark_line(marks, axis)])
     if cursor is not None:
-        lines = [_with_cursor(line, _LABEL + 1 + axis.column(cursor), width) for line in lines]
+        lines = [with_cursor(line, _LABEL + 1 + axis.column(cursor), width) for line in lines]
     return lines
 
 
-def _with_cursor(line: list[Run], at: int, width: int) -> list[Run]:
-    """Draw the moment that is looked at as a vertical line."""
+def with_cursor(line: list[Run], at: int, width: int) -> list[Run]:
+    """Draw the moment that is looked at, at column ``at``, as a vertical line."""
     if not _LABEL < at < width:
         return line
     found: list[Run] = []
