@@ -96,6 +96,8 @@ class StudyReader:
         self._version: int | None = None
         self._view: StudyView | None = None
         self._trials: dict[int, TrialRecord] = {}
+        """By number, in order."""
+        self._pending: set[int] = set()
         self._row_read_at = datetime.min
 
     def read(self) -> StudyView | None:
@@ -109,7 +111,8 @@ class StudyReader:
         if not moved and not other and before is not None and row == before.row:
             return None
         if before is not None and (row.uuid, row.extra) != (before.row.uuid, before.row.extra):
-            self._trials.clear()  # another study of the same name, or its search has ended and marked trials
+            self._trials.clear()
+            self._pending.clear()  # another study of the same name, or its search has ended and marked trials
             before = None
         new_trials = self._update_trials()
         self._version, self._shown_span = version, span
@@ -130,17 +133,20 @@ class StudyReader:
 
     def _update_trials(self) -> bool:
         """Read what is new; return whether anything was."""
-        last = max(self._trials, default=-1)
+        last = next(reversed(self._trials), -1)
         still: dict[int, TrialRecord] = {}
-        pending = {n for n, t in self._trials.items() if t.state not in ENDED}
+        pending = self._pending & self._trials.keys()
         if pending:
             still = {t.number: t for t in self.source.trials(self.name, states=("running", "waiting"))}
             last = min(pending - still.keys(), default=last + 1) - 1
         new = {t.number: t for t in self.source.trials(self.name, after=last)}
         new |= {n: t for n, t in still.items() if t != self._trials.get(n)}
+        late = any(n < last and n not in self._trials for n in new)
         self._trials |= new
-        if list(self._trials) != sorted(self._trials):
+        if late:
             self._trials = dict(sorted(self._trials.items()))
+        self._pending -= new.keys()
+        self._pending |= {n for n, t in new.items() if t.state not in ENDED}
         return bool(new)
 
 
