@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from tui.power import PowerSpan
     from tui.reader import StudyLine
 
+CPU_SHARE = 0.1
+"""Of one core that the dashboard takes while it is left open, beside a search as fast as it likes."""
 _TWICE_SECONDS = 2.0
 """Two times ctrl+c within this ask to stop the search."""
 _PANELS = """
@@ -78,7 +80,9 @@ class QslmApp(RunningApp):
         clock: Callable[[], datetime] = datetime.now,
         pane: str = "overview",
         config: Config | None = None,
+        share: float | None = None,
     ) -> None:
+        """``share``: of a core that reading and showing may take; then it looks less often."""
         super().__init__()
         self._config = config or Config()
         self._apply_config()
@@ -87,6 +91,7 @@ class QslmApp(RunningApp):
         self.pane = pane
         """Which of the study's screens is in front."""
         self._reader: Poller | None = None
+        self._share = share
         self._turn = 0
         self._interrupted_at = float("-inf")
         self.troubles = 0
@@ -135,6 +140,7 @@ class QslmApp(RunningApp):
             on_studies=lambda studies: self.post_message(StudiesRead(turn, studies)),
             on_trouble=lambda trouble: self.post_message(ReadFailed(turn, trouble)),
             interval=self._interval,
+            share=self._share,
             clock=self.clock,
         )
         self._reader.want_power(pane_class(self.pane).POWER)
@@ -334,7 +340,7 @@ def main(url: str, name: str | None, pane: str = "overview") -> None:
     config = read_config()
     if config.ascii:
         os.environ.setdefault("QSLM_OPT_ASCII", "1")
-    QslmApp(url, name, pane=pane, config=config).run()
+    QslmApp(url, name, pane=pane, config=config, share=CPU_SHARE).run()
 
 
 def check_screen(name: str) -> None:

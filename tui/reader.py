@@ -7,6 +7,7 @@ daemon thread, so that a storage which does not answer can never keep the dashbo
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _ROW_EVERY_SECONDS = 3.0
 """A dead process writes nothing, so the study's row is read again this often even when nothing changed."""
 _LONGEST_WAIT_SECONDS = 5.0
+_SLOWEST_SECONDS = 2.0
+"""However much there is to show, the storage is looked at this often."""
 _LAST_ENDED = 64
 """Among so many of the last trials by number is the one that ended last."""
 
@@ -192,9 +195,12 @@ class Poller(threading.Thread):
         on_studies: Callable[[list[StudyLine]], object],
         on_trouble: Callable[[Trouble], object],
         interval: float = 0.5,
+        share: float | None = None,
         clock: Callable[[], datetime] = datetime.now,
     ) -> None:
+        """``share``: look less often where the whole process would take more than this of a core."""
         super().__init__(name="qslm-opt-reader", daemon=True)
+        self._share = share
         self._open_source, self._study = open_source, name
         self._interval, self._clock = interval, clock
         self._on_view, self._on_studies, self._on_trouble = on_view, on_studies, on_trouble
@@ -219,9 +225,10 @@ class Poller(threading.Thread):
     def run(self) -> None:
         """Read until stopped; a failure is reported, then tried again more and more slowly."""
         read: Callable[[], None] | None = None
-        failures = 0
+        failures, used = 0, time.process_time()
         while not self._stop_asked.is_set():
-            wait = self._interval
+            before, used = used, time.process_time()
+            wait = self._wait_seconds(used - before)
             try:
                 read = read or self._reading()
                 read()
@@ -235,6 +242,12 @@ class Poller(threading.Thread):
             self._woken.wait(wait)
             self._woken.clear()
         self._close()
+
+    def _wait_seconds(self, used: float) -> float:
+        """Return the time until the next look, after one that took ``used`` seconds of CPU with its showing."""
+        if self._share is None:
+            return self._interval
+        return min(max(self._interval, used / self._share), _SLOWEST_SECONDS)
 
     def _close(self) -> None:
         source, self._source = self._source, None

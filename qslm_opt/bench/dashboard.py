@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -54,9 +54,11 @@ class DashboardCost:
     cpu_share: float
     """Of one core, while it is left open and all GPUs are replayed beside it."""
     writer_ms: float
-    """One trial of a search without evaluations, no dashboard open."""
+    """One trial of a search without evaluations, the dashboard halted."""
     slowdown: float
     """How much longer it takes while a dashboard is open, as a share; noise can make it negative."""
+    slowdown_cpu: float
+    """The same of the trial's CPU time, which does not count waiting for a core."""
     writes: int
     """Files of the storage that a dashboard changed."""
     lock_errors: int
@@ -87,8 +89,9 @@ def dashboard_cost(
     return DashboardCost(
         trials=trials, gpus=gpus, open_seconds=median(opened), open_cpu_seconds=median(opened_cpu),
         textual_seconds=_textual_seconds(),
-        turn_ms=median(turned), cpu_share=watched["cpu_share"], writer_ms=median(alone),
-        slowdown=median(beside) / median(alone) - 1, writes=writes,
+        turn_ms=median(turned), cpu_share=watched["cpu_share"], writer_ms=median(alone.wall),
+        slowdown=median(beside.wall) / median(alone.wall) - 1,
+        slowdown_cpu=median(beside.cpu) / median(alone.cpu) - 1, writes=writes,
         lock_errors=watched["troubles"] + locked + len(fed), seconds=time.perf_counter() - began,
     )  # fmt: skip
 
@@ -167,23 +170,30 @@ def _feeding(study: BigStudy) -> Iterator[list[Exception]]:
         thread.join()
 
 
-def _rounds(study: BigStudy) -> tuple[list[float], list[float], int]:
+@dataclass
+class _Times:
+    """Milliseconds of trials."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+
+def _rounds(study: BigStudy) -> tuple[_Times, _Times, int]:
     """Return milliseconds a trial without and with a dashboard, in turns, and how often it was locked out.
 
     The dashboard is open all the time and is stopped (SIGSTOP) for the rounds without it, so that both
     kinds of round follow each other closely: what else runs on the machine hits both.
     """
     writer = _Writer(study)
-    alone: list[float] = []
-    beside: list[float] = []
+    alone, beside = _Times(), _Times()
     with _viewer(study, "watch", PATIENCE_SECONDS) as process:
         if process.stdout:
             process.stdout.readline()
         for _ in range(ROUNDS):
             process.send_signal(signal.SIGSTOP)
-            alone += writer.run(ROUND_SECONDS)
+            writer.run(ROUND_SECONDS, alone)
             process.send_signal(signal.SIGCONT)
-            beside += writer.run(ROUND_SECONDS)
+            writer.run(ROUND_SECONDS, beside)
         process.kill()
     writer.close()
     return alone, beside, writer.locked
@@ -198,19 +208,19 @@ class _Writer:
         self.study_id = self.storage.get_study_id_from_name(NAME)
         self._complete = next(theirs for theirs, ours in STATES.items() if ours == "complete")
 
-    def run(self, seconds: float) -> list[float]:
-        """Write trials for so long; return the milliseconds of each."""
-        found = []
+    def run(self, seconds: float, times: _Times) -> None:
+        """Write trials for so long and note how long each took."""
         end = time.perf_counter() + seconds
         while (began := time.perf_counter()) < end:
+            cpu = time.process_time()
             try:
                 self._trial()
             except Exception as error:  # whatever the driver calls a locked database
                 if "locked" not in str(error):
                     raise
                 self.locked += 1
-            found.append(1e3 * (time.perf_counter() - began))
-        return found
+            times.wall.append(1e3 * (time.perf_counter() - began))
+            times.cpu.append(1e3 * (time.process_time() - cpu))
 
     def _trial(self) -> None:
         like = self.study.last
