@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.css.query import NoMatches
-from textual.dom import DOMNode
 from textual.screen import Screen
 
 from qslm_opt.errors import UsageError, did_you_mean
 from tui.config import Config, check_keymap, check_theme, read_config
 from tui.glyphs import ascii_wanted
-from tui.keys import APP_KEYS, action_ids, commands, key_lines
+from tui.keys import APP_KEYS, action_ids, app_keys, commands, key_lines
 from tui.messages import ReadFailed, StudiesRead, ViewRead
 from tui.panes import PANES, pane_class
 from tui.reader import Poller, Source, Trouble
@@ -103,16 +102,11 @@ class QslmApp(RunningApp):
         """Take over the keymap and the theme; raise UsageError on an action or theme that does not exist."""
         config = self._config
         if config.keymap:
-            check_keymap(config.keymap, action_ids(pane_class(name) for name in PANES))
+            check_keymap(config.keymap, action_ids(pane_class(name) for name in PANES), app_keys())
             self.set_keymap(dict(config.keymap))
         if config.theme is not None and not os.environ.get("TEXTUAL_THEME"):
             check_theme(config.theme, self.available_themes)
             self.theme = config.theme
-
-    def handle_bindings_clash(self, clashed_bindings: set[Binding], node: DOMNode) -> None:
-        """Say which actions lost their key to the keymap."""
-        names = ", ".join(sorted(binding.id or binding.action for binding in clashed_bindings))
-        self.notify(f"The keymap took the key of: {names}.", severity="warning", markup=False)
 
     def on_mount(self) -> None:
         """Start with the named study, or with the list."""

@@ -29,7 +29,7 @@ _LOG = (
     Column("ended", 5, drop=4),
     Column("", 1),
     Column("trial", 6, right=True),
-    Column("unit", 10, short=clip_unit),
+    Column("unit", 11, short=clip_unit),
     Column("b", 2, right=True, drop=2),
     Column("metric", 7, right=True, drop=3),
     Column("what", 14, grow=True),
