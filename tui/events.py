@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from tui.glyphs import glyphs
-from tui.text import metric_text, percent, significant
+from tui.text import percent, significant
 
 if TYPE_CHECKING:
     from qslm_opt.results import TrialRecord
@@ -73,16 +73,10 @@ def why_text(metric: str, record: TrialRecord) -> str:
         return "not run" if record.value is None else ""
     key = max(over, key=lambda k: over[k])
     share = f"{significant(100 * over[key], 2)} %" if over[key] < 10 else ">1000 %"
-    stopped = "pruned" if record.state == "pruned" else "violates"
-    name = "memory" if key == "memory" else metric_word(metric)
-    return f"{stopped}: {name} {share} past"
+    words = f"{'memory' if key == 'memory' else metric_word(metric)} {share} past"
+    return f"pruned, {words}" if record.state == "pruned" else words
 
 
 def metric_word(metric: str) -> str:
     """Return ``acc`` or ``ppl``."""
     return "acc" if metric == "accuracy" else "ppl"
-
-
-def value_text(metric: str, record: TrialRecord) -> str:
-    """Return the metric, or a dash."""
-    return metric_text(metric, record.value)

@@ -52,8 +52,24 @@ class Power:
         return max((kept[-1].at for kept in self.samples.values() if kept), default=None)
 
     def lanes(self) -> list[PowerLane]:
-        """Return the devices that are read, in their order; those without a meter are not among them."""
-        return [PowerLane(d, self.samples.get(d.id, ())) for d in self.devices if d.reason is None]
+        """Return the devices that are read, in their order; those without a meter are not among them.
+
+        Several processes on one device, at once or one after the other, share its lane. A device of
+        which the span has no sample is left out where others have some.
+        """
+        found: dict[tuple[str, object], PowerLane] = {}
+        for device in self.devices:
+            if device.reason is None:
+                place, samples = lane_place(device), self.samples.get(device.id, ())
+                before = found.get(place)
+                if before is not None:
+                    newest = max(before.device, device, key=lambda d: d.started)
+                    joined = sorted((*before.samples, *samples), key=lambda s: s.at)
+                    found[place] = PowerLane(newest, joined)
+                else:
+                    found[place] = PowerLane(device, samples)
+        lanes = list(found.values())
+        return [lane for lane in lanes if lane.samples] or lanes
 
     def why_not(self) -> str:
         """Return why nothing is shown, in words; empty where a lane is."""
@@ -61,6 +77,11 @@ class Power:
             return ""
         reasons = dict.fromkeys(device.reason for device in self.devices if device.reason)
         return "power n/a: " + ("; ".join(reasons) or "no process has looked for a meter yet")
+
+
+def lane_place(device: PowerDevice) -> tuple[str, object]:
+    """Return what is the same for all processes on one device."""
+    return device.host, device.device if device.index is None else device.index
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from tui.power import Power, PowerSpan
+from tui.power import Power, PowerSpan, lane_place
 
 if TYPE_CHECKING:
     from qslm_opt.results import PowerDevice, PowerSample, PowerWindow
     from tui.reader import Source
 
-_JUST_NOW = 1.0
-"""Seconds after the end of a recording that are shown with it."""
+_AHEAD = 60.0
+"""The clock of the host that wrote may run so many seconds ahead of this one."""
 
 
 class PowerReader:
@@ -40,8 +40,10 @@ class PowerReader:
         self._devices = tuple(sorted(self.source.power_devices(study_uuid), key=_order))
         until = newest if span.end is None else span.end
         since = until - span.seconds
+        newest_of = {lane_place(d): d.id for d in sorted(self._devices, key=lambda d: d.started)}
         for device in self._devices:
-            if device.reason is None:
+            past = self._samples.get(device.id) == [] and newest_of[lane_place(device)] != device.id
+            if device.reason is None and not past:
                 self._read_device(device.id, span, since, until)
         self._read_windows(study_uuid)
         samples = {device_id: tuple(kept) for device_id, kept in self._samples.items()}
@@ -54,7 +56,6 @@ class PowerReader:
                 kept += self.source.power_samples(device_id, since, until, span.points)
             return
         begin = kept[-1].at if kept else since
-        # The clock of the host that wrote may run a little ahead of this one.
         found = self.source.power_samples(device_id, begin, until + _AHEAD, None if kept else span.points)
         kept += [sample for sample in found if not kept or sample.at > begin]
         first = next((i for i, sample in enumerate(kept) if sample.at >= since), len(kept) - 1)
@@ -64,9 +65,6 @@ class PowerReader:
         new = self.source.power_windows(study_uuid, self._windows_after)
         self._windows |= new
         self._windows_after = max(_ends(new.values()), default=self._windows_after)
-
-
-_AHEAD = 60.0
 
 
 def _ends(windows: Iterable[PowerWindow]) -> list[float]:

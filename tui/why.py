@@ -1,4 +1,4 @@
-"""Why a candidate is as it is: what keeps a block at its bits, and what a larger λ would choose. No Textual."""
+"""Why a candidate is as it is: what keeps a block at its bits, what a larger λ would choose. No Textual."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def refusal(view: StudyView, unit: str, bits: float) -> TrialRecord | None:
 
 
 def why_line(view: StudyView, record: TrialRecord) -> str:
-    """Return ``attention.3 keeps 8 bits: 6 violates, ppl 2.3 % past (#31)``, empty with nothing to say."""
+    """Return ``attention.3 keeps 8 bits: at 6 ppl 2.3 % past (#31)``, empty with nothing to say."""
     block = widest_block(view, record)
     if block is None:
         return ""
@@ -46,7 +46,7 @@ def why_line(view: StudyView, record: TrialRecord) -> str:
     if tried is None:
         return f"{unit} keeps {width}: fewer were not tried alone"
     why = why_text(view.metric, tried) or tried.state
-    return f"{unit} keeps {width}: {tried.bits} {why} (#{tried.number})"
+    return f"{unit} keeps {width}: at {tried.bits} {why} (#{tried.number})"
 
 
 def next_choice(view: StudyView, lam: float) -> str:

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from qslm_opt.results import PowerDevice, PowerSample
+from tests.tui.fakes import Study
 from tui.glyphs import ASCII, UNICODE
 from tui.power import Mark, Power, PowerLane, marks_of
 from tui.trace import Axis, columns, mark_line, trace
 from tui.widgets.powerlane import MEMORY, POWER, power_lines
 
 
-def device(name: str = "NVIDIA H200", index: int = 0, **given: Any) -> Any:
+def device(name: str = "NVIDIA H200", index: int = 0, **given: Any) -> PowerDevice:
     values = {
-        "id": f"d{index}", "study_uuid": "u", "host": "h", "pid": 1, "device": f"cuda:{index}", "index": index,
+        "id": f"d{index}", "study_uuid": "u", "host": "h", "pid": 1, "device": f"cuda:{index}",
+        "index": index,
         "name": name, "source": "replay", "limit_w": 700.0, "memory_bytes": 141 * 10**9, "idle_w": 75.0,
-        "idle_std_w": 1.0, "rate_hz": 20.0, "started": 0.0, "reason": None,
     }  # fmt: skip
-    return SimpleNamespace(**{**values, **given})
+    return PowerDevice(**{**values, "idle_std_w": 1.0, "rate_hz": 20.0, **given})
 
 
-def sample(at: float, power_w: float | None, **given: Any) -> Any:
-    values = {
-        "at": at, "power_w": power_w, "memory_bytes": 40 * 10**9, "utilization": 0.9, "sm_clock_mhz": 1980,
-        "memory_clock_mhz": 2600, "temperature_c": 60.0, "throttle": (),
-    }  # fmt: skip
-    return SimpleNamespace(**{**values, **given})
+def sample(at: float, power_w: float | None, **given: Any) -> PowerSample:
+    return PowerSample(
+        **{"at": at, "power_w": power_w, "memory_bytes": 40 * 10**9, "temperature_c": 60.0, **given}
+    )
 
 
 def recording(count: int = 1, seconds: int = 60, until: float | None = None) -> Power:
@@ -124,8 +123,6 @@ def test_throttling_is_said_beside_the_lane() -> None:
 
 
 def test_marks_are_the_trials_of_the_span() -> None:
-    from tests.tui.fakes import Study
-
     study = Study().fill()
     trials = study.trials
     first = marks_of(reversed(trials), 0.0, 4e9)
@@ -133,3 +130,11 @@ def test_marks_are_the_trials_of_the_span() -> None:
     last = marks_of(reversed(trials), first[-2].began - 1, 4e9)
     assert [mark.number for mark in last] == [62, 63][: len(last)] or last[-1].number == 63
     assert last[-1].ended is None and len(last) <= 3
+
+
+def test_processes_on_one_device_share_its_lane() -> None:
+    first, second = device(id="a", started=1.0), device(id="b", started=2.0, limit_w=500.0)
+    other = device(index=1, id="c")
+    samples = {"a": (sample(1.0, 100.0), sample(3.0, 300.0)), "b": (sample(2.0, 200.0),), "c": ()}
+    (lane,) = Power((first, second, other), samples, 0.0, 4.0).lanes()
+    assert [s.power_w for s in lane.samples] == [100.0, 200.0, 300.0] and lane.device.limit_w == 500.0

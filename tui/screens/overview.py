@@ -1,4 +1,4 @@
-"""Screen 1: how far the search is, what runs, the best, power beside the trials, and all candidates."""
+"""Screen 1: how far the search is, what runs, the best, power beside trials, and all candidates."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from tui.model import StudyView
 
 _LOG = (
-    Column("ended", 5, drop=2),
+    Column("ended", 5, drop=4),
     Column("", 1),
     Column("trial", 6, right=True),
-    Column("unit", 11, short=clip_unit),
-    Column("bits", 4, right=True),
-    Column("metric", 8, right=True),
-    Column("what", 14, grow=True, drop=3),
+    Column("unit", 10, short=clip_unit),
+    Column("b", 2, right=True, drop=2),
+    Column("metric", 7, right=True, drop=3),
+    Column("what", 14, grow=True),
 )
 SPAN = PowerSpan(seconds=120.0)
 """What of the power recording is shown: the last two minutes."""
@@ -50,11 +50,10 @@ class OverviewPane(Pane):
     OverviewPane Lanes, OverviewPane Running, OverviewPane Best, OverviewPane TimeBar { height: auto; }
     OverviewPane .panel { height: auto; }
     OverviewPane #log-panel, OverviewPane #plot { height: 1fr; }
-    OverviewPane.-low #time-panel { border: none; padding: 0 2; }
     """
 
     def body(self) -> Iterable[Widget]:
-        """Return tiers, time, what runs, the best and the log on the left; power and the plot on the right."""
+        """Return tiers, time, what runs and the log on the left; power and the plot on the right."""
         with Horizontal():
             with Vertical(id="left"):
                 with Vertical(classes="panel", id="lanes-panel"):
@@ -120,8 +119,7 @@ class OverviewPane(Pane):
         count = len(power.lanes())
         tall = self.app.size.height >= _TALL
         height = (1, 4 if tall else 2, 5 if tall else 3)[count] if count < 3 else min(count, _MOST_LANES) + 1
-        if lanes.styles.height is None or lanes.styles.height.value != height:
-            lanes.styles.height = height
+        lanes.styles.height = height
         names = dict.fromkeys(lane.device.name for lane in power.lanes())
         panel.border_title = f"Power: {' and '.join(names)}" if names else "Power"
         panel.border_subtitle = _span_words(power, now) if names else ""

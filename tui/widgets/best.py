@@ -1,4 +1,4 @@
-"""The best candidate in a few lines: its numbers, its bits by block, what holds them, what a larger λ takes."""
+"""The best candidate in a few lines: numbers, bits by block, what holds them, what a larger λ takes."""
 
 from __future__ import annotations
 
