@@ -67,7 +67,7 @@ def reason_text(view: StudyView, record: TrialRecord) -> str:
     if record.state == "running":
         return "it runs"
     if record.state == "failed":
-        return "the evaluation failed; the search goes on without it"
+        return record.reason or "the evaluation failed; the search goes on without it"
     if record.extra:
         return "measured ahead by a worker and not needed: no part of the result"
     if record.feasible:
