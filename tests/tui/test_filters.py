@@ -83,7 +83,7 @@ def test_or_binds_weaker_than_and_and_parentheses_group() -> None:
 def test_quotes_keep_words_together_and_make_operators_plain() -> None:
     assert numbers('unit:"attention.1"') == numbers("unit:attention.1")
     assert numbers('"att.key"') == numbers("att.key") and numbers("att.key")
-    assert numbers('"or"') == set(), "no unit has it in its name"
+    assert numbers('"or"') == numbers("unit=network"), "a word to look for, which this name has inside"
     assert numbers('"tier:block"') == set()
 
 
