@@ -60,7 +60,7 @@ async def test_comma_looks_back_and_says_what_was_at_that_moment() -> None:
         assert "┃ looking back; r follows" in text and "live" not in text
         at = 20 * 63 + 25 - 6
         expected = sample(at)
-        assert f"14:21:19  0: {watts(expected.power_w)}" in text and "SM 1980 MHz" in text
+        assert f"14:21:19  0: {watts(expected.power_w)}" in text and "SM 345 MHz" in text
         await pilot.press("r")
         await pilot.pause()
         assert "● live" in screen_of(pilot.app)
