@@ -167,5 +167,7 @@ def trouble_page(trouble: Trouble, url: str, name: str | None) -> tuple[str, str
     if trouble.kind == "missing":
         return f"No study {name!r}", trouble.text, f"Press o for the studies of {safe_url(url)}. {again}"
     if trouble.kind == "newer":
+        if "older" in trouble.text:
+            return "The storage is of an older qslm-opt", trouble.text, "q quits."
         return "The storage is newer than this qslm-opt", trouble.text, "Upgrade qslm-opt; q quits."
     return f"{safe_url(url)} cannot be read", trouble.text, again

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from qslm_opt.errors import QslmError, SchemaError, StudyNotFoundError
 from tui.model import ENDED, StudyView
@@ -42,6 +42,9 @@ class Source(Protocol):
     def study(self, name: str) -> StudyRow:
         """Return one study; raise StudyNotFoundError."""
 
+    def best(self, name: str) -> TrialRecord | None:
+        """Return the best feasible trial at the study's own λ."""
+
     def trials(
         self, name: str, after: int = -1, states: Sequence[TrialState] | None = None
     ) -> list[TrialRecord]:
@@ -60,6 +63,14 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let the storage go."""
+
+
+class StudyLine(NamedTuple):
+    """A study in the list of studies."""
+
+    row: StudyRow
+    best: TrialRecord | None
+    """Its best feasible trial at its own λ."""
 
 
 @dataclass(frozen=True)
@@ -134,22 +145,33 @@ class StudyReader:
 
 
 class StudiesReader:
-    """Reads the list of studies when it may have changed."""
+    """Reads the list of studies when it may have changed, and the best of those that came further."""
 
     def __init__(self, source: Source, clock: Callable[[], datetime] = datetime.now) -> None:
         self.source, self.clock = source, clock
         self._version: int | None = None
-        self._known: list[StudyRow] | None = None
+        self._known: list[StudyLine] | None = None
         self._read_at = datetime.min
 
-    def read(self) -> list[StudyRow] | None:
+    def read(self) -> list[StudyLine] | None:
         """Return the studies as they are now, None when nothing changed since the last call."""
         version, now = self.source.changed(), self.clock()
         if version == self._version and (now - self._read_at).total_seconds() < _ROW_EVERY_SECONDS:
             return None
-        before, self._known = self._known, self.source.studies()
+        before = self._known
+        kept = {_progress_of(line.row): line for line in before or ()}
+        self._known = [StudyLine(row, self._best(row, kept)) for row in self.source.studies()]
         self._version, self._read_at = version, now
         return self._known if self._known != before else None
+
+    def _best(self, row: StudyRow, kept: dict[object, StudyLine]) -> TrialRecord | None:
+        known = kept.get(_progress_of(row))
+        return known.best if known else self.source.best(row.name)
+
+
+def _progress_of(row: StudyRow) -> object:
+    """Return what moves when a study's best may have."""
+    return row.uuid, row.counts.get("complete"), len(row.extra)
 
 
 class Poller(threading.Thread):
@@ -161,7 +183,7 @@ class Poller(threading.Thread):
         name: str | None,
         *,
         on_view: Callable[[StudyView], object],
-        on_studies: Callable[[list[StudyRow]], object],
+        on_studies: Callable[[list[StudyLine]], object],
         on_trouble: Callable[[Trouble], object],
         interval: float = 0.5,
         clock: Callable[[], datetime] = datetime.now,

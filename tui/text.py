@@ -103,6 +103,14 @@ def duration(seconds: float | None) -> str:
     return f"{hours:02}:{minutes:02}:{total % 60:02}" if hours else f"{minutes:02}:{total % 60:02}"
 
 
+def age_text(seconds: float) -> str:
+    """Return how long ago in one unit: ``12 s``, ``40 min``, ``3 h``, ``5 d``."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{max(0, int(seconds))} s"
+
+
 def clip(text: str, width: int) -> str:
     """Return ``text`` cut to ``width`` cells, with an ellipsis when something was lost."""
     mark = glyphs().ellipsis

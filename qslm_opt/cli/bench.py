@@ -189,9 +189,7 @@ def _specs(
 ) -> list[StudySpec]:
     """Return the studies to run; UsageError when flags contradict each other."""
     if model is not None and shape is not None:
-        raise UsageError(
-            f"MODEL {model!r} and --shape {shape} exclude each other; leave one of them out."
-        )
+        raise UsageError(f"MODEL {model!r} and --shape {shape} exclude each other; leave one of them out.")
     if task is None:
         for flag, given in (("--data", data), ("--limit", limit)):
             if given is not None:

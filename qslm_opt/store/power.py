@@ -145,9 +145,7 @@ def _state_query(lane: int, span: tuple[int, int], width: int | None) -> Select[
     return query.where(t.at_ms.in_(last.scalar_subquery()))
 
 
-def _joined(
-    power: Sequence[Row[Any]], states: Sequence[Row[Any]], started: float
-) -> Iterator[PowerSample]:
+def _joined(power: Sequence[Row[Any]], states: Sequence[Row[Any]], started: float) -> Iterator[PowerSample]:
     """Yield a sample for each row of power with the last state until then."""
     place = -1
     for at_ms, milliwatts in power:

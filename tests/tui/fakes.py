@@ -12,6 +12,7 @@ from qslm_opt.errors import StudyNotFoundError
 from qslm_opt.evaluate.memory import live_bytes
 from qslm_opt.formats import FP32, SIGN, Layout
 from qslm_opt.hierarchy.tree import NETWORK, Block, Hierarchy, Module, TensorInfo
+from qslm_opt.rank import score
 from qslm_opt.results import Baseline, Metric, TrialRecord, TrialState
 from qslm_opt.setting import QuantSetting
 from qslm_opt.spec import StudySpec
@@ -212,6 +213,18 @@ class FakeRepository:
     ) -> list[TrialRecord]:
         self._called("trials", after, tuple(states) if states else None)
         return [t for t in self._of(name).trials if t.number > after and (not states or t.state in states)]
+
+    def best(self, name: str) -> TrialRecord | None:
+        self._called("best", name)
+        study = self._of(name)
+        sign = 1 if study.metric == "accuracy" else -1
+        feasible = [t for t in study.trials if t.feasible]
+        lam = study.spec.lam
+        return max(
+            feasible,
+            key=lambda t: sign * score(study.metric, t.value or 0.0, t.bytes / t.fp32_bytes, lam),
+            default=None,
+        )
 
     def power_devices(self, study_uuid: str) -> list[Any]:
         self._called("power_devices", study_uuid)

@@ -99,14 +99,15 @@ def test_what_cannot_be_is_one_line_and_an_exit_code(
     out = str(tmp_path / "p.svg")
     assert main([stored.url, "reel", "--snapshot", out]) == 6
     assert main([f"sqlite:///{tmp_path}/none.db", "real", "--snapshot", out]) == 3
-    assert main([stored.url, "real", "--snapshot", out, "--screen", "watts"]) == 2
+    assert main([stored.url, "real", "--snapshot", out, "--screen", "powr"]) == 2
     assert main([stored.url, "real", "--snapshot", f"{tmp_path}/no/p.svg"]) == 2
     assert main([stored.url, "real"]) == 2, "without a terminal there is no dashboard"
     lines = capsys.readouterr().err.splitlines()
     assert [line.startswith("qslm-opt: ") for line in lines] == [True] * 5
     assert "Did you mean 'real'?" in lines[0] and "needs a terminal" in lines[4]
-    with pytest.raises(SystemExit):
-        main([stored.url, "--snapshot", out, "--size", "big"])
+    for size in ("big", "79x24", "80x23"):
+        assert main([stored.url, "--snapshot", out, "--size", size]) == 2
+        assert "--size" in capsys.readouterr().err
 
 
 def test_errors_are_ours(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from tui.widgets.table import Cell, WindowTable
 
 if TYPE_CHECKING:
     from qslm_opt.rank import Ranked
+    from qslm_opt.results import TrialRecord
     from tui.model import StudyView
 
 _PLOT_FROM = 110
@@ -92,6 +93,10 @@ class RankPane(Pane):
             word = "Accuracy, %" if view.metric == "accuracy" else "Perplexity"
             self.query_one("#rank-plot").border_title = f"{word} over memory"
             self.query_one(Scatter).show(view, view.best(dash.lam))
+
+    def shown_trials(self, view: StudyView) -> list[TrialRecord]:
+        """Return the candidates in their order."""
+        return [row.record for row in self._rows]
 
     def _row(self, index: int) -> list[Cell]:
         view, row, dash = self.dash.view, self._rows[index], self.dash

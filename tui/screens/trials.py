@@ -143,6 +143,10 @@ class TrialsPane(Pane):
         at = self.query_one("#trial-table", WindowTable).cursor
         return self._rows[at] if at < len(self._rows) else None
 
+    def shown_trials(self, view: StudyView) -> list[TrialRecord]:
+        """Return the trials that the filter leaves, in their order."""
+        return self._rows
+
     def _titles(self, view: StudyView, written: str) -> None:
         panel = self.query_one("#trials-panel")
         count = f"{len(self._rows)} of {len(view.trials)}" if written else f"{len(view.trials)}"
