@@ -89,6 +89,8 @@ class QslmApp(RunningApp):
         self._reader: Poller | None = None
         self._turn = 0
         self._interrupted_at = float("-inf")
+        self.troubles = 0
+        """Reads that failed since the app began."""
         self.studies: list[StudyLine] | None = None
         self.trouble: Trouble | None = None
 
@@ -135,6 +137,7 @@ class QslmApp(RunningApp):
             interval=self._interval,
             clock=self.clock,
         )
+        self._reader.want_power(pane_class(self.pane).POWER)
         self._reader.start()
 
     def want_power(self, span: PowerSpan | None) -> None:
@@ -149,6 +152,7 @@ class QslmApp(RunningApp):
         if self.view is None:
             self.lam = message.view.row.spec.lam
             gc.freeze()  # the trials stay: a full collection over 10,000 of them would hold a key up by 0.2 s
+            gc.enable()  # it was put off while all was loaded
         self.view, self.trouble = message.view, None
         if self.current_mode == "study":
             self.refresh_shown()
@@ -159,12 +163,14 @@ class QslmApp(RunningApp):
         """Show the list of studies."""
         if message.turn == self._turn:
             self.studies, self.trouble = message.studies, None
+            gc.enable()
             self.refresh_shown()
 
     def on_read_failed(self, message: ReadFailed) -> None:
         """Say what is wrong, over what was read last."""
         if message.turn == self._turn:
             self.trouble = message.trouble
+            self.troubles += 1
             if self.view is None and self.study is not None:
                 self.switch_mode("trouble")
             self.refresh_shown()

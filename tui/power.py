@@ -142,6 +142,8 @@ def marks_of(trials: Iterable[TrialRecord], since: float, until: float) -> list[
     """
     found: list[Mark] = []
     missed = 0
+    if until <= since:
+        return found
     for trial in trials:
         began, ended = seconds_of(trial.started), seconds_of(trial.finished)
         if began is None or began > until:

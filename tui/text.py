@@ -104,11 +104,11 @@ def duration(seconds: float | None) -> str:
 
 
 def age_text(seconds: float) -> str:
-    """Return how long ago in one unit: ``12 s``, ``40 min``, ``3 h``, ``5 d``."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+    """Return how long ago in one unit: ``12s``, ``40m``, ``3h``, ``5d``."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= size:
-            return f"{int(seconds // size)} {unit}"
-    return f"{max(0, int(seconds))} s"
+            return f"{int(seconds // size)}{unit}"
+    return f"{max(0, int(seconds))}s"
 
 
 def clip(text: str, width: int) -> str:

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from qslm_opt.errors import SchemaError, StorageError, StudyNotFoundError, did_you_mean
 from qslm_opt.spec import StudySpec
 from qslm_opt.store import migrations
+from qslm_opt.store.bulk import write_trials
 from qslm_opt.store.engine import open_engine
 from qslm_opt.store.failures import storage_errors
 from qslm_opt.store.power import PowerRecords, delete_power
@@ -169,6 +170,20 @@ class Repository(PowerRecords):
         }
         with self._write() as connection:
             connection.execute(insert(STUDY).values(values))
+
+    def add_trials(
+        self,
+        name: str,
+        records: Sequence[TrialRecord],
+        choices: Mapping[str, Sequence[Any]],
+        scores: Sequence[float | None],
+    ) -> None:
+        """Write ended trials to a study that has none, in one transaction; see ``bulk.write_trials``."""
+        with self._write() as connection:
+            study_id = self._place(connection, name).study_id
+            if study_id is None:
+                raise StudyNotFoundError(f"study {name!r} is not in Optuna's tables.")
+            write_trials(connection, study_id, records, choices, scores)
 
     def set_baseline(self, uuid: str, baseline: Baseline) -> None:
         """Store the unquantized model's measurement."""

@@ -167,7 +167,8 @@ OPTUNA_SYSTEM_ATTRIBUTES = table(
     column("value_json", Text),
 )
 OPTUNA_VALUES = table(
-    "trial_values", column("trial_id", Integer), column("objective", Integer), column("value", Float)
+    "trial_values", column("trial_id", Integer), column("objective", Integer), column("value", Float),
+    column("value_type", String),
 )
 OPTUNA_PARAMS = table(
     "trial_params",

@@ -32,7 +32,9 @@ class ChoiceDialog(ModalScreen["str | None"]):
     }
     ChoiceDialog.-ascii > .box { border: ascii $primary; }
     ChoiceDialog Static { height: auto; margin-bottom: 1; }
-    ChoiceDialog OptionList { height: auto; border: none; padding: 0; background: $surface; }
+    ChoiceDialog OptionList, ChoiceDialog OptionList:focus {
+        height: auto; border: none; padding: 0; background: $surface;
+    }
     """
 
     def __init__(self, title: str, question: str, choices: Sequence[Choice]) -> None:

@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from qslm_opt.store import StudyRow
     from tui.reader import StudyLine, Trouble
 
-_BAR = 8
+_BAR = 4
 _COLUMNS = (
     Column("state", 12),
-    Column("study", 14, grow=True),
-    Column("task", 13, drop=1),
-    Column("model", 14, drop=5),
-    Column("progress", 18),
-    Column("best", 17),
-    Column("pruned", 8, right=True, drop=4),
-    Column("age", 7, right=True, drop=3),
+    Column("study", 12, grow=True),
+    Column("task", 13),
+    Column("model", 14, drop=2),
+    Column("progress", 13),
+    Column("best", 16),
+    Column("pruned", 8, right=True, drop=3),
+    Column("age", 4, right=True, drop=1),
 )
 
 
