@@ -112,7 +112,8 @@ def test_room_is_in_percent_and_negative_past_a_limit() -> None:
     ("text", "says"),
     [
         ("tier:block or", "ends at column 14 where a test is due"), ("and tier:block", "no test before it"),
-        ("(tier:block", "the ( at column 1 is not closed"), ("tier:block)", "the ) at column 11 closes nothing"),
+        ("(tier:block", "the ( at column 1 is not closed"),
+        ("tier:block)", "the ) at column 11 closes nothing"),
         ("tier:block unit:\"a", "the quote at column 17 is not closed"), ("not", "where a test is due"),
         ("tier:blok", "tier is one of sensitivity, global, block, module"), ("fmt<int3", "fmt:int3"),
         ("bits:4 colour:red", "'colour' at column 8 is unknown"), ("()", "no test before it"),

@@ -93,7 +93,5 @@ def test_a_comparison_says_numbers_noise_and_units() -> None:
     assert "#47 pinned" in said and "points" in said and "within the noise" in said
     assert "attention.0  int5/channel/affine → int4/channel/affine" in said
     perplexity = view_of(Study().fill())
-    said = "".join(
-        p for p, _ in diff_runs(perplexity, perplexity.by_number[47], perplexity.by_number[48])
-    )
+    said = "".join(p for p, _ in diff_runs(perplexity, perplexity.by_number[47], perplexity.by_number[48]))
     assert "Noise n/a" in said and "n/a" in said

@@ -21,13 +21,16 @@ async def test_why_a_block_has_its_bits_is_on_screen_without_a_key() -> None:
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 36), (200, 60)])
-async def test_the_cursor_tells_the_reason_the_origin_and_the_format_at_every_size(size: tuple[int, int]) -> None:
+async def test_the_cursor_tells_the_reason_the_origin_and_the_format_at_every_size(
+    size: tuple[int, int],
+) -> None:
     async with shown(Study().fill(), pane="model", size=size) as pilot:
         await pilot.press("down", "down", "down", "down")
         await pilot.pause()
         text = " ".join(screen_of(pilot.app).split())
         for words in (
-            "Why attention.3/att.key has 4 bits", "3 bits gave 36.02, 0.90 % past the perplexity limit (#55).",
+            "Why attention.3/att.key has 4 bits",
+            "3 bits gave 36.02, 0.90 % past the perplexity limit (#55).",
             "#48 set it: the whole network at 4 bits", "int4/channel/affine",
         ):  # fmt: skip
             assert words in text, f"{words!r} is missing at {size}"

@@ -43,9 +43,10 @@ async def test_live_it_shows_limit_idle_trials_clock_and_the_newest_window(size:
         await until(pilot, lambda: "limit 700 W" in screen_of(pilot.app))
         text = screen_of(pilot.app)
         for mark in (
-            "14:19:25 to 14:21:25 (2 min)  ● live", "limit 700 W ┄", "idle 75.0 W", "throttled", "#62 ○", "GB",
-            "°C", "97 %", NOW, "Window of #56, the newest", "10.4 kJ by the counter", "difference +0.40 %",
-            "1.29 J per token, 8,000 tokens", "2 runs", "instant power", "steady: halves differ", "σ 6.30 W  n 368",
+            "14:19:25 to 14:21:25 (2 min)  ● live", "limit 700 W ┄", "idle 75.0 W", "throttled", "#62 ○",
+            "GB", "°C", "97 %", NOW, "Window of #56, the newest", "10.4 kJ by the counter", "difference +0.40 %",
+            "1.29 J per token, 8,000 tokens", "2 runs", "instant power", "steady: halves differ",
+            "σ 6.30 W  n 368",
             "7 windows in this study",
         ):  # fmt: skip
             assert mark in text, f"{mark!r} is missing at {size}:\n{text}"
@@ -162,7 +163,9 @@ async def test_a_finished_study_shows_the_end_of_its_recording() -> None:
 async def test_several_gpus_share_the_height() -> None:
     async with watching(recorded(Study().fill(), gpus=2)) as pilot:
         text = screen_of(pilot.app)
-        assert "GPU 0 NVIDIA H200" in text and "GPU 1 NVIDIA H200" in text and text.count("limit 700 W ┄") == 2
+        assert (
+            "GPU 0 NVIDIA H200" in text and "GPU 1 NVIDIA H200" in text and text.count("limit 700 W ┄") == 2
+        )
     async with watching(recorded(Study().fill(), gpus=8), (80, 24)) as pilot:
         lines = screen_of(pilot.app).splitlines()
         assert sum(" W ▅" in line or " W ▄" in line or " W ▆" in line for line in lines) == 8

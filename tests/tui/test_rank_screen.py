@@ -49,7 +49,9 @@ def test_watts_and_joules_of_a_trial_are_shown_or_not_known() -> None:
     assert cell(study, 0, "W") == "231" and cell(study, 0, "J") == "7812"
 
 
-@pytest.mark.parametrize(("width", "kept"), [(76, {"W", "J", "score", "room"}), (82, {"mem"}), (130, {"unit"})])
+@pytest.mark.parametrize(
+    ("width", "kept"), [(76, {"W", "J", "score", "room"}), (82, {"mem"}), (130, {"unit"})]
+)
 def test_columns_leave_in_their_order_and_fit(width: int, kept: set[str]) -> None:
     left: list[Column] = list(columns("perplexity"))
     while sum(c.width + 1 for c in left) > width + 1:
@@ -145,7 +147,9 @@ async def test_ten_thousand_candidates_format_only_what_is_on_screen() -> None:
     feasible = [t for t in study.trials if t.feasible]
     for n in range(len(study.trials), 10_000):
         base = feasible[n % len(feasible)]
-        study.trials.append(replace(base, number=n, uuid=f"t-{n}", digest=f"d{n}", bytes=base.bytes - n % 977))
+        study.trials.append(
+            replace(base, number=n, uuid=f"t-{n}", digest=f"d{n}", bytes=base.bytes - n % 977)
+        )
     async with shown(study, pane="rank") as pilot:
         table = pilot.app.screen.query_one("#ranking", WindowTable)
         made: list[int] = []

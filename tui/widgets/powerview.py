@@ -17,6 +17,7 @@ from tui.glyphs import glyphs, plain
 from tui.power import Mark, Power, PowerLane, watts
 from tui.text import clip
 from tui.trace import Axis, columns, mark_line, trace
+from tui.widgets.paint import Painter
 from tui.widgets.powerlane import (
     MEMORY,
     POWER,
@@ -29,7 +30,6 @@ from tui.widgets.powerlane import (
     power_lines,
     with_cursor,
 )  # fmt: skip
-from tui.widgets.paint import Painter
 
 if TYPE_CHECKING:
     from qslm_opt.results import PowerSample
@@ -195,7 +195,6 @@ def moment_words(lanes: Sequence[PowerLane], at: float | None) -> str:
 
 def _told(sample: PowerSample) -> list[Channel]:
     return [POWER, *(c for c in BESIDE if c.read(sample) is not None)]
-
 
 
 class PowerView(Painter, can_focus=True):
