@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from textual.app import App
 
 from tui.lam import next_winner, step
-from tui.screens.diff import DiffDialog
 from tui.screens.dialogs import LamDialog
+from tui.screens.diff import DiffDialog
 
 if TYPE_CHECKING:
     from qslm_opt.results import TrialRecord

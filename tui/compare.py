@@ -20,7 +20,10 @@ _WORDS_BEFORE = 14
 def diff_runs(view: StudyView, before: TrialRecord, after: TrialRecord) -> list[Run]:
     """Return the numbers of both trials side by side, then every unit whose format differs."""
     runs: list[Run] = [
-        (f"{'':<{_WORDS_BEFORE}}{f'#{before.number} pinned':>16}{f'#{after.number}':>14}{'change':>16}\n", "head")
+        (
+            f"{'':<{_WORDS_BEFORE}}{f'#{before.number} pinned':>16}{f'#{after.number}':>14}{'change':>16}\n",
+            "head",
+        )
     ]
     for name, old, new, change in _numbers(view, before, after):
         runs += [

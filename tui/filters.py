@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from qslm_opt.errors import UsageError
 from tui.filterwords import KEYS as KEYS
-from tui.filterwords import test_of
+from tui.filterwords import word_test
 
 if TYPE_CHECKING:
     from qslm_opt.hierarchy.tree import Hierarchy
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 Test = Callable[["TrialRecord"], bool]
 _PART = re.compile(r"\s*(?:(?P<bracket>[()])|(?P<word>(?:\"[^\"]*\"|[^\s()\"])+)|(?P<open>\"))")
 HELP = (
-    "tier state unit fmt digest : word   trial bits acc ppl mem saving room memroom loss seconds power energy "
-    ": = != < <= > >=   feasible   and or not ( ) \"…\""
+    "tier state unit fmt digest : word   "
+    "trial bits acc ppl mem saving room memroom loss seconds power energy : = != < <= > >=   "
+    'feasible   and or not ( ) "…"'
 )
 """All of the language in one line."""
 
@@ -112,10 +113,10 @@ class _Parser:
         if token.operator:
             raise UsageError(f"{token.text!r} at column {token.column} has no test before it; write one.")
         if token.text.startswith("-") and len(token.text) > 1:
-            return _not(test_of(token.text[1:], token.column + 1, self._hierarchy))
+            return _not(word_test(token.text[1:], token.column + 1, self._hierarchy))
         if token.text == "-" and self._next == "(":
             return _not(self._one())
-        return test_of(token.text, token.column, self._hierarchy)
+        return word_test(token.text, token.column, self._hierarchy)
 
     def _group(self, opened: _Token) -> Test:
         found = self.either()

@@ -59,7 +59,7 @@ def _room(trial: TrialRecord, key: str) -> float | None:
     return None if slack is None else -100 * slack
 
 
-def test_of(written: str, column: int, hierarchy: Hierarchy | None = None) -> Test:
+def word_test(written: str, column: int, hierarchy: Hierarchy | None = None) -> Test:
     """Return the test of one word, quotes included; raise UsageError with its column."""
     word = written.replace('"', "")
     match = None if written.startswith('"') else _WORD.fullmatch(word)

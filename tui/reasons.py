@@ -74,8 +74,8 @@ def _fixed(view: StudyView, unit: str, formats: list[Format]) -> str:
 
 
 def lower_trial(view: StudyView, unit: str, bits: int) -> TrialRecord | None:
-    """Return the trial that gave ``unit`` (else its block, else the network) the next fewer bits."""
-    for names in ((unit,), (unit.partition("/")[0],), (NETWORK,)):
+    """Return the trial that gave ``unit`` or its block (else the network) the next fewer bits."""
+    for names in ({unit, unit.partition("/")[0]}, {NETWORK}):
         tried = [t for name in names for t in view.by_unit.get(name, ()) if t.bits < bits and not t.extra]
         if tried:
             return max(tried, key=lambda t: (t.bits, t.number))
@@ -89,7 +89,8 @@ def _against(view: StudyView, record: TrialRecord, lower: TrialRecord, lam: floa
     word = "acc" if metric == "accuracy" else "ppl"
     past = lower.slack.get("metric", 0.0)
     if lower.state == "failed":
-        return f"{what}: failed ({number})", f"{what} could not be measured: {number} failed."
+        because = f" with {lower.reason!r}" if lower.reason else ""
+        return f"{what}: failed ({number})", f"{what} could not be measured: {number} failed{because}."
     if past > 0:
         least = glyphs().at_least if lower.value is None else ""
         by = f"{least}{_share(past)}"

@@ -41,7 +41,12 @@ def trial_runs(view: StudyView, record: TrialRecord) -> list[Run]:
 
 def line(label: str, value: str, role: str = "", more: str = "") -> list[Run]:
     """Return one line: a label, what it is, and what goes with it."""
-    return [(f"{plain(label):<17}", "dim"), (plain(value), role), (plain(more and "  " + more), "dim"), ("\n", "")]
+    return [
+        (f"{plain(label):<17}", "dim"),
+        (plain(value), role),
+        (plain(more and "  " + more), "dim"),
+        ("\n", ""),
+    ]
 
 
 def _outcome(view: StudyView, record: TrialRecord) -> list[Run]:
@@ -59,15 +64,11 @@ def _outcome(view: StudyView, record: TrialRecord) -> list[Run]:
 
 def reason_text(view: StudyView, record: TrialRecord) -> str:
     """Return in a sentence why the trial came out as it did."""
-    over = {k: s for k, s in record.slack.items() if s > 0}
-    past = " and ".join(
-        f"{view.metric if k == 'metric' else k} {significant(100 * s, 2) if s < 10 else '>1000'} % past its limit"
-        for k, s in over.items()
-    )
+    past = " and ".join(_past(view, key, slack) for key, slack in record.slack.items() if slack > 0)
     if record.state == "running":
         return "it runs"
     if record.state == "failed":
-        return "the evaluation failed; the search goes on without it"
+        return record.reason or "the evaluation failed; the search goes on without it"
     if record.extra:
         return "measured ahead by a worker and not needed: no part of the result"
     if record.feasible:
@@ -78,6 +79,11 @@ def reason_text(view: StudyView, record: TrialRecord) -> str:
         how = "stopped as soon as it was certain" if record.used else "not run: memory alone decides it"
         return f"{past or 'past a limit'}; {how}"
     return past or "not measured to its end"
+
+
+def _past(view: StudyView, key: str, slack: float) -> str:
+    share = significant(100 * slack, 2) if slack < 10 else ">1000"
+    return f"{view.metric if key == 'metric' else key} {share} % past its limit"
 
 
 def _limits(view: StudyView, record: TrialRecord) -> list[Run]:
@@ -117,7 +123,9 @@ def _parent(view: StudyView, record: TrialRecord) -> list[Run]:
     what = f"{origin.tier}, {metric_text(view.metric, origin.value)}, {bytes_text(origin.bytes)}"
     runs = line("made from", f"#{origin.number}", "bold", what)
     runs += line("what changed", change_words(changes_between(view, origin, record)), "bold")
-    return runs + line("what it did", f"{view.metric} {score}, memory {bytes_change(origin.bytes, record.bytes)}")
+    return runs + line(
+        "what it did", f"{view.metric} {score}, memory {bytes_change(origin.bytes, record.bytes)}"
+    )
 
 
 def _cost(view: StudyView, record: TrialRecord) -> list[Run]:

@@ -10,8 +10,8 @@ from qslm_opt.evaluate.memory import unit_bytes
 from tui.compare import bytes_change
 from tui.glyphs import glyphs, plain
 from tui.lineage import effect, parent, read_setting
-from tui.text import bytes_text, metric_change, metric_text, percent, state_role, state_sign
 from tui.reasons import neighbours, why
+from tui.text import bytes_text, metric_change, metric_text, percent, state_role, state_sign
 
 if TYPE_CHECKING:
     from qslm_opt.hierarchy.tree import Hierarchy, Module

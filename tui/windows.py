@@ -34,7 +34,7 @@ def trial_at(
     over = [m for m in marks if at is None or (m.began <= at and (m.ended is None or at <= m.ended))]
     trials = [view.by_number[m.number] for m in over if m.number in view.by_number]
     measured = [t for t in trials if t.uuid in windows]
-    return (measured or trials or [None])[-1]
+    return next(reversed(measured or trials), None)
 
 
 def window_lines(view: StudyView, record: TrialRecord | None, power: Power) -> list[list[Run]]:
@@ -135,7 +135,11 @@ def _items(window: PowerWindow, unit: str) -> list[Run]:
     count = "" if window.items is None else f", {window.items:,} {unit}s"
     length = "" if window.seconds is None else f" in {significant(window.seconds)} s"
     runs = f", {window.repeats} run{'' if window.repeats == 1 else 's'}"
-    domain = {"instant": "instant power", "average": "power averaged over 1 s", "counter": "a counter's steps"}
+    domain = {
+        "instant": "instant power",
+        "average": "power averaged over 1 s",
+        "counter": "a counter's steps",
+    }
     return [
         (f"{each} per {unit}", "bold"),
         (f"{count}{length}{runs}", ""),
@@ -144,9 +148,11 @@ def _items(window: PowerWindow, unit: str) -> list[Run]:
 
 
 def _steady(window: PowerWindow) -> list[Run]:
-    word, role = {True: ("steady", "feasible"), False: ("not steady", "infeasible"), None: ("steady?", "dim")}[
-        window.steady
-    ]
+    word, role = {
+        True: ("steady", "feasible"),
+        False: ("not steady", "infeasible"),
+        None: ("steady?", "dim"),
+    }[window.steady]
     why = window.steady_reason or "nothing is said"
     runs: list[Run] = [(word, role), (f": {why}", "")]
     if window.throttle:

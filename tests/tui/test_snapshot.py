@@ -32,6 +32,7 @@ def stored(tmp_path: Path) -> FakeStudy:
     [
         ("overview", ("Tiers", "over memory")), ("rank", ("7 feasible candidates", "λ 20")),
         ("model", ("Bits of #48",)), ("trials", ("64 trials",)),
+        ("power", ("power n/a",)),
     ],
 )  # fmt: skip
 def test_a_picture_of_each_screen(tmp_path: Path, screen: str, marks: tuple[str, ...]) -> None:

@@ -15,10 +15,10 @@ from qslm_opt.errors import QslmError
 from tui.bitmap import Grid, GridCell, bit_grid, diff_grid, sensitivity_grid
 from tui.glyphs import glyphs, plain
 from tui.keys import LAM_KEYS, PIN_KEYS
+from tui.reasons import block_notes
 from tui.screens.study import Pane
 from tui.text import bytes_text, lam_text, metric_text
 from tui.unitfacts import cell_lines
-from tui.reasons import block_notes
 from tui.widgets.gridmap import GridMap
 from tui.widgets.paint import text
 

@@ -122,7 +122,9 @@ class RankPane(Pane):
         signs = glyphs()
         panel.border_title = f"{len(self._rows)} {what}"
         ties = f"   {signs.about}: ties with the first" if view.metric == "accuracy" else ""
-        panel.border_subtitle = f"{signs.delta}: places against {signs.lam} {own}   room: ! past a limit{ties}"
+        panel.border_subtitle = (
+            f"{signs.delta}: places against {signs.lam} {own}   room: ! past a limit{ties}"
+        )
 
     def _show_chosen(self, view: StudyView) -> None:
         dash, number = self.dash, self.dash.chosen_number

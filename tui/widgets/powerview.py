@@ -5,7 +5,7 @@ Every lane has the same time axis; a quantity keeps its fixed range. ``tui.trace
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from tui.glyphs import glyphs, plain
 from tui.power import Mark, Power, PowerLane, watts
 from tui.text import clip
 from tui.trace import Axis, columns, mark_line, trace
+from tui.widgets.paint import Painter
 from tui.widgets.powerlane import (
     MEMORY,
     POWER,
@@ -29,7 +30,6 @@ from tui.widgets.powerlane import (
     power_lines,
     with_cursor,
 )  # fmt: skip
-from tui.widgets.paint import Painter
 
 if TYPE_CHECKING:
     from qslm_opt.results import PowerSample
@@ -172,8 +172,11 @@ def _spacing(samples: Sequence[PowerSample]) -> float:
     return (samples[-1].at - samples[0].at) / (len(samples) - 1) if len(samples) > 1 else 0.0
 
 
-def moment_words(lanes: Iterable[PowerLane], at: float | None) -> str:
-    """Return what each device said at a moment (None: last): ``612 W 41.2 GB 64 °C 98 % SM 1980 MHz``."""
+def moment_words(lanes: Sequence[PowerLane], at: float | None) -> str:
+    """Return what each device said at a moment (None: last): ``612 W 41.2 GB 64 °C 98 % SM 1980 MHz``.
+
+    Beside others there is no room for a device's clocks.
+    """
     words = []
     for lane in lanes:
         sample = lane.last if at is None else sample_at(lane, at)
@@ -182,9 +185,9 @@ def moment_words(lanes: Iterable[PowerLane], at: float | None) -> str:
             words.append(f"{name}no sample")
             continue
         parts = [channel.words(channel.read(sample)) for channel in _told(sample)]
-        if sample.sm_clock_mhz is not None:
+        if sample.sm_clock_mhz is not None and len(lanes) == 1:
             parts.append(f"SM {sample.sm_clock_mhz} MHz")
-        if sample.memory_clock_mhz is not None:
+        if sample.memory_clock_mhz is not None and len(lanes) == 1:
             parts.append(f"memory {sample.memory_clock_mhz} MHz")
         words.append(name + " ".join(parts))
     return plain("   ".join(words))
@@ -192,7 +195,6 @@ def moment_words(lanes: Iterable[PowerLane], at: float | None) -> str:
 
 def _told(sample: PowerSample) -> list[Channel]:
     return [POWER, *(c for c in BESIDE if c.read(sample) is not None)]
-
 
 
 class PowerView(Painter, can_focus=True):
