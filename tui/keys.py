@@ -13,6 +13,7 @@ from tui.glyphs import plain
 
 if TYPE_CHECKING:
     from textual.app import App
+    from textual.dom import DOMNode
     from textual.screen import Screen
 
 APP_KEYS: list[BindingType] = [
@@ -92,7 +93,8 @@ def app_keys() -> dict[str, str]:
     return {b.key: b.id for b in APP_KEYS if isinstance(b, Binding) and b.id}
 
 
-def _all_kinds(kind: type) -> Iterator[type]:
+def _all_kinds(kind: type[DOMNode]) -> Iterator[type[DOMNode]]:
+    below: type[DOMNode]
     for below in kind.__subclasses__():
         if below.__module__.startswith("tui."):
             yield below

@@ -244,7 +244,7 @@ class Poller(threading.Thread):
         self._close()
 
     def _wait_seconds(self, used: float) -> float:
-        """Return the time until the next look, after one that took ``used`` seconds of CPU with its showing."""
+        """Return the time until the next look, when the last took ``used`` CPU seconds with its showing."""
         if self._share is None:
             return self._interval
         return min(max(self._interval, used / self._share), _SLOWEST_SECONDS)

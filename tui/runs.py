@@ -97,7 +97,7 @@ def can_stop_now(row: StudyRow) -> bool:
 
 
 def stop_now(row: StudyRow) -> str:
-    """Send SIGTERM to the study's process (its running trial fails, the rest is stored); return a sentence."""
+    """Send SIGTERM to the study's process: its running trial fails. Return a sentence about it."""
     if not can_stop_now(row) or row.pid is None:
         return f"The process of {row.name!r} is not on this host; stop it after its trial instead."
     try:

@@ -27,8 +27,8 @@ def parse_size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,4})x(\d{1,4})", text)
     if not match or int(match[1]) < MIN_WIDTH or int(match[2]) < MIN_HEIGHT:
         raise UsageError(
-            f"--size {text!r} cannot be; write WIDTHxHEIGHT, for instance 120x36, of {MIN_WIDTH}x{MIN_HEIGHT} "
-            "or more."
+            f"--size {text!r} cannot be; write WIDTHxHEIGHT of at least {MIN_WIDTH}x{MIN_HEIGHT}, "
+            "for instance 120x36."
         )
     return int(match[1]), int(match[2])
 

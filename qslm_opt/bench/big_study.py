@@ -26,6 +26,8 @@ LIMIT_W = 700.0
 RATE_HZ = 10.0
 _MODEL_TRIALS = 1000
 """The synthetic model is as tall as a study of so many trials needs: 17 blocks of 7 modules."""
+_SETTINGS = 499
+"""Settings that differ; each stands for several trials, whose metric differs by noise."""
 _BITS = (16, 12, 10, 8, 6, 5, 4, 3, 2)
 _CHANNEL = Layout.parse("channel/affine")
 _TIERS = ("sensitivity", "global", "block", "module")
@@ -49,7 +51,11 @@ def make_big_study(url: str, trials: int, gpus: int, host: str, pid: int) -> Big
     session = session_for(_MODEL_TRIALS)
     create_study(session.spec, url, session)
     units = (NETWORK, *session.hierarchy.units())
-    choices: dict[str, tuple[object, ...]] = {"tier": _TIERS, "unit": tuple(dict.fromkeys(units)), "bits": _BITS}
+    choices: dict[str, tuple[object, ...]] = {
+        "tier": _TIERS,
+        "unit": tuple(dict.fromkeys(units)),
+        "bits": _BITS,
+    }
     records = list(_records(session.hierarchy, trials))
     scores = [
         None if r.value is None else score("perplexity", r.value, r.bytes / r.fp32_bytes, session.spec.lam)
@@ -61,7 +67,8 @@ def make_big_study(url: str, trials: int, gpus: int, host: str, pid: int) -> Big
         repository.add_trials(NAME, records, choices, scores)
         done = {tier: sum(r.tier == tier for r in records) for tier in _TIERS}
         repository.set_progress(
-            uuid, [{"tier": tier, "done": n, "total": n + 100 * (tier == "module")} for tier, n in done.items()]
+            uuid,
+            [{"tier": tier, "done": n, "total": n + 100 * (tier == "module")} for tier, n in done.items()],
         )
         repository.set_state(uuid, "running")
         repository.beat(uuid, pid, host, "module")
@@ -76,10 +83,9 @@ def _records(hierarchy: Hierarchy, count: int) -> Iterator[TrialRecord]:
     random, whole = Random(0), hierarchy.fp32_bytes()
     blocks = [block.unit for block in hierarchy.blocks]
     first = datetime.now(timezone.utc).replace(tzinfo=None) - timedelta(seconds=0.5 * count)
+    settings = [_setting(hierarchy, {b: random.choice(_BITS) for b in blocks}) for _ in range(_SETTINGS)]
     for number in range(count):
-        levels = {block: random.choice(_BITS) for block in blocks}
-        setting = QuantSetting({NETWORK: FP32, **{u: _CHANNEL.with_bits(b) for u, b in levels.items()}})
-        size = live_bytes(hierarchy, setting)
+        levels, text, size = settings[number % _SETTINGS]
         loss = 1 + sum(4.0 ** (1 - bits) for bits in levels.values()) + abs(random.gauss(0, 0.05))
         tier = _TIERS[min(3, 4 * number // count)]
         unit = NETWORK if tier == "global" else blocks[number % len(blocks)]
@@ -87,11 +93,17 @@ def _records(hierarchy: Hierarchy, count: int) -> Iterator[TrialRecord]:
         pruned = number % 3 == 0
         yield TrialRecord(
             number, str(UUID(int=random.getrandbits(128))), "pruned" if pruned else "complete", tier, unit,
-            levels.get(unit, 4), setting.to_json(), f"{number:016x}", None if pruned else math.exp(loss), size,
+            levels.get(unit, 4), text, f"{number:016x}", None if pruned else math.exp(loss), size,
             whole, {"metric": math.exp(loss) / 3.2 - 1 if not pruned else 0.4, "memory": size / whole - 1},
             loss, 1000, 0.4, 400.0 + number % 100, 160.0, 0.2, began.isoformat(),
             (began + timedelta(seconds=0.45)).isoformat(),
         )  # fmt: skip
+
+
+def _setting(hierarchy: Hierarchy, levels: dict[str, int]) -> tuple[dict[str, int], str, int]:
+    """Return unit → bits, the setting's text and its bytes."""
+    setting = QuantSetting({NETWORK: FP32, **{u: _CHANNEL.with_bits(b) for u, b in levels.items()}})
+    return levels, setting.to_json(), live_bytes(hierarchy, setting)
 
 
 def _device(uuid: str, index: int, host: str, pid: int) -> PowerDevice:

@@ -227,7 +227,9 @@ class _Writer:
         with one_transaction(self.storage):
             trial = open_trial(self.storage, self.study_id)
             about = {"uuid": f"{trial.id:032x}", "setting": like.setting, "digest": f"{trial.id:016x}"}
-            write_attributes(self.storage, trial.id, {**about, "bytes": like.bytes, "fp32_bytes": like.fp32_bytes})
+            write_attributes(
+                self.storage, trial.id, {**about, "bytes": like.bytes, "fp32_bytes": like.fp32_bytes}
+            )
         attributes = {"value": 3.0, "loss": like.loss, "used": like.used, "seconds": 0.0, "power_w": 400.0}
         close_trial(self.storage, trial.id, self._complete, 3.0, attributes, {"metric": -0.1, "memory": -0.1})
 

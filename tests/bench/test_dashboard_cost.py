@@ -1,4 +1,4 @@
-"""What ``bench --dashboard`` reports hangs together; how fast it is depends on the machine and is not tested."""
+"""What ``bench --dashboard`` reports hangs together; how fast it is depends on the machine: no test."""
 
 from __future__ import annotations
 
@@ -57,7 +57,13 @@ def test_the_dashboard_opens_ten_thousand_trials_and_writes_nothing(big: BigStud
 def test_the_command_prints_every_figure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in (("OPENINGS", 1), ("TURNS", 2), ("WATCH_SECONDS", 0.5), ("ROUNDS", 1), ("ROUND_SECONDS", 0.3)):
+    for name, value in (
+        ("OPENINGS", 1),
+        ("TURNS", 2),
+        ("WATCH_SECONDS", 0.5),
+        ("ROUNDS", 1),
+        ("ROUND_SECONDS", 0.3),
+    ):
         monkeypatch.setattr(dashboard, name, value)
     assert qslm_opt(("bench", "--dashboard", "--trials", "50", "--json")) == 0
     found = json.loads(capsys.readouterr().out)["dashboard"]

@@ -38,7 +38,8 @@ def test_keys_with_and_without_quotes_and_the_theme_are_read(tmp_path: Path) -> 
     [
         ("[keymp]\n", "Did you mean 'keymap'?"), ("[dashboard]\nthem = 'x'\n", "Did you mean 'theme'?"),
         ("[dashboard]\ntheme = 3\n", "theme of [dashboard] is 3; write a str."),
-        ("[keymap]\n'app.quit' = 3\n", "action app.quit has key 3"), ("keymap = 1\n", "write a table [keymap]"),
+        ("[keymap]\n'app.quit' = 3\n", "action app.quit has key 3"),
+        ("keymap = 1\n", "write a table [keymap]"),
         ("[keymap\n", "is not TOML"),
     ],
 )  # fmt: skip
@@ -78,7 +79,7 @@ async def test_a_moved_key_does_its_action_the_old_one_does_not_and_help_shows_i
         assert app.lam == 21.0
         await pilot.press("question_mark")
         await pilot.pause()
-        keys = dict((words, key) for key, words in app.screen._keys)  # type: ignore[attr-defined]
+        keys = {words: key for key, words in app.screen._keys}  # type: ignore[attr-defined]
         assert keys["Raise λ by one in its second digit"] == app.get_key_display(
             next(b.binding for b in app.screen_stack[0].active_bindings.values() if b.binding.id == "lam.up")
         )

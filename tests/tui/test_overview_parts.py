@@ -18,8 +18,8 @@ from tui.events import failed_text, gain_text, why_text
 from tui.export import COLUMNS, to_csv, to_json
 from tui.model import StudyView
 from tui.shares import shares_of
-from tui.widgets.best import best_lines
 from tui.why import next_choice, why_line
+from tui.widgets.best import best_lines
 
 
 def view_of(study: Study) -> StudyView:
@@ -71,7 +71,9 @@ def test_shares_add_up_and_long_pauses_are_idle() -> None:
 def test_two_workers_at_once_do_not_make_more_than_the_whole() -> None:
     one, two = Study().fill().trials[:2]
     found = shares_of([timed(one, 0, 10, 9.0), timed(two, 0, 10, 9.0)])
-    assert found is not None and found.evaluation == pytest.approx(0.9) and found.storage == pytest.approx(0.1)
+    assert (
+        found is not None and found.evaluation == pytest.approx(0.9) and found.storage == pytest.approx(0.1)
+    )
     assert found.per_minute == 12
 
 

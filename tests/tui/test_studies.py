@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from tui.runs import Answer
 
 
 @pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[list[str]]]:
+def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
     """Note the commands that would be run, and run none of them."""
     called: list[list[str]] = []
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
@@ -32,7 +31,7 @@ def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[l
         return sleeper
 
     monkeypatch.setattr(runs, "qslm_opt", noted)
-    yield called
+    return called
 
 
 def three() -> tuple[Study, Study, Study]:
@@ -166,7 +165,10 @@ async def test_the_form_shows_the_equal_command_and_creates_when_it_can(commands
         await until(pilot, lambda: "qslm-opt study create older2 --model demo" in screen_of(pilot.app))
         await pilot.press("enter")
         await until(pilot, lambda: commands)
-        assert commands[0][:3] == ["study", "create", "older2"] and commands[0][-2:] == ["--progress", "plain"]
+        assert commands[0][:3] == ["study", "create", "older2"] and commands[0][-2:] == [
+            "--progress",
+            "plain",
+        ]
 
 
 async def test_a_study_that_is_killed_while_it_is_shown_says_so_and_how_to_go_on() -> None:

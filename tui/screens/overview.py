@@ -46,6 +46,12 @@ class OverviewPane(Pane):
     FOCUS = "#log"
     _lanes_height = 0
     POWER = SPAN
+    NOTES = (
+        "Where the time goes: eval runs the model; storage is the rest of a trial; sampler the time between;",
+        "idle is a pause of more than 10 s in which no trial ran.",
+        "why: the block that keeps the most bits, and the trial that was refused with fewer.",
+        "next: from which λ another candidate wins. Power is drawn on 0 to the limit.",
+    )
     DEFAULT_CSS = """
     OverviewPane #left, OverviewPane #right { width: 1fr; }
     OverviewPane Lanes, OverviewPane Running, OverviewPane Best, OverviewPane TimeBar { height: auto; }
