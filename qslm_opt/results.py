@@ -234,6 +234,8 @@ class TrialRecord:
     finished: str | None = None
     extra: bool = False
     """Measured ahead by a worker and never needed: not part of the result."""
+    reason: str = ""
+    """Why it failed, in words; empty for all others."""
 
     @property
     def saving(self) -> float:

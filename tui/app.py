@@ -7,8 +7,10 @@ written to the storage.
 from __future__ import annotations
 
 import gc
+import os
 import sys
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -20,38 +22,42 @@ from textual.binding import Binding, BindingType
 from textual.css.query import NoMatches
 from textual.screen import Screen
 
-from qslm_opt.errors import UsageError
+from qslm_opt.errors import UsageError, did_you_mean
 from qslm_opt.safe import file_stem
-from tui.choosing import ChoosingApp
+from tui.config import Config, check_keymap, check_theme, read_config
 from tui.glyphs import ascii_wanted
-from tui.keys import APP_KEYS, commands, key_lines
+from tui.keys import APP_KEYS, action_ids, app_keys, commands, key_lines
 from tui.messages import ReadFailed, StudiesRead, ViewRead
+from tui.panes import PANES, pane_class
 from tui.reader import Poller, Source, Trouble
+from tui.running import RunningApp
 from tui.screens.base import SizedScreen
 from tui.screens.dialogs import HelpDialog, TrialDialog
-from tui.screens.model import ModelPane
-from tui.screens.overview import OverviewPane
-from tui.screens.rank import RankPane
 from tui.screens.start import StartScreen, TroubleScreen
-from tui.screens.study import StudyScreen
-from tui.screens.trials import TrialsPane
+from tui.screens.study import Pane, StudyScreen
 from tui.text import cli_command, exact_lam
 
 if TYPE_CHECKING:
+    from qslm_opt.results import TrialRecord
     from qslm_opt.store import StudyRow
+    from tui.power import PowerSpan
+    from tui.reader import StudyLine
 
-PANES = {"overview": OverviewPane, "rank": RankPane, "model": ModelPane, "trials": TrialsPane}
-StudyScreen.PANES.update(PANES)
+CPU_SHARE = 0.1
+"""Of one core that the dashboard takes while it is left open, beside a search as fast as it likes."""
+_TWICE_SECONDS = 2.0
+"""Two times ctrl+c within this ask to stop the search."""
 _PANELS = """
 .panel { border: round $foreground 30%; border-title-color: $text-accent; border-title-style: bold;
          border-subtitle-color: $text-muted; padding: 0 1; }
 .panel:focus-within { border: round $primary; }
 .-ascii .panel { border: ascii $foreground 30%; }
 .-ascii .panel:focus-within { border: ascii $primary; }
+OverviewPane.-low #time-panel { border: none; padding: 0 2; }
 """
 
 
-class QslmApp(ChoosingApp):
+class QslmApp(RunningApp):
     """A read-only view of the studies in one storage."""
 
     TITLE = "qslm-opt"
@@ -73,16 +79,35 @@ class QslmApp(ChoosingApp):
         interval: float = 0.5,
         clock: Callable[[], datetime] = datetime.now,
         pane: str = "overview",
+        config: Config | None = None,
+        share: float | None = None,
     ) -> None:
+        """``share``: of a core that reading and showing may take; then it looks less often."""
         super().__init__()
+        self._config = config or Config()
+        self._apply_config()
         self.url, self.study, self.clock = url, name, clock
         self._open_source, self._interval = open_source or partial(_repository, url), interval
         self.pane = pane
         """Which of the study's screens is in front."""
         self._reader: Poller | None = None
+        self._share = share
         self._turn = 0
-        self.studies: list[StudyRow] | None = None
+        self._interrupted_at = float("-inf")
+        self.troubles = 0
+        """Reads that failed since the app began."""
+        self.studies: list[StudyLine] | None = None
         self.trouble: Trouble | None = None
+
+    def _apply_config(self) -> None:
+        """Take over the keymap and the theme; raise UsageError on an action or theme that does not exist."""
+        config = self._config
+        if config.keymap:
+            check_keymap(config.keymap, action_ids(pane_class(name) for name in PANES), app_keys())
+            self.set_keymap(dict(config.keymap))
+        if config.theme is not None and not os.environ.get("TEXTUAL_THEME"):
+            check_theme(config.theme, self.available_themes)
+            self.theme = config.theme
 
     def on_mount(self) -> None:
         """Start with the named study, or with the list."""
@@ -95,6 +120,7 @@ class QslmApp(ChoosingApp):
         """Let the reader go."""
         if self._reader is not None:
             self._reader.stop()
+        self.leave_runs()
 
     def _read(self, name: str | None) -> None:
         if self._reader is not None:
@@ -109,9 +135,16 @@ class QslmApp(ChoosingApp):
             on_studies=lambda studies: self.post_message(StudiesRead(turn, studies)),
             on_trouble=lambda trouble: self.post_message(ReadFailed(turn, trouble)),
             interval=self._interval,
+            share=self._share,
             clock=self.clock,
         )
+        self._reader.want_power(pane_class(self.pane).POWER)
         self._reader.start()
+
+    def want_power(self, span: PowerSpan | None) -> None:
+        """Say which part of the power recording is shown; ``view.power`` follows."""
+        if self._reader is not None:
+            self._reader.want_power(span)
 
     def on_view_read(self, message: ViewRead) -> None:
         """Show the study as it is now."""
@@ -120,6 +153,7 @@ class QslmApp(ChoosingApp):
         if self.view is None:
             self.lam = message.view.row.spec.lam
             gc.freeze()  # the trials stay: a full collection over 10,000 of them would hold a key up by 0.2 s
+            gc.enable()  # it was put off while all was loaded
         self.view, self.trouble = message.view, None
         if self.current_mode == "study":
             self.refresh_shown()
@@ -130,12 +164,14 @@ class QslmApp(ChoosingApp):
         """Show the list of studies."""
         if message.turn == self._turn:
             self.studies, self.trouble = message.studies, None
+            gc.enable()
             self.refresh_shown()
 
     def on_read_failed(self, message: ReadFailed) -> None:
         """Say what is wrong, over what was read last."""
         if message.turn == self._turn:
             self.trouble = message.trouble
+            self.troubles += 1
             if self.view is None and self.study is not None:
                 self.switch_mode("trouble")
             self.refresh_shown()
@@ -153,6 +189,7 @@ class QslmApp(ChoosingApp):
                 screen.refresh_view()
 
     def _tick(self) -> None:
+        self.follow_runs()
         screen = self.base_screen
         if isinstance(screen, SizedScreen) and screen.is_mounted:
             with suppress(NoMatches):  # as above
@@ -171,7 +208,7 @@ class QslmApp(ChoosingApp):
     async def action_show(self, mode: str) -> None:
         """Show one of the study's screens."""
         screen = self.base_screen
-        if self.view is not None and isinstance(screen, StudyScreen):
+        if self.view is not None and isinstance(screen, StudyScreen) and mode in PANES:
             self.pane = mode
             await screen.show_pane(mode)
 
@@ -179,6 +216,51 @@ class QslmApp(ChoosingApp):
         """Go back to the list of studies."""
         self._read(None)
         self.switch_mode("start")
+
+    def selected(self) -> StudyRow | None:
+        """Return the study that an action is about: the one on screen, or under the list's cursor."""
+        screen = self.base_screen
+        return screen.selected if isinstance(screen, StartScreen) else super().selected()
+
+    def action_interrupt(self) -> None:
+        """The second time: ask how the search shall stop."""
+        now = time.monotonic()
+        twice, self._interrupted_at = now - self._interrupted_at < _TWICE_SECONDS, now
+        row = self.selected()
+        if row is None or row.state != "running":
+            self.notify("q closes the dashboard.")
+        elif twice:
+            self.action_stop()
+        else:
+            self.notify(
+                "ctrl+c again asks how to stop the search; q closes the dashboard, the search goes on."
+            )
+
+    def action_export(self) -> None:
+        """Ask in which form what is shown shall be written, and write it."""
+        from tui.screens.choice import export_question
+
+        if self.view is None:
+            self.action_save_svg()
+            return
+        self.push_screen(export_question(f"what screen {self.pane} shows"), self._export)
+
+    def _export(self, form: str | None) -> None:
+        from tui.export import to_csv, to_json
+
+        if form == "svg":
+            self.call_after_refresh(self.action_save_svg)
+        elif form is not None and self.view is not None:
+            trials = self._shown_trials()
+            whole = to_json(self.view, self.pane, self.lam, self.chosen_number, trials)
+            self._write(form, to_csv(trials) if form == "csv" else whole)
+
+    def _shown_trials(self) -> Sequence[TrialRecord]:
+        screen = self.base_screen
+        pane = screen.pane if isinstance(screen, StudyScreen) else None
+        if self.view is None or pane is None:
+            return ()
+        return pane.shown_trials(self.view)
 
     def command(self) -> str:
         """Return the command line that says the same as this screen."""
@@ -197,9 +279,13 @@ class QslmApp(ChoosingApp):
 
     def action_save_svg(self) -> None:
         """Save the screen as an SVG in the working directory."""
-        path = Path(f"{file_stem(self.study or 'qslm-opt')}-{self.pane}-{self.clock():%Y%m%d-%H%M%S}.svg")
+        self._write("svg", self.export_screenshot(title=self.picture_title()))
+
+    def _write(self, form: str, content: str) -> None:
+        stem = file_stem(self.study or "qslm-opt")
+        path = Path(f"{stem}-{self.pane}-{self.clock():%Y%m%d-%H%M%S}.{form}")
         try:
-            path.write_text(self.export_screenshot(title=self.picture_title()), encoding="utf-8")
+            path.write_text(content, encoding="utf-8")
         except OSError as error:
             self.notify(f"{path} cannot be written: {error.strerror}.", severity="error", markup=False)
             return
@@ -211,7 +297,11 @@ class QslmApp(ChoosingApp):
 
     def action_help(self) -> None:
         """Show the keys of this screen and the signs."""
-        self.push_screen(HelpDialog(key_lines(self, self.screen)))
+        screen = self.base_screen
+        part = screen.pane if isinstance(screen, StudyScreen) else screen
+        name = self.pane if isinstance(screen, StudyScreen) else "studies"
+        notes = part.NOTES if isinstance(part, (Pane, SizedScreen)) else ()
+        self.push_screen(HelpDialog(key_lines(self, self.screen), f"Help: {name}", notes))
 
     def get_key_display(self, binding: Binding) -> str:
         """Return how a key is shown; by its name where only ASCII is wanted."""
@@ -231,12 +321,26 @@ def _repository(url: str) -> Source:
     return Repository(url, read_only=True)
 
 
-def main(url: str, name: str | None) -> None:
+def main(url: str, name: str | None, pane: str = "overview") -> None:
     """Run the dashboard on ``url``; without ``name`` it starts with the list of studies.
 
-    Raises UsageError when standard input or output is not a terminal.
+    Raises UsageError when standard input or output is not a terminal, on an unknown screen, and on a
+    configuration that cannot be.
     """
+    check_screen(pane)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         words = ("study", "show", name) if name else ("study", "list")
-        raise UsageError(f"the dashboard needs a terminal; use `{cli_command(*words, url=url)}` instead.")
-    QslmApp(url, name).run()
+        raise UsageError(
+            f"the dashboard needs a terminal; use `{cli_command(*words, url=url)}`, or --snapshot, instead."
+        )
+    config = read_config()
+    if config.ascii:
+        os.environ.setdefault("QSLM_OPT_ASCII", "1")
+    QslmApp(url, name, pane=pane, config=config, share=CPU_SHARE).run()
+
+
+def check_screen(name: str) -> None:
+    """Raise UsageError when no screen has this name."""
+    if name not in PANES:
+        hint = did_you_mean(name, PANES)
+        raise UsageError(f"screen {name!r} is unknown; use one of {', '.join(PANES)}.{hint}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor, log2
 from typing import TYPE_CHECKING
 
-from tui.glyphs import HEAT_LEVELS, glyphs
+from tui.glyphs import HEAT_LEVELS, glyphs, plain
 from tui.model import sensitivity
 from tui.text import significant
 
@@ -30,6 +30,10 @@ class GridCell:
     bits: int = 0
 
 
+CellMaker = Callable[["Module | None", str], GridCell]
+"""Module (None: this block has none of that name) and a name to add → cell."""
+
+
 @dataclass(frozen=True)
 class Grid:
     """Rows of cells under a header; rows may have their own number of cells."""
@@ -38,6 +42,8 @@ class Grid:
     """Header lines: one label a column."""
     rows: tuple[tuple[str, tuple[GridCell, ...]], ...]
     """(label, cells)."""
+    notes: tuple[str, ...] = ()
+    """What is said beside each row where there is room; empty or one a row."""
 
 
 def heat_of_bits(bits: int) -> int:
@@ -55,8 +61,28 @@ def searched_modules(block: Block) -> list[Module]:
     return [module for module in block.modules if module.searched]
 
 
-def bit_grid(hierarchy: Hierarchy, setting: QuantSetting) -> Grid:
-    """Return blocks × modules with the bits of ``setting``; ``*`` marks a module's own entry."""
+def bit_grid(hierarchy: Hierarchy, setting: QuantSetting, notes: Mapping[str, str] | None = None) -> Grid:
+    """Return blocks × modules with the bits of ``setting``; ``*`` marks a module's own entry.
+
+    ``notes`` says something about blocks.
+    """
+
+    def cell(module: Module | None, after: str) -> GridCell:
+        return _bit_cell(module, setting, after)
+
+    return _grid(hierarchy, cell, notes or {})
+
+
+def diff_grid(hierarchy: Hierarchy, before: QuantSetting, after: QuantSetting) -> Grid:
+    """Return blocks × modules with the bits of both settings where their formats differ."""
+
+    def cell(module: Module | None, name: str) -> GridCell:
+        return _diff_cell(module, before, after, name)
+
+    return _grid(hierarchy, cell, {})
+
+
+def _grid(hierarchy: Hierarchy, cell: CellMaker, notes: Mapping[str, str]) -> Grid:
     names: list[str] = []
     for block in hierarchy.blocks:
         if block.kind == "attention":
@@ -68,13 +94,14 @@ def bit_grid(hierarchy: Hierarchy, setting: QuantSetting) -> Grid:
             continue
         by_name = {_short(m): m for m in modules}
         if block.kind == "attention":
-            cells = tuple(_bit_cell(by_name.get(name), setting) for name in names)
+            cells = tuple(cell(by_name.get(name), "") for name in names)
         else:
-            cells = tuple(_bit_cell(module, setting, " " + _short(module)) for module in modules)
+            cells = tuple(cell(module, " " + _short(module)) for module in modules)
         rows.append((block.unit, cells))
     groups = tuple(name.partition(".")[0] if "." in name else "" for name in names)
     heads = tuple(name.rpartition(".")[2] for name in names)
-    return Grid((_once(groups), heads), tuple(rows))
+    beside = tuple(notes.get(unit, "") for unit, _ in rows) if notes else ()
+    return Grid((_once(groups), heads), tuple(rows), beside)
 
 
 def _short(module: Module) -> str:
@@ -93,6 +120,17 @@ def _bit_cell(module: Module | None, setting: QuantSetting, after: str = "") -> 
     block = setting.format_of(module.unit.partition("/")[0])
     own = "*" if module.unit in setting.units and fmt != block and not after else ""
     return GridCell(f"{bits_text(fmt)}{own}{after}", f"heat{heat_of_bits(fmt.bits)}", module.unit, fmt.bits)
+
+
+def _diff_cell(module: Module | None, before: QuantSetting, after: QuantSetting, name: str) -> GridCell:
+    if module is None:
+        return GridCell(glyphs().waiting, "dim", "")
+    old, new = before.format_of(module.unit), after.format_of(module.unit)
+    if old == new:
+        return GridCell(glyphs().same + name, "dim", module.unit, new.bits)
+    heat = min(HEAT_LEVELS - 1, 1 + abs(new.bits - old.bits))
+    role = f"heat{heat}" if new.bits <= old.bits else f"warm{heat}"
+    return GridCell(f"{bits_text(old)}{plain('→')}{bits_text(new)}{name}", role, module.unit, new.bits)
 
 
 def sensitivity_grid(view: StudyView) -> Grid:

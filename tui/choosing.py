@@ -8,8 +8,10 @@ from textual.app import App
 
 from tui.lam import next_winner, step
 from tui.screens.dialogs import LamDialog
+from tui.screens.diff import DiffDialog
 
 if TYPE_CHECKING:
+    from qslm_opt.results import TrialRecord
     from tui.model import StudyView
 
 
@@ -23,6 +25,8 @@ class ChoosingApp(App[None]):
         self.lam = 0.0
         self.chosen: int | None = None
         """Trial number that the user chose; None follows the winner."""
+        self.pinned: int | None = None
+        """Trial number that others are compared with."""
         self.feasible_only = True
 
     def refresh_shown(self) -> None:
@@ -48,6 +52,35 @@ class ChoosingApp(App[None]):
             return self.chosen
         rows = self.view.ranked(self.lam, self.feasible_only)
         return rows[0].record.number if rows else None
+
+    @property
+    def pinned_trial(self) -> TrialRecord | None:
+        """The pinned trial, None without one."""
+        return self.view.by_number.get(self.pinned) if self.view and self.pinned is not None else None
+
+    def pin(self, number: int | None) -> None:
+        """Compare others with a trial from now on; the pinned one again lets it go."""
+        self.pinned = None if number == self.pinned else number
+        self.refresh_shown()
+
+    def action_pin(self) -> None:
+        """Pin the chosen candidate, or let it go."""
+        self.pin(self.chosen_number)
+
+    def action_diff(self) -> None:
+        """Show what differs between the pinned candidate and the chosen one."""
+        self.compare(self.chosen_number)
+
+    def compare(self, number: int | None) -> None:
+        """Show what differs between the pinned trial and another."""
+        before = self.pinned_trial
+        after = self.view.by_number.get(number) if self.view and number is not None else None
+        if self.view is None or before is None or after is None:
+            self.notify("Pin a trial first: p pins the one under the cursor.")
+        elif before.number == after.number:
+            self.notify(f"#{after.number} is the pinned one; move to another to compare.")
+        else:
+            self.push_screen(DiffDialog(self.view, before, after))
 
     def action_turn(self, up: bool, coarse: bool) -> None:
         """Turn λ by one step."""

@@ -1,126 +1,130 @@
-"""The filter line of the trials screen: ``tier:block state:pruned unit:attention.3 bits<=4 not saving<80``.
+"""The filter language of the trials screen: ``tier:block (acc>62 or mem<2.1MB) not fmt:int3``.
 
-Words are joined by *and*; ``not`` (or a leading ``-``) turns the next one around; a bare word is looked for
-in the unit's name. ``acc`` and ``saving`` are in percent, ``mem`` takes sizes such as ``2.1MB``.
+Tests side by side must both hold (*and* may be written); *or* binds weaker, *not* (or a leading ``-``)
+stronger, parentheses group, ``"…"`` keeps spaces and words such as *or* together. A bare word is looked for
+in the unit's name. What a test can ask is in ``tui.filterwords``. Errors name the place and the way out.
 """
 
 from __future__ import annotations
 
-import operator
 import re
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from qslm_opt.errors import SpecError, UsageError, did_you_mean
-from qslm_opt.spec import parse_size
+from qslm_opt.errors import UsageError
+from tui.filterwords import KEYS as KEYS
+from tui.filterwords import word_test
 
 if TYPE_CHECKING:
+    from qslm_opt.hierarchy.tree import Hierarchy
     from qslm_opt.results import TrialRecord
 
 Test = Callable[["TrialRecord"], bool]
-_WORD = re.compile(r"([a-z]+)(<=|>=|!=|[:=<>])(.*)", re.IGNORECASE)
-_COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
-    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
-    ":": operator.eq, "=": operator.eq, "!=": operator.ne,
-}  # fmt: skip
-_TEXTS: Mapping[str, Callable[[TrialRecord], str]] = {
-    "tier": lambda t: t.tier,
-    "state": lambda t: t.state,
-    "unit": lambda t: t.unit,
-    "digest": lambda t: t.digest,
-}
-_NUMBERS: Mapping[str, Callable[[TrialRecord], float | None]] = {
-    "trial": lambda t: t.number,
-    "bits": lambda t: t.bits,
-    "acc": lambda t: None if t.value is None else 100 * t.value,
-    "ppl": lambda t: t.value,
-    "mem": lambda t: t.bytes,
-    "saving": lambda t: 100 * t.saving,
-    "loss": lambda t: t.loss,
-    "seconds": lambda t: t.seconds,
-    "power": lambda t: t.power_w,
-    "energy": lambda t: t.energy_j,
-}
-KEYS = (*_TEXTS, *_NUMBERS, "feasible")
+_PART = re.compile(r"\s*(?:(?P<bracket>[()])|(?P<word>(?:\"[^\"]*\"|[^\s()\"])+)|(?P<open>\"))")
+HELP = (
+    "tier state unit fmt digest : word   "
+    "trial bits acc ppl mem saving room memroom loss seconds power energy : = != < <= > >=   "
+    'feasible   and or not ( ) "…"'
+)
+"""All of the language in one line."""
 
 
-def parse_filter(text: str) -> Test:
-    """Return the test that ``text`` describes; raise UsageError on a key or number that cannot be."""
-    tests: list[Test] = []
-    negate = False
-    for word in text.split():
-        if word.lower() == "not":
-            negate = not negate
-            continue
-        if len(word) > 1 and word[0] == "-":
-            negate, word = not negate, word[1:]
-        test = _test(word)
-        tests.append(_not(test) if negate else test)
-        negate = False
-    return lambda trial: all(test(trial) for test in tests)
+@dataclass(frozen=True)
+class _Token:
+    text: str
+    """As written, quotes included."""
+    column: int
+    """Counted from 1."""
+
+    @property
+    def operator(self) -> str:
+        """``and``, ``or``, ``not``, a parenthesis, or empty for a test; a quoted word is no operator."""
+        word = self.text.lower()
+        return word if word in ("and", "or", "not", "(", ")") else ""
+
+
+def parse_filter(text: str, hierarchy: Hierarchy | None = None) -> Test:
+    """Return the test that ``text`` describes; raise UsageError that names what cannot be, and where.
+
+    ``hierarchy`` lets ``fmt:`` leave out formats that a setting names but that no module has.
+    """
+    tokens = _tokens(text)
+    if not tokens:
+        return lambda trial: True
+    parser = _Parser(tokens, hierarchy)
+    found = parser.either()
+    if parser.left:
+        raise UsageError(f"the ) at column {parser.left[0].column} closes nothing; remove it.")
+    return found
+
+
+def _tokens(text: str) -> list[_Token]:
+    found: list[_Token] = []
+    at = 0
+    text = text.rstrip()
+    while at < len(text):
+        match = _PART.match(text, at)
+        assert match is not None  # the three alternatives take every character
+        begin = match.start(match.lastgroup or 0) + 1
+        if match["open"]:
+            raise UsageError(f'the quote at column {begin} is not closed; write another " after it.')
+        found.append(_Token(match["bracket"] or match["word"], begin))
+        at = match.end()
+    return found
+
+
+class _Parser:
+    """Recursive descent over the tokens that are left."""
+
+    def __init__(self, tokens: list[_Token], hierarchy: Hierarchy | None) -> None:
+        self.left = tokens
+        self._hierarchy = hierarchy
+        self._end = tokens[-1].column + len(tokens[-1].text)
+
+    @property
+    def _next(self) -> str:
+        return self.left[0].operator if self.left else "end"
+
+    def either(self) -> Test:
+        """Read tests joined by *or*."""
+        tests = [self._all()]
+        while self._next == "or":
+            self.left = self.left[1:]
+            tests.append(self._all())
+        return tests[0] if len(tests) == 1 else lambda trial: any(test(trial) for test in tests)
+
+    def _all(self) -> Test:
+        tests = [self._one()]
+        while self._next in ("and", "not", "(", ""):
+            if self._next == "and":
+                self.left = self.left[1:]
+            tests.append(self._one())
+        return tests[0] if len(tests) == 1 else lambda trial: all(test(trial) for test in tests)
+
+    def _one(self) -> Test:
+        if not self.left:
+            raise UsageError(f"the filter ends at column {self._end} where a test is due, as in tier:block.")
+        token, self.left = self.left[0], self.left[1:]
+        if token.operator == "not":
+            return _not(self._one())
+        if token.operator == "(":
+            return self._group(token)
+        if token.operator:
+            raise UsageError(f"{token.text!r} at column {token.column} has no test before it; write one.")
+        if token.text.startswith("-") and len(token.text) > 1:
+            return _not(word_test(token.text[1:], token.column + 1, self._hierarchy))
+        if token.text == "-" and self._next == "(":
+            return _not(self._one())
+        return word_test(token.text, token.column, self._hierarchy)
+
+    def _group(self, opened: _Token) -> Test:
+        found = self.either()
+        if self._next != ")":
+            raise UsageError(f"the ( at column {opened.column} is not closed; write a ) after its tests.")
+        self.left = self.left[1:]
+        return found
 
 
 def _not(test: Test) -> Test:
     return lambda trial: not test(trial)
-
-
-def _test(word: str) -> Test:
-    match = _WORD.fullmatch(word)
-    if match is None:
-        if word.lower() == "feasible":
-            return lambda trial: trial.feasible
-        return lambda trial: word.lower() in trial.unit.lower()
-    key, sign, wanted = match[1].lower(), match[2], match[3]
-    if key == "feasible":
-        yes = _truth(wanted)
-        return lambda trial: trial.feasible is yes
-    if key in _TEXTS:
-        return _text_test(key, sign, wanted)
-    if key in _NUMBERS:
-        return _number_test(key, sign, wanted)
-    raise UsageError(f"filter key {key!r} is unknown.{did_you_mean(key, KEYS)}")
-
-
-def _truth(wanted: str) -> bool:
-    if wanted.lower() in ("yes", "true", "1"):
-        return True
-    if wanted.lower() in ("no", "false", "0"):
-        return False
-    raise UsageError(f"feasible:{wanted} cannot be; write feasible:yes or feasible:no.")
-
-
-def _text_test(key: str, sign: str, wanted: str) -> Test:
-    if sign not in (":", "=", "!="):
-        raise UsageError(f"{key} is a word and has no order; write {key}:{wanted or 'WORD'}.")
-    read, sought = _TEXTS[key], wanted.lower()
-    if sign == "!=":
-        return lambda trial: sought != read(trial).lower()
-    if sign == "=":
-        return lambda trial: sought == read(trial).lower()
-    if key == "unit":
-        return lambda trial: _unit_under(read(trial).lower(), sought)
-    return lambda trial: read(trial).lower().startswith(sought)
-
-
-def _unit_under(unit: str, sought: str) -> bool:
-    """A block finds itself and its modules, but ``attention.1`` does not find ``attention.11``."""
-    if not sought or sought[-1].isdigit():
-        return unit == sought or unit.startswith(sought + "/") or not sought
-    return sought in unit
-
-
-def _number_test(key: str, sign: str, wanted: str) -> Test:
-    try:
-        limit = parse_size(wanted)[0] if key == "mem" else float(wanted.rstrip("%"))
-    except (ValueError, SpecError):
-        example = "2.1MB" if key == "mem" else "4"
-        raise UsageError(
-            f"{key}{sign}{wanted} needs a number; write for instance {key}<={example}."
-        ) from None
-    read, compare = _NUMBERS[key], _COMPARE[sign]
-
-    def test(trial: TrialRecord) -> bool:
-        value = read(trial)
-        return value is not None and compare(value, limit)
-
-    return test

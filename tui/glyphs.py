@@ -13,7 +13,7 @@ HEAT_LEVELS = 6
 class Glyphs:
     """One sign for each meaning, so that colour is never the only sign.
 
-    All are one cell wide but ``lam`` and ``at_most``, which are words in ASCII.
+    All are one cell wide but ``degree``, and ``lam`` and ``at_most``, which are words in ASCII.
     """
 
     feasible: str = "●"
@@ -44,10 +44,18 @@ class Glyphs:
     lam: str = "λ"
     delta: str = "Δ"
     at_most: str = "≤"
+    at_least: str = "≥"
+    about: str = "≈"
+    plus_minus: str = "±"
+    pin: str = "◇"
     dot: str = "·"
     ellipsis: str = "…"
     left_cap: str = "▐"
     right_cap: str = "▌"
+    begin: str = "▏"
+    cursor: str = "┃"
+    degree: str = "°C"
+    sigma: str = "σ"
     levels: str = "▁▂▃▄▅▆▇█"
     braille: bool = True
     """Whether lines may be drawn with braille dots."""
@@ -58,7 +66,8 @@ ASCII = Glyphs(
     feasible="+", infeasible="o", pruned="x", failed="!", running=">", waiting=".", best="*", done="v",
     stopped="#", gone="!", full="#", rest=".", bar="|", vertical=":", horizontal="-", axis_y="|", axis_x="+",
     corner="+", rule="-", cross="+", up="^", down="v", same="-", dash="-", minus="-", lam="lambda", delta="d",
-    at_most="<=", dot="-", ellipsis="~", left_cap="[", right_cap="]", levels="12345678", braille=False,
+    at_most="<=", at_least=">=", about="~", plus_minus="+-", pin="P", dot="-", ellipsis="~", left_cap="[",
+    right_cap="]", begin="|", cursor="|", degree="C", sigma="s", levels="12345678", braille=False,
 )  # fmt: skip
 
 
@@ -89,7 +98,14 @@ _PLAIN = str.maketrans(
         "Δ": "d",
         "≤": "<=",
         "≥": ">=",
+        "≈": "~",
+        "◇": "P",
         "→": "->",
         "×": "x",
+        "°": " ",
+        "σ": "s",
+        "Σ": "S",
+        "±": "+-",
+        "┃": "|",
     }
 )

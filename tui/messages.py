@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from textual.message import Message
 
 if TYPE_CHECKING:
-    from qslm_opt.store import StudyRow
     from tui.model import StudyView
-    from tui.reader import Trouble
+    from tui.reader import StudyLine, Trouble
 
 
 class FromReader(Message):
@@ -35,7 +34,7 @@ class ViewRead(FromReader):
 class StudiesRead(FromReader):
     """The list of studies was read."""
 
-    def __init__(self, turn: int, studies: list[StudyRow]) -> None:
+    def __init__(self, turn: int, studies: list[StudyLine]) -> None:
         super().__init__(turn)
         self.studies = studies
 

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from qslm_opt import rank
 from qslm_opt.rank import Ranking
 from qslm_opt.setting import QuantSetting
+from tui.events import Event, events_of
 from tui.lanes import Lane, lanes_of
+from tui.shares import TimeShares, shares_of
+from tui.times import moment
 
 if TYPE_CHECKING:
     from qslm_opt.rank import Ranked
     from qslm_opt.results import Metric, TrialRecord
     from qslm_opt.store import StudyRow
+    from tui.power import Power
 
 ENDED = ("complete", "pruned", "failed")
 _RATE_WINDOW = 20
 _RANKINGS_KEPT = 8
 _OF_TRIALS = frozenset({
     "by_number", "running", "ended", "feasible", "candidates", "improvements", "tier", "winners", "closest",
-    "trials_per_second", "_worked",
+    "trials_per_second", "_worked", "events", "shares", "ended_by_tier",
+    "ended_by_state", "by_unit",
 })  # fmt: skip
+_DERIVED = _OF_TRIALS | {"lanes"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ class StudyView:
     trials: tuple[TrialRecord, ...]
     """All trials by number."""
     read_at: datetime
+    power: Power | None = None
+    """What was read of the power recording; None when no screen shows any."""
     _at: dict[tuple[float, bool], list[Ranked]] = field(default_factory=dict, compare=False, repr=False)
     """The last few rankings; a view with the same trials takes them over."""
     _made: dict[bool, Ranking] = field(default_factory=dict, compare=False, repr=False)
@@ -57,6 +66,15 @@ class StudyView:
     def by_number(self) -> Mapping[int, TrialRecord]:
         """Trial number → trial."""
         return {trial.number: trial for trial in self.trials}
+
+    @cached_property
+    def by_unit(self) -> Mapping[str, tuple[TrialRecord, ...]]:
+        """Unit → the ended trials that changed it, by number; without those of the sensitivity tier."""
+        found: dict[str, list[TrialRecord]] = {}
+        for trial in self.ended:
+            if trial.tier != "sensitivity":
+                found.setdefault(trial.unit, []).append(trial)
+        return {unit: tuple(trials) for unit, trials in found.items()}
 
     @cached_property
     def running(self) -> tuple[TrialRecord, ...]:
@@ -128,9 +146,29 @@ class StudyView:
         return frozenset(found)
 
     @cached_property
+    def ended_by_tier(self) -> Counter[str]:
+        """Tier → trials of it that have ended."""
+        return Counter(t.tier for t in self.ended)
+
+    @cached_property
+    def ended_by_state(self) -> Counter[str]:
+        """State → trials that ended in it."""
+        return Counter(t.state for t in self.ended)
+
+    @cached_property
     def lanes(self) -> tuple[Lane, ...]:
         """The tiers in their order, with what is done and the best candidate of each."""
         return lanes_of(self)
+
+    @cached_property
+    def events(self) -> tuple[Event, ...]:
+        """What happened, oldest first: tiers that began and trials that ended."""
+        return events_of(self)
+
+    @cached_property
+    def shares(self) -> TimeShares | None:
+        """Where the time of the last trials went; None before the second one."""
+        return shares_of(self.ended)
 
     @cached_property
     def tier(self) -> str | None:
@@ -180,18 +218,15 @@ class StudyView:
         view.__dict__.update({k: v for k, v in self.__dict__.items() if k in _OF_TRIALS})
         return view
 
+    def with_power(self, power: Power) -> StudyView:
+        """Return the same view with what was read of the power recording; all that is derived goes along."""
+        view = replace(self, power=power)
+        view.__dict__.update({k: v for k, v in self.__dict__.items() if k in _DERIVED})
+        return view
+
     def setting(self, record: TrialRecord) -> QuantSetting:
         """Return the trial's setting; raise SettingError when its text is damaged."""
         return QuantSetting.from_json(record.setting)
-
-
-@lru_cache(maxsize=1 << 16)
-def moment(text: str | None) -> datetime | None:
-    """Read an ISO 8601 local time; None when absent or unreadable."""
-    try:
-        return datetime.fromisoformat(text).replace(tzinfo=None) if text else None
-    except ValueError:
-        return None
 
 
 def sensitivity(view: StudyView) -> dict[tuple[str, int], float]:

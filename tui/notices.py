@@ -7,7 +7,6 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from tui.glyphs import glyphs, plain
-from tui.model import moment
 from tui.text import (
     byte_unit,
     bytes_text,
@@ -19,6 +18,7 @@ from tui.text import (
     safe_url,
     significant,
 )
+from tui.times import moment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -167,5 +167,7 @@ def trouble_page(trouble: Trouble, url: str, name: str | None) -> tuple[str, str
     if trouble.kind == "missing":
         return f"No study {name!r}", trouble.text, f"Press o for the studies of {safe_url(url)}. {again}"
     if trouble.kind == "newer":
+        if "older" in trouble.text:
+            return "The storage is of an older qslm-opt", trouble.text, "q quits."
         return "The storage is newer than this qslm-opt", trouble.text, "Upgrade qslm-opt; q quits."
     return f"{safe_url(url)} cannot be read", trouble.text, again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from qslm_opt.errors import StorageError, StudyNotFoundError, UsageError
 from qslm_opt.safe import masked
-from tui.app import PANES, QslmApp
+from tui.app import QslmApp, check_screen
+from tui.screens.base import MIN_HEIGHT, MIN_WIDTH
+from tui.screens.study import StudyScreen
 
 if TYPE_CHECKING:
     from textual.pilot import Pilot
@@ -18,6 +21,17 @@ if TYPE_CHECKING:
     from tui.reader import Source
 
 _PATIENCE_SECONDS = 30.0
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read ``120x36``; raise UsageError when it is no size, or below what the dashboard needs."""
+    match = re.fullmatch(r"(\d{1,4})x(\d{1,4})", text)
+    if not match or int(match[1]) < MIN_WIDTH or int(match[2]) < MIN_HEIGHT:
+        raise UsageError(
+            f"--size {text!r} cannot be; write WIDTHxHEIGHT of at least {MIN_WIDTH}x{MIN_HEIGHT}, "
+            "for instance 120x36."
+        )
+    return int(match[1]), int(match[2])
 
 
 def snapshot(
@@ -35,8 +49,7 @@ def snapshot(
     Raises UsageError on an unknown screen or a file that cannot be written, StudyNotFoundError and
     StorageError when there is nothing to show.
     """
-    if screen not in PANES:
-        raise UsageError(f"screen {screen!r} is unknown; use one of {', '.join(PANES)}.")
+    check_screen(screen)
     app = QslmApp(url, name, open_source=open_source, clock=clock, pane=screen)
     pictures: list[str] = []
 
@@ -60,12 +73,21 @@ async def _settle(app: QslmApp, pilot: Pilot[object]) -> None:
     end = loop.time() + _PATIENCE_SECONDS
     while loop.time() < end:
         await pilot.pause()
-        shown = app.view is not None if app.study else app.studies is not None
-        if shown or app.trouble is not None:
+        if app.trouble is not None or _is_shown(app):
             break
         await asyncio.sleep(0.02)
     for _ in range(3):
         await pilot.pause()
+
+
+def _is_shown(app: QslmApp) -> bool:
+    """Return whether all that the screen needs was read."""
+    if app.study is None:
+        return app.studies is not None
+    pane = app.base_screen.pane if isinstance(app.base_screen, StudyScreen) else None
+    if app.view is None or pane is None:
+        return False
+    return pane.POWER is None or app.view.power is not None
 
 
 def _write(path: Path, svg: str) -> None:

@@ -45,6 +45,21 @@ def metric_text(metric: str, value: float | None) -> str:
     return f"{100 * value:.2f} %" if metric == "accuracy" else significant(value, 4)
 
 
+def change_text(change: float, unit: str = "", digits: int = 3) -> str:
+    """Return a change with its sign, ``0`` when there is none."""
+    if change == 0:
+        return f"0{unit}"
+    return f"{'+' if change > 0 else glyphs().minus}{significant(abs(change), digits)}{unit}"
+
+
+def metric_change(metric: str, before: float | None, after: float | None) -> str:
+    """Return the change of a metric: points of an accuracy, or of a perplexity as it is."""
+    if before is None or after is None:
+        return glyphs().dash
+    change = after - before
+    return change_text(100 * change, " points") if metric == "accuracy" else change_text(change)
+
+
 def percent(share: float, digits: int = 1) -> str:
     """Return a share as ``88.1 %``."""
     return f"{100 * share:.{digits}f} %"
@@ -87,6 +102,14 @@ def duration(seconds: float | None) -> str:
     if days:
         return f"{days}d {hours:02}:{minutes:02}"
     return f"{hours:02}:{minutes:02}:{total % 60:02}" if hours else f"{minutes:02}:{total % 60:02}"
+
+
+def age_text(seconds: float) -> str:
+    """Return how long ago in one unit: ``12s``, ``40m``, ``3h``, ``5d``."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{max(0, int(seconds))}s"
 
 
 def clip(text: str, width: int) -> str:

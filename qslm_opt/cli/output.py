@@ -66,9 +66,7 @@ def console(*, stderr: bool = False) -> Console:
     )
 
 
-def table(
-    *columns: str, left: int = 0, text: Sequence[str] = (), title: str | None = None
-) -> Table:
+def table(*columns: str, left: int = 0, text: Sequence[str] = (), title: str | None = None) -> Table:
     """Return an empty table: the first ``left`` columns and those in ``text`` are words, others numbers."""
     from rich import box
     from rich.table import Table

@@ -33,9 +33,7 @@ MinAccuracy = Annotated[
 MaxIncrease = Annotated[
     str | None, _flag("--max-increase", _BOUND, "Perplexity may rise by at most this: 1.0 or 3.8%.")
 ]
-MaxPerplexity = Annotated[
-    float | None, _flag("--max-perplexity", _BOUND, "Perplexity must be at most this.")
-]
+MaxPerplexity = Annotated[float | None, _flag("--max-perplexity", _BOUND, "Perplexity must be at most this.")]
 Lambda = Annotated[
     float | None,
     _flag("--lambda", _BOUND, "Weight of memory in the score: ranks, decides no verdict. [default: 0.2]"),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from importlib import import_module
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from qslm_opt.cli.options import Storage, complete_names, reading, storage_url
+from qslm_opt.cli.output import narrate
 from qslm_opt.errors import UsageError
 
 
@@ -19,19 +23,43 @@ def watch(
             show_default=False, autocompletion=complete_names,
         ),
     ] = None,
+    screen: Annotated[
+        str, typer.Option("--screen", help="overview, rank, model, trials or power; keys 1 to 5 change it.")
+    ] = "overview",
+    snapshot: Annotated[
+        Path | None,
+        typer.Option("--snapshot", metavar="FILE.svg", show_default=False,
+                     help="Write a picture of the screen; needs no terminal."),
+    ] = None,
+    size: Annotated[str, typer.Option("--size", help="Columns and rows of the picture.")] = "120x36",
+    ascii_only: Annotated[bool, typer.Option("--ascii", help="Plain ASCII signs only.")] = False,
     storage: Storage = None,
 ) -> None:  # fmt: skip
-    """Open the dashboard on a study, running or not."""
+    """Open the dashboard on a study, running or not; it only reads.
+
+    Keys and theme: $XDG_CONFIG_HOME/qslm-opt/config.toml, tables [keymap] and [dashboard].
+    """
     with reading(storage) as repository:
         if name is not None:
             repository.study(name)
-    open_dashboard(storage_url(storage), name)
+    if ascii_only:
+        os.environ["QSLM_OPT_ASCII"] = "1"
+    if snapshot is None:
+        open_dashboard(storage_url(storage), name, screen)
+        return
+    picture = _dashboard("tui.snapshot")
+    picture.snapshot(storage_url(storage), name, snapshot, picture.parse_size(size), screen)
+    narrate(f"wrote {snapshot}")
 
 
-def open_dashboard(url: str, name: str | None) -> None:
+def open_dashboard(url: str, name: str | None, screen: str = "overview") -> None:
     """Show the dashboard until it is left."""
+    _dashboard("tui.app").main(url, name, screen)
+
+
+def _dashboard(module: str) -> Any:
+    gc.disable()  # until the first screen: collections take a third of the time to open a large study
     try:
-        app = import_module("tui.app")
+        return import_module(module)
     except ModuleNotFoundError as error:
         raise UsageError(f"the dashboard needs {error.name}; run: pip install textual.") from None
-    app.main(url, name)

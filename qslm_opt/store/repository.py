@@ -13,7 +13,9 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from qslm_opt.errors import SchemaError, StorageError, StudyNotFoundError, did_you_mean
 from qslm_opt.safe import masked
+from qslm_opt.spec import StudySpec
 from qslm_opt.store import migrations
+from qslm_opt.store.bulk import write_trials
 from qslm_opt.store.engine import open_engine
 from qslm_opt.store.failures import storage_errors
 from qslm_opt.store.power import PowerRecords, delete_power
@@ -21,7 +23,7 @@ from qslm_opt.store.prepare import check_version, schema_version
 from qslm_opt.store.rows import StudyRow, is_alive, own_process, seconds_of
 from qslm_opt.store.studies import Place, find_places, read_studies, write_mark
 from qslm_opt.store.tables import RUN, STUDY
-from qslm_opt.store.trials import read_attribute, read_trials
+from qslm_opt.store.trials import read_attribute, read_best, read_trials
 from qslm_opt.store.urls import is_sqlite, sqlite_path
 
 if TYPE_CHECKING:
@@ -117,6 +119,18 @@ class Repository(PowerRecords):
             extra = connection.execute(select(STUDY.c.extra).where(STUDY.c.uuid == place.uuid)).scalar()
             return read_trials(connection, place.study_id, after, states, extra or ())
 
+    def best(self, name: str) -> TrialRecord | None:
+        """Return the study's best feasible trial at its own λ, reading no others; None without one."""
+        with self._read() as connection:
+            place = self._place(connection, name)
+            if place.study_id is None:
+                return None
+            row = connection.execute(
+                select(STUDY.c.extra, STUDY.c.spec).where(STUDY.c.uuid == place.uuid)
+            ).one()
+            maximize = StudySpec.from_mapping(row.spec).metric == "accuracy"
+            return read_best(connection, place.study_id, maximize, row.extra or ())
+
     def evaluation(self, name: str, number: int) -> dict[str, Any] | None:
         """Return the whole Evaluation of one trial as stored, None when it has none."""
         with self._read() as connection:
@@ -157,6 +171,20 @@ class Repository(PowerRecords):
         }
         with self._write() as connection:
             connection.execute(insert(STUDY).values(values))
+
+    def add_trials(
+        self,
+        name: str,
+        records: Sequence[TrialRecord],
+        choices: Mapping[str, Sequence[Any]],
+        scores: Sequence[float | None],
+    ) -> None:
+        """Write ended trials to a study that has none, in one transaction; see ``bulk.write_trials``."""
+        with self._write() as connection:
+            study_id = self._place(connection, name).study_id
+            if study_id is None:
+                raise StudyNotFoundError(f"study {name!r} is not in Optuna's tables.")
+            write_trials(connection, study_id, records, choices, scores)
 
     def set_baseline(self, uuid: str, baseline: Baseline) -> None:
         """Store the unquantized model's measurement."""

@@ -166,6 +166,10 @@ OPTUNA_SYSTEM_ATTRIBUTES = table(
     column("key", String),
     column("value_json", Text),
 )
+OPTUNA_VALUES = table(
+    "trial_values", column("trial_id", Integer), column("objective", Integer), column("value", Float),
+    column("value_type", String),
+)
 OPTUNA_PARAMS = table(
     "trial_params",
     column("param_id", Integer),

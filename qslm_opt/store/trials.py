@@ -12,7 +12,19 @@ from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Select, String, TableClause, cast, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Float,
+    FromClause,
+    Select,
+    String,
+    TableClause,
+    asc,
+    cast,
+    desc,
+    select,
+)
 
 from qslm_opt.results import TrialRecord
 from qslm_opt.store.tables import (
@@ -20,6 +32,7 @@ from qslm_opt.store.tables import (
     OPTUNA_SYSTEM_ATTRIBUTES,
     OPTUNA_TRIALS,
     OPTUNA_USER_ATTRIBUTES,
+    OPTUNA_VALUES,
 )
 
 if TYPE_CHECKING:
@@ -31,7 +44,7 @@ STATES: Mapping[str, TrialState] = {
 """Optuna's names of trial states and ours."""
 _ATTRIBUTES = (
     "uuid", "setting", "digest", "bytes", "fp32_bytes", "value", "loss", "used", "seconds", "power_w",
-    "energy_j", "firing_rate",
+    "energy_j", "firing_rate", "reason",
 )  # fmt: skip
 _CONSTRAINTS = ("metric", "memory")
 PARAMS = ("tier", "unit", "bits")
@@ -67,13 +80,16 @@ def read_trials(
     after: int = -1,
     states: Iterable[TrialState] | None = None,
     extra: Collection[str] = (),
+    until: int | None = None,
 ) -> list[TrialRecord]:
     """Return a study's trials numbered above ``after``, by number, or only those in ``states``.
 
-    Those whose digest is in ``extra`` are marked as such.
+    ``until`` is the last number that is wanted. Those whose digest is in ``extra`` are marked as such.
     """
     t = OPTUNA_TRIALS.c
     which = (t.study_id == study_id) & (t.number > after)
+    if until is not None:
+        which &= t.number <= until
     if states is not None:
         wanted = set(states)
         which &= cast(t.state, String(16)).in_([theirs for theirs, ours in STATES.items() if ours in wanted])
@@ -82,6 +98,29 @@ def read_trials(
     choices = _choices(connection, rows)
     unneeded = frozenset(extra)
     return [_record(row, unneeded, *choices) for row in rows]
+
+
+def read_best(
+    connection: Connection, study_id: int, maximize: bool, extra: Collection[str] = ()
+) -> TrialRecord | None:
+    """Return the feasible trial with the best score at the study's own λ, which is Optuna's value of it.
+
+    None when none is feasible; those whose digest is in ``extra`` do not count.
+    """
+    t, v, a = OPTUNA_TRIALS.c, OPTUNA_VALUES.c, OPTUNA_SYSTEM_ATTRIBUTES
+    source: FromClause = OPTUNA_TRIALS.join(OPTUNA_VALUES, v.trial_id == t.trial_id)
+    which = (t.study_id == study_id) & (cast(t.state, String(16)) == "COMPLETE")
+    for name in _CONSTRAINTS:
+        part = a.alias()
+        source = source.join(part, (part.c.trial_id == t.trial_id) & (part.c.key == f"constraints:{name}"))
+        which &= cast(part.c.value_json, Float) <= 0
+    order = desc(v.value) if maximize else asc(v.value)
+    query = select(t.number).select_from(source).where(which).order_by(order, t.number)
+    for number in connection.execute(query.limit(len(extra) + 1)).scalars():
+        (record,) = read_trials(connection, study_id, number - 1, extra=extra, until=number)
+        if record.feasible:
+            return record
+    return None
 
 
 def read_attribute(connection: Connection, study_id: int, number: int, key: str) -> Any:
@@ -114,7 +153,9 @@ def _record(
     widths: Sequence[int],
 ) -> TrialRecord:
     number, _, state, start, end, *attributes, metric, memory, tier, unit, bits = row
-    (uuid, setting, digest, size, whole, value, loss, used, seconds, power, energy, firing) = attributes
+    (uuid, setting, digest, size, whole, value, loss, used, seconds, power, energy, firing, reason) = (
+        attributes
+    )
     known = _string(digest)
     slack = {} if metric is None else {"metric": float(metric)}
     if memory is not None:
@@ -141,6 +182,7 @@ def _record(
         started=_local(start),
         finished=_local(end),
         extra=known in extra,
+        reason="" if reason is None else json.loads(reason),
     )
 
 

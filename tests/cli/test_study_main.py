@@ -158,8 +158,24 @@ def test_watch_opens_the_dashboard_on_the_study(tmp_path: Path, monkeypatch: pyt
     from qslm_opt.cli import watch
 
     filled, calls = FakeStudy(tmp_path / "q.db"), []
-    app = SimpleNamespace(main=lambda url, name: calls.append((url, name)))
+    app = SimpleNamespace(main=lambda url, name, screen: calls.append((url, name, screen)))
     monkeypatch.setattr(watch, "import_module", lambda name: {"tui.app": app}[name])
     assert run(["watch", "s", "--storage", filled.url]) == 0
-    assert run(["watch", "--storage", filled.url]) == 0
-    assert calls == [(filled.url, "s"), (filled.url, None)]
+    assert run(["watch", "--screen", "rank", "--storage", filled.url]) == 0
+    assert calls == [(filled.url, "s", "overview"), (filled.url, None, "rank")]
+
+
+def test_watch_draws_a_picture_without_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("QSLM_OPT_ASCII", "")  # --ascii sets it; it is put back after the test
+    filled, out = FakeStudy(tmp_path / "q.db"), tmp_path / "p.svg"
+    filled.trial(0.9, 5000)
+    flags = ("--snapshot", str(out), "--storage", filled.url)
+    assert run(["watch", "s", *flags, "--size", "120x36", "--screen", "rank", "--ascii"]) == 0
+    assert "1 feasible candidates".replace(" ", "&#160;") in out.read_text("utf-8")
+    assert capsys.readouterr().err.endswith(f"wrote {out}\n")
+    assert run(["watch", "s", *flags, "--size", "10x10"]) == 2
+    assert run(["watch", "s", *flags, "--screen", "rnk"]) == 2
+    err = capsys.readouterr().err
+    assert "at least 80x24" in err and "Did you mean 'rank'?" in err

@@ -12,6 +12,7 @@ from qslm_opt.errors import StudyNotFoundError
 from qslm_opt.evaluate.memory import live_bytes
 from qslm_opt.formats import FP32, SIGN, Layout
 from qslm_opt.hierarchy.tree import NETWORK, Block, Hierarchy, Module, TensorInfo
+from qslm_opt.rank import score
 from qslm_opt.results import Baseline, Metric, TrialRecord, TrialState
 from qslm_opt.setting import QuantSetting
 from qslm_opt.spec import StudySpec
@@ -186,6 +187,9 @@ class FakeRepository:
         self.closed = 0
         self.error: Exception | None = None
         self.calls: list[tuple[Any, ...]] = []
+        self.devices: list[Any] = []
+        self.samples: dict[str, list[Any]] = {}
+        self.windows: dict[str, Any] = {}
 
     def _called(self, *call: Any) -> None:
         self.calls.append(call)
@@ -209,6 +213,33 @@ class FakeRepository:
     ) -> list[TrialRecord]:
         self._called("trials", after, tuple(states) if states else None)
         return [t for t in self._of(name).trials if t.number > after and (not states or t.state in states)]
+
+    def best(self, name: str) -> TrialRecord | None:
+        self._called("best", name)
+        study = self._of(name)
+        sign = 1 if study.metric == "accuracy" else -1
+        feasible = [t for t in study.trials if t.feasible]
+        lam = study.spec.lam
+        return max(
+            feasible,
+            key=lambda t: sign * score(study.metric, t.value or 0.0, t.bytes / t.fp32_bytes, lam),
+            default=None,
+        )
+
+    def power_devices(self, study_uuid: str) -> list[Any]:
+        self._called("power_devices", study_uuid)
+        return list(self.devices)
+
+    def power_samples(
+        self, device_id: str, since: float, until: float, points: int | None = None
+    ) -> list[Any]:
+        self._called("power_samples", device_id, since, until, points)
+        found = [s for s in self.samples.get(device_id, ()) if since <= s.at <= until]
+        return found if points is None else found[:: max(1, -(-len(found) // points))]
+
+    def power_windows(self, study_uuid: str, after: float = 0.0) -> dict[str, Any]:
+        self._called("power_windows", study_uuid, after)
+        return {key: window for key, window in self.windows.items() if (window.ended or 0.0) > after}
 
     def close(self) -> None:
         self.closed += 1

@@ -26,9 +26,10 @@ async def test_each_screen_shows_its_own_at_every_size() -> None:
             await pilot.resize_terminal(*size)
             for key, marks in (
                 ("1", ("Tiers", "Perplexity over memory", "newest first", "module", "budget", "bound")),
-                ("2", ("Who wins for which λ", "7 feasible candidates", "ppl room", "bits    1   4")),
+                ("2", ("Who wins for which λ", "7 feasible candidates", "room", "bits    1   4")),
                 ("3", ("Bits of #48, winner at λ 20", "attention.5", "recept", "4 head")),
                 ("4", ("64 trials by number", "mem room", "measured")),
+                ("5", ("power n/a", "qslm-opt doctor")),
             ):
                 await pilot.press(key)
                 await pilot.pause()
@@ -109,7 +110,7 @@ async def test_the_model_screen_has_two_layers_and_a_cursor() -> None:
         await pilot.pause()
         text = screen_of(pilot.app)
         assert "attention.0/att.value" in text and "int4/channel/affine" in text and "[4]" in text
-        assert "block 3 bits 35.15 (#50)" in text, "what was tried with this block"
+        assert "tried block at  3 bits" in text and "(#50, block)" in text, "what was tried with this block"
         await pilot.press("m")
         await pilot.pause()
         assert "Sensitivity" in screen_of(pilot.app) and "2 bits" in screen_of(pilot.app)
@@ -127,7 +128,7 @@ async def test_trials_are_filtered_as_it_is_written_and_escape_empties_it() -> N
         assert "sensitivity" not in text
         await pilot.press("/", "end", *" x:1")
         await pilot.pause()
-        assert "filter key 'x' is unknown" in screen_of(pilot.app)
+        assert "filter key 'x' at column 19 is unknown" in screen_of(pilot.app)
         await pilot.press("escape")
         await pilot.pause()
         assert "64 trials by number" in screen_of(pilot.app)

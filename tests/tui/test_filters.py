@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from qslm_opt.errors import UsageError
@@ -66,3 +68,63 @@ def test_feasible_is_a_word_and_a_key() -> None:
 def test_what_cannot_be_is_said(text: str, says: str) -> None:
     with pytest.raises(UsageError, match=says.replace("?", r"\?")):
         parse_filter(text)
+
+
+def test_or_binds_weaker_than_and_and_parentheses_group() -> None:
+    block, low = numbers("tier:block"), numbers("bits:2")
+    glob = numbers("tier:global")
+    assert numbers("tier:block or tier:global") == block | glob
+    assert numbers("tier:global or tier:block bits:2") == glob | (block & low)
+    assert numbers("(tier:global or tier:block) AND bits:2") == (glob | block) & low
+    assert numbers("not (tier:global or tier:block)") == numbers("") - glob - block
+    assert numbers("-(tier:global) -bits:2") == numbers("") - glob - low
+
+
+def test_quotes_keep_words_together_and_make_operators_plain() -> None:
+    assert numbers('unit:"attention.1"') == numbers("unit:attention.1")
+    assert numbers('"att.key"') == numbers("att.key") and numbers("att.key")
+    assert numbers('"or"') == numbers("unit=network"), "a word to look for, which this name has inside"
+    assert numbers('"tier:block"') == set()
+
+
+def test_formats_are_those_that_a_module_really_has() -> None:
+    def used(fmt: str) -> set[int]:
+        wanted = parse_filter(f"fmt:{fmt}", STUDY.hierarchy)
+        return {t.number for t in STUDY.trials if wanted(t)}
+
+    assert used("sign") == {t.number for t in STUDY.trials}
+    assert used("int3") >= numbers("tier:block bits:3") and used("int3/channel") == used("int3")
+    assert used("int1") == set() and used("int16"), "int1 is no beginning of int16"
+    assert used("fp32") == numbers("tier:sensitivity"), "elsewhere the network's own format is not in use"
+    assert numbers("fmt:fp32") == numbers(""), "without the model every format that is named counts"
+    wanted = parse_filter("not fmt:int3 tier:block", STUDY.hierarchy)
+    assert {t.number for t in STUDY.trials if wanted(t)} == numbers("tier:block") - used("int3")
+
+
+def test_room_is_in_percent_and_negative_past_a_limit() -> None:
+    assert numbers("memroom<0") == {t.number for t in STUDY.trials if t.slack["memory"] > 0}
+    assert numbers("room>=0 memroom>=0 tier:global state:complete") == {
+        t.number for t in STUDY.trials if t.tier == "global" and t.feasible
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("tier:block or", "ends at column 14 where a test is due"), ("and tier:block", "no test before it"),
+        ("(tier:block", "the ( at column 1 is not closed"),
+        ("tier:block)", "the ) at column 11 closes nothing"),
+        ("tier:block unit:\"a", "the quote at column 17 is not closed"), ("not", "where a test is due"),
+        ("tier:blok", "tier is one of sensitivity, global, block, module"), ("fmt<int3", "fmt:int3"),
+        ("bits:4 colour:red", "'colour' at column 8 is unknown"), ("()", "no test before it"),
+    ],
+)  # fmt: skip
+def test_errors_name_the_place_and_the_way_out(text: str, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_filter(text)
+    assert says in str(caught.value) and str(caught.value).endswith(".")
+
+
+def test_a_damaged_setting_has_no_format() -> None:
+    damaged = replace(STUDY.trials[0], setting="{")
+    assert not parse_filter("fmt:sign")(damaged) and parse_filter("fmt!=sign")(damaged)

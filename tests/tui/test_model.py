@@ -5,7 +5,8 @@ from datetime import timedelta
 
 from qslm_opt import rank
 from tests.tui.fakes import START, Study
-from tui.model import StudyView, moment, sensitivity
+from tui.model import StudyView, sensitivity
+from tui.times import moment
 
 
 def view_of(study: Study) -> StudyView:

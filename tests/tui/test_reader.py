@@ -129,14 +129,15 @@ def test_a_study_made_anew_under_the_name_starts_anew() -> None:
 def test_the_list_of_studies_is_read_when_it_may_have_changed() -> None:
     repository, clock = FakeRepository(Study(), Study("other")), Clock()
     reader = StudiesReader(repository, clock)
-    assert [row.name for row in reader.read() or []] == ["opt-14m", "other"]
+    assert [line.row.name for line in reader.read() or []] == ["opt-14m", "other"]
     repository.calls.clear()
     assert reader.read() is None and repository.calls == [("changed",)]
     repository.version += 1
     assert reader.read() is None, "something else changed"
+    assert ("best", "opt-14m") not in repository.calls, "no trial ended, so its best is known"
     repository.made[0].state = "dead"
     clock.now += timedelta(seconds=5)
-    assert [row.state for row in reader.read() or []] == ["dead", "running"]
+    assert [line.row.state for line in reader.read() or []] == ["dead", "running"]
 
 
 def test_every_failure_has_words() -> None:

@@ -32,6 +32,7 @@ def stored(tmp_path: Path) -> FakeStudy:
     [
         ("overview", ("Tiers", "over memory")), ("rank", ("7 feasible candidates", "λ 20")),
         ("model", ("Bits of #48",)), ("trials", ("64 trials",)),
+        ("power", ("power n/a",)),
     ],
 )  # fmt: skip
 def test_a_picture_of_each_screen(tmp_path: Path, screen: str, marks: tuple[str, ...]) -> None:
@@ -98,21 +99,22 @@ def test_what_cannot_be_is_one_line_and_an_exit_code(
     out = str(tmp_path / "p.svg")
     assert main([stored.url, "reel", "--snapshot", out]) == 6
     assert main([f"sqlite:///{tmp_path}/none.db", "real", "--snapshot", out]) == 3
-    assert main([stored.url, "real", "--snapshot", out, "--screen", "power"]) == 2
+    assert main([stored.url, "real", "--snapshot", out, "--screen", "powr"]) == 2
     assert main([stored.url, "real", "--snapshot", f"{tmp_path}/no/p.svg"]) == 2
     assert main([stored.url, "real"]) == 2, "without a terminal there is no dashboard"
     lines = capsys.readouterr().err.splitlines()
     assert [line.startswith("qslm-opt: ") for line in lines] == [True] * 5
     assert "Did you mean 'real'?" in lines[0] and "needs a terminal" in lines[4]
-    with pytest.raises(SystemExit):
-        main([stored.url, "--snapshot", out, "--size", "big"])
+    for size in ("big", "79x24", "80x23"):
+        assert main([stored.url, "--snapshot", out, "--size", size]) == 2
+        assert "--size" in capsys.readouterr().err
 
 
 def test_errors_are_ours(tmp_path: Path) -> None:
     repository = FakeRepository()
     with pytest.raises(StudyNotFoundError):
         snapshot("u", "x", tmp_path / "p.svg", open_source=lambda: repository, clock=datetime.now)
-    with pytest.raises(UsageError, match="overview, rank, model, trials"):
+    with pytest.raises(UsageError, match="overview, rank, model, trials, power"):
         snapshot("u", "x", tmp_path / "p.svg", screen="log")
 
 

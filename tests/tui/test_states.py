@@ -148,7 +148,7 @@ async def test_ascii_is_all_that_reaches_the_screen_when_wanted(monkeypatch: pyt
     monkeypatch.setenv("QSLM_OPT_ASCII", "1")
     study = Study(budget_share=0.3).fill()
     async with shown(study, size=(120, 36)) as pilot:
-        for key in "1234":
+        for key in "12345":
             await pilot.press(key)
             await pilot.pause()
             odd = {c for c in screen_of(pilot.app) if not c.isascii()}
@@ -163,7 +163,7 @@ async def test_every_theme_paints_every_screen() -> None:
             await pilot.pause()
             svg = pilot.app.export_screenshot()
             looks.add(tuple(sorted(set(re.findall(r"fill: (#[0-9a-fA-F]{6})", svg)))))
-            for key in "1243":
+            for key in "12543":
                 await pilot.press(key)
         assert len(looks) == 4, "each theme has colours of its own"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import events
 from textual.app import ComposeResult
@@ -36,6 +36,8 @@ class SizedScreen(Screen[None]):
     SizedScreen.-too-small > #too-small { display: block; }
     """
     AUTO_FOCUS = ""
+    NOTES: ClassVar[tuple[str, ...]] = ()
+    """Sentences about the screen, for the help."""
 
     @property
     def dash(self) -> QslmApp:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
@@ -64,16 +65,18 @@ class TrialDialog(Dialog):
 class HelpDialog(Dialog):
     """The keys of the screen behind, and what the signs mean."""
 
-    def __init__(self, keys: list[tuple[str, str]]) -> None:
+    def __init__(self, keys: list[tuple[str, str]], title: str = "Help", notes: Sequence[str] = ()) -> None:
         super().__init__()
-        self._keys = keys
+        self._keys, self._title, self._notes = keys, title, notes
 
     def compose(self) -> ComposeResult:
         """Yield signs, then keys."""
         with VerticalScroll(classes="box") as box:
-            box.border_title = "Help"
+            box.border_title = self._title
             box.border_subtitle = "escape closes"
-            yield Static(text(*_signs(), *[run for line in self._keys for run in _key_line(*line)]))
+            notes = [(plain(f"  {note}\n"), "") for note in self._notes]
+            keys = [run for line in self._keys for run in _key_line(*line)]
+            yield Static(text(*notes, ("\n" if notes else "", ""), *_signs(), *keys))
 
 
 def _key_line(key: str, words: str) -> list[Run]:

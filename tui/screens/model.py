@@ -1,34 +1,32 @@
-"""Screen 3: the model as a map of bits, or of how much each block minds losing them."""
+"""Screen 3: the model as a map of bits, of how much each block minds losing them, or of what differs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
+from textual import events
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.widget import Widget
 from textual.widgets import Static
 
 from qslm_opt.errors import QslmError
-from qslm_opt.evaluate.memory import unit_bytes
-from tui.bitmap import Grid, GridCell, bit_grid, sensitivity_grid
+from tui.bitmap import Grid, GridCell, bit_grid, diff_grid, sensitivity_grid
 from tui.glyphs import glyphs, plain
-from tui.keys import LAM_KEYS
+from tui.keys import LAM_KEYS, PIN_KEYS
+from tui.reasons import block_notes
 from tui.screens.study import Pane
-from tui.text import bytes_text, lam_text, metric_text, percent, significant, state_role, state_sign
+from tui.text import bytes_text, lam_text, metric_text
+from tui.unitfacts import cell_lines
 from tui.widgets.gridmap import GridMap
 from tui.widgets.paint import text
 
 if TYPE_CHECKING:
-    from qslm_opt.hierarchy.tree import Module
     from qslm_opt.results import TrialRecord
-    from qslm_opt.setting import QuantSetting
     from tui.model import StudyView
 
-Run = tuple[str, str]
-_TRIED_SHOWN = 6
+LAYERS = ("bits", "sensitivity", "difference")
 
 
 class ModelPane(Pane):
@@ -36,18 +34,22 @@ class ModelPane(Pane):
 
     FOCUS = GridMap.__name__
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("m", "toggle_layer", "layer", id="model.layer", tooltip="Show bits, or sensitivity"),
+        Binding("m", "next_layer", "layer", id="model.layer",
+                tooltip="Show bits, sensitivity, or what differs from the pinned one"),
         Binding("n", "app.next_candidate(1)", "next", id="model.next", tooltip="The next candidate by rank"),
         Binding("N", "app.next_candidate(-1)", "previous", show=False, id="model.previous",
                 tooltip="The candidate before by rank"),
         *LAM_KEYS[:4],
+        *PIN_KEYS,
         Binding("w", "app.follow_winner", "winner", id="model.winner",
                 tooltip="Show the winner, whatever λ is"),
     ]  # fmt: skip
     DEFAULT_CSS = """
     ModelPane #map-panel { height: 1fr; }
-    ModelPane #cell-panel { height: 5; }
-    ModelPane #cell { height: 3; }
+    ModelPane #cell-panel { height: 8; }
+    ModelPane #cell { height: 6; }
+    ModelPane.-tall #cell-panel { height: 13; }
+    ModelPane.-tall #cell { height: 11; }
     """
     layer = "bits"
 
@@ -58,13 +60,22 @@ class ModelPane(Pane):
         with Vertical(classes="panel", id="cell-panel"):
             yield Static(id="cell")
 
-    def action_toggle_layer(self) -> None:
-        """Change the layer."""
-        self.layer = "sensitivity" if self.layer == "bits" else "bits"
+    def on_resize(self, event: events.Resize) -> None:
+        """Give the reasons more lines where there are more."""
+        self.set_class(event.size.height >= 32, "-tall")
+        self.call_after_refresh(self.refresh_view)
+
+    def action_next_layer(self) -> None:
+        """Change the layer; without a pinned candidate there is no difference to show."""
+        layers = LAYERS if self.dash.pinned_trial is not None else LAYERS[:2]
+        at = layers.index(self.layer) if self.layer in layers else -1
+        self.layer = layers[(at + 1) % len(layers)]
         self.refresh_view()
 
     def show_view(self, view: StudyView) -> None:
         """Show the layer for the chosen candidate."""
+        if self.layer == "difference" and self.dash.pinned_trial is None:
+            self.layer = "bits"
         grid = self.query_one(GridMap)
         if self.layer == "sensitivity":
             grid.show(sensitivity_grid(view), "the sensitivity tier has measured nothing yet")
@@ -78,28 +89,37 @@ class ModelPane(Pane):
         return view.by_number.get(number) if number is not None else None
 
     def _bits(self, view: StudyView) -> tuple[Grid, str]:
-        record = self._record(view)
+        record, pinned = self._record(view), self.dash.pinned_trial
         if record is None:
             return Grid((), ()), "no candidate yet; m shows the sensitivity of the blocks"
         try:
-            return bit_grid(view.row.hierarchy, view.setting(record)), ""
+            setting = view.setting(record)
+            if self.layer == "difference" and pinned is not None:
+                return diff_grid(view.row.hierarchy, view.setting(pinned), setting), ""
+            notes = block_notes(view, record, setting, self.dash.lam)
+            return bit_grid(view.row.hierarchy, setting, notes), ""
         except QslmError as error:
             return Grid((), ()), str(error)
 
     def _titles(self, view: StudyView) -> None:
         panel, record, signs = self.query_one("#map-panel"), self._record(view), glyphs()
+        pinned = self.dash.pinned_trial
         if self.layer == "sensitivity":
             panel.border_title = "Sensitivity: rise of the mean loss (nats) with one block at so many bits"
-            panel.border_subtitle = "stronger colour: more harm   m: bits"
+            panel.border_subtitle = "stronger colour: more harm   m: next layer"
             return
         if record is None:
             panel.border_title = "Bits"
+            return
+        if self.layer == "difference" and pinned is not None:
+            panel.border_title = f"Difference: {signs.pin}#{pinned.number} pinned, against #{record.number}"
+            panel.border_subtitle = plain(f"{signs.same} the same   d: numbers   m: next layer")
             return
         who = "chosen" if self.dash.chosen is not None else f"winner at {signs.lam} {lam_text(self.dash.lam)}"
         who = who if record.feasible else "not feasible"
         numbers = f"{metric_text(view.metric, record.value)}, {bytes_text(record.bytes)}"
         panel.border_title = f"Bits of #{record.number}, {who}: {numbers}"
-        panel.border_subtitle = "* the module's own, f float, s sign   m: sensitivity"
+        panel.border_subtitle = "* the module's own, f float, s sign   m: next layer"
 
     def on_grid_map_moved(self, event: GridMap.Moved) -> None:
         """Tell about the cell."""
@@ -107,59 +127,13 @@ class ModelPane(Pane):
             self._show_cell(self.dash.view, event.cell)
 
     def _show_cell(self, view: StudyView, cell: GridCell | None) -> None:
-        panel = self.query_one("#cell-panel")
+        panel, shown = self.query_one("#cell-panel"), self.query_one("#cell", Static)
         if cell is None or not cell.unit:
             panel.border_title = ""
-            self.query_one("#cell", Static).update("", layout=False)
+            shown.update("", layout=False)
             return
-        panel.border_title = cell.unit
-        lines = [self._facts(view, cell), tried_runs(view, cell.unit)]
-        self.query_one("#cell", Static).update(text(*lines[0], ("\n", ""), *lines[1]), layout=False)
-
-    def _facts(self, view: StudyView, cell: GridCell) -> list[Run]:
-        record = self._record(view)
-        modules = [m for m in view.row.hierarchy.modules() if cell.unit in (m.unit, m.unit.partition("/")[0])]
-        full = sum(4 * t.numel for m in modules for t in m.tensors if t.counted)
-        if record is None:
-            return [(f"{bytes_text(full)} in fp32", "")]
-        setting = view.setting(record)
-        packed = _bytes_of(view, setting, modules)
-        signs = glyphs()
-        saved = f"{signs.minus}{percent(1 - packed / full)}" if full else ""
-        formats = dict.fromkeys(str(setting.format_of(m.unit)) for m in modules if m.searched)
-        return [
-            (", ".join(formats), "bold"),
-            (plain(f"  {bytes_text(packed)} of {bytes_text(full)} {saved}"), ""),
-            (f"  in #{record.number}", "dim"),
-        ]
-
-
-def _bytes_of(view: StudyView, setting: QuantSetting, modules: list[Module]) -> int:
-    sizes = _sizes(view.row.hierarchy, setting.to_json())
-    return sum(sizes[m.unit] for m in modules)
-
-
-@lru_cache(maxsize=4)
-def _sizes(hierarchy: object, setting: str) -> dict[str, int]:
-    from qslm_opt.setting import QuantSetting
-
-    return unit_bytes(hierarchy, QuantSetting.from_json(setting))  # type: ignore[arg-type]
-
-
-def tried_runs(view: StudyView, unit: str) -> list[Run]:
-    """Return what the trials of this unit and of its block came to, newest first."""
-    block = unit.partition("/")[0]
-    found = [t for t in view.ended if t.unit in (unit, block) and t.tier in ("block", "module")]
-    if not found:
-        return [("not tried by itself yet", "dim")]
-    runs: list[Run] = [("tried ", "dim")]
-    for t in found[::-1][:_TRIED_SHOWN]:
-        what = f"{t.bits} bits" if t.unit == unit else f"block {t.bits} bits"
-        runs += [
-            (f"{state_sign(t)} ", state_role(t)),
-            (f"{what} {metric_text(view.metric, t.value)} ", "" if t.feasible else "dim"),
-            (f"(#{t.number})  ", "dim"),
-        ]
-    if len(found) > _TRIED_SHOWN:
-        runs.append((f"and {significant(len(found) - _TRIED_SHOWN)} more", "dim"))
-    return runs
+        title, lines = cell_lines(view, self._record(view), cell.unit, self.dash.lam)
+        panel.border_title = title
+        room = 11 if self.has_class("-tall") else 6
+        runs = [run for line in lines[:room] for run in (*line, ("\n", ""))]
+        shown.update(text(*runs[:-1]), layout=False)

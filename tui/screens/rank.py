@@ -5,56 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
+from textual import events
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
+from textual.containers import Horizontal, Vertical
 from textual.widget import Widget
 from textual.widgets import Static
 
-from qslm_opt.errors import QslmError
-from tui.bitmap import bits_lines
 from tui.glyphs import glyphs, plain
-from tui.keys import LAM_KEYS
-from tui.screens.cells import change_cell, room_cell
+from tui.keys import LAM_KEYS, PIN_KEYS
+from tui.noise import gap
+from tui.ranking import chosen_lines, columns, rank_row, top_rooms
 from tui.screens.study import Pane
-from tui.text import (
-    bytes_text,
-    clip,
-    clip_unit,
-    lam_text,
-    metric_text,
-    number_text,
-    percent,
-    significant,
-    state_role,
-    state_sign,
-)  # fmt: skip
+from tui.text import lam_text
 from tui.widgets.paint import text
 from tui.widgets.ruler import Ruler
-from tui.widgets.table import Cell, Column, WindowTable
+from tui.widgets.scatter import Scatter
+from tui.widgets.table import Cell, WindowTable
 
 if TYPE_CHECKING:
     from qslm_opt.rank import Ranked
     from qslm_opt.results import TrialRecord
     from tui.model import StudyView
 
-
-def _columns(metric: str) -> tuple[Column, ...]:
-    word = "acc" if metric == "accuracy" else "ppl"
-    return (
-        Column("", 1),
-        Column("rank", 4, right=True),
-        Column(glyphs().delta, 4, right=True),
-        Column("trial", 6, right=True),
-        Column(word, 8, right=True),
-        Column("memory", 8, right=True),
-        Column("saving", 6, right=True),
-        Column(f"{word} room", 8, right=True),
-        Column("mem room", 8, right=True),
-        Column("W", 4, right=True, drop=2),
-        Column("tier", 11, drop=3),
-        Column("score", 8, right=True),
-        Column("unit", 8, drop=4, grow=True, short=clip_unit),
-    )
+_PLOT_FROM = 110
+"""Below this width the plot folds away; the overview shows it too."""
 
 
 class RankPane(Pane):
@@ -63,58 +37,73 @@ class RankPane(Pane):
     FOCUS = "#ranking"
     BINDINGS: ClassVar[list[BindingType]] = [
         *LAM_KEYS,
-        Binding(
-            "f",
-            "app.toggle_feasible",
-            "all",
-            id="rank.feasible",
-            tooltip="Show feasible candidates only, or all",
-        ),
-        Binding(
-            "w",
-            "app.follow_winner",
-            "winner",
-            show=False,
-            id="rank.winner",
-            tooltip="Choose the winner, whatever λ is",
-        ),
-    ]
+        Binding("f", "app.toggle_feasible", "all", id="rank.feasible",
+                tooltip="Show feasible candidates only, or all"),
+        *PIN_KEYS,
+        Binding("w", "app.follow_winner", "winner", show=False, id="rank.winner",
+                tooltip="Choose the winner, whatever λ is"),
+    ]  # fmt: skip
     DEFAULT_CSS = """
     RankPane #ruler-panel { height: 5; }
-    RankPane #table-panel { height: 1fr; }
-    RankPane #chosen-panel { height: 5; }
-    RankPane #chosen { height: 3; }
+    RankPane #middle { height: 1fr; }
+    RankPane #table-panel { height: 1fr; width: 1fr; }
+    RankPane #rank-plot { height: 1fr; width: 30%; min-width: 34; display: none; }
+    RankPane.-plot #rank-plot { display: block; }
+    RankPane #chosen-panel { height: 6; }
+    RankPane #chosen { height: 4; }
     """
 
     def body(self) -> Iterable[Widget]:
-        """Return ruler, table and the chosen candidate."""
+        """Return ruler, table, plot and the chosen candidate."""
         with Vertical(classes="panel", id="ruler-panel"):
             yield Ruler()
-        with Vertical(classes="panel", id="table-panel"):
-            yield WindowTable(_columns("perplexity"), id="ranking")
+        with Horizontal(id="middle"):
+            with Vertical(classes="panel", id="table-panel"):
+                yield WindowTable(columns("perplexity"), id="ranking")
+            with Vertical(classes="panel", id="rank-plot"):
+                yield Scatter()
         with Vertical(classes="panel", id="chosen-panel"):
             yield Static(id="chosen")
 
     def on_mount(self) -> None:
-        """Name the ruler."""
+        """Name the ruler and the plot."""
         self._rows: list[Ranked] = []
-        self.query_one("#ruler-panel").border_title = f"Who wins for which {glyphs().lam}"
+        self._tops: dict[str, float] = {}
+        signs = glyphs()
+        self.query_one("#ruler-panel").border_title = f"Who wins for which {signs.lam}"
+        self.query_one("#rank-plot").border_subtitle = f"{signs.best} best at this {signs.lam}"
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Show the plot where it does not crowd the table."""
+        self.set_class(event.size.width >= _PLOT_FROM, "-plot")
+        self.call_after_refresh(self.refresh_view)
 
     def show_view(self, view: StudyView) -> None:
         """Rank at the app's λ and show it."""
         dash, table = self.dash, self.query_one("#ranking", WindowTable)
         self._rows = view.ranked(dash.lam, dash.feasible_only)
+        self._tops = top_rooms(self._rows)
         self.query_one(Ruler).show(view.winners, dash.lam, view.row.spec.lam)
-        table.set_columns(_columns(view.metric))
+        table.set_columns(columns(view.metric))
         table.empty = self._empty(view)
         table.set_rows(len(self._rows), self._row, self._cursor())
         self._titles(view)
         self._show_chosen(view)
+        if self.has_class("-plot"):
+            word = "Accuracy, %" if view.metric == "accuracy" else "Perplexity"
+            self.query_one("#rank-plot").border_title = f"{word} over memory"
+            self.query_one(Scatter).show(view, view.best(dash.lam))
+
+    def shown_trials(self, view: StudyView) -> list[TrialRecord]:
+        """Return the candidates in their order."""
+        return [row.record for row in self._rows]
 
     def _row(self, index: int) -> list[Cell]:
-        view, row = self.dash.view, self._rows[index]
+        view, row, dash = self.dash.view, self._rows[index], self.dash
         assert view is not None
-        return _row(view, row, view.places_won(row, self.dash.feasible_only))
+        tied = index > 0 and row.record.feasible and gap(view.metric, self._rows[0], row).tied
+        won = view.places_won(row, dash.feasible_only)
+        return rank_row(view, row, won, tied, row.record.number == dash.pinned, self._tops)
 
     def _empty(self, view: StudyView) -> str:
         if self.dash.feasible_only and view.ended:
@@ -132,27 +121,25 @@ class RankPane(Pane):
         panel, own = self.query_one("#table-panel"), lam_text(view.row.spec.lam)
         signs = glyphs()
         panel.border_title = f"{len(self._rows)} {what}"
+        ties = f"   {signs.about}: ties with the first" if view.metric == "accuracy" else ""
         panel.border_subtitle = (
-            f"{signs.delta}: places against {signs.lam} {own}   room: left of the limit, ! past it"
+            f"{signs.delta}: places against {signs.lam} {own}   room: ! past a limit{ties}"
         )
 
     def _show_chosen(self, view: StudyView) -> None:
-        number = self.dash.chosen_number
+        dash, number = self.dash, self.dash.chosen_number
         record = view.by_number.get(number) if number is not None else None
-        panel = self.query_one("#chosen-panel")
+        panel, shown = self.query_one("#chosen-panel"), self.query_one("#chosen", Static)
         if record is None:
             panel.border_title = "Chosen"
-            self.query_one("#chosen", Static).update(
-                text(("no candidate to choose yet", "dim")), layout=False
-            )
+            shown.update(text(("no candidate to choose yet", "dim")), layout=False)
             return
-        follows = "the winner" if self.dash.chosen is None else "chosen; w goes back to the winner"
+        follows = "the winner" if dash.chosen is None else "chosen; w goes back to the winner"
         tried = f"{record.tier} tier, {record.unit} at {record.bits} bits"
         panel.border_title = f"#{record.number}, {follows}: {tried}"
         panel.border_subtitle = plain("enter: all numbers · 3: its bits on the model")
-        self.query_one("#chosen", Static).update(
-            text(*chosen_runs(view, record, self.app.size.width - 4)), layout=False
-        )
+        lines = chosen_lines(view, record, self._rows, dash.pinned_trial, self.app.size.width - 4)
+        shown.update(text(*lines), layout=False)
 
     def on_window_table_moved(self, event: WindowTable.Moved) -> None:
         """Choose the candidate under the cursor."""
@@ -169,44 +156,3 @@ class RankPane(Pane):
     def on_ruler_turned(self, event: Ruler.Turned) -> None:
         """Set λ to where the ruler was clicked."""
         self.dash.set_lam(event.lam)
-
-
-def _row(view: StudyView, row: Ranked, won: int) -> list[Cell]:
-    record, wins = row.record, row.interval is not None
-    first = row.rank == 1 and record.feasible
-    mark = glyphs().best if first else state_sign(record)
-    role = "best" if first else state_role(record)
-    return [
-        (mark, role),
-        (str(row.rank), "bold" if first else ""),
-        change_cell(won),
-        (f"#{record.number}", "bold" if wins else ""),
-        (metric_text(view.metric, record.value), role),
-        (bytes_text(record.bytes), ""),
-        (percent(record.saving), ""),
-        room_cell(record, "metric"),
-        room_cell(record, "memory"),
-        (number_text(record.power_w), "dim" if record.power_w is None else ""),
-        (record.tier, "dim"),
-        (significant(row.score, 5), "bold"),
-        (record.unit, "dim"),
-    ]
-
-
-def chosen_runs(view: StudyView, record: TrialRecord, width: int) -> list[Cell]:
-    """Return the chosen candidate's bits by block in lines of ``width`` cells."""
-    try:
-        setting = view.setting(record)
-        names, bars, numbers = bits_lines(view.row.hierarchy, setting, width - 7)
-    except QslmError as error:
-        return [(clip(str(error), width), "failed")]
-    if not names:
-        return [("bits  ", "dim"), (clip(bars, width - 6), "bar")]
-    return [
-        ("block ", "dim"),
-        (names, "dim"),
-        ("\n      ", ""),
-        (bars, "bar"),
-        ("\nbits  ", "dim"),
-        (numbers, ""),
-    ]

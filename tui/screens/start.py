@@ -1,10 +1,12 @@
-"""The first screen when no study was named: the studies of the storage."""
+"""The studies of the storage: what each is, how far, its best; new, resume, stop, delete."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, ClassVar
 
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.widget import Widget
 from textual.widgets import Static
@@ -12,29 +14,42 @@ from textual.widgets import Static
 from tui.glyphs import glyphs
 from tui.notices import state_parts, trouble_page
 from tui.screens.base import SizedScreen
-from tui.text import cli_command, safe_url
+from tui.text import age_text, cli_command, metric_text, percent, safe_url
+from tui.times import moment
 from tui.widgets.keybar import KeyBar
 from tui.widgets.paint import text
 from tui.widgets.table import Cell, Column, WindowTable
 
 if TYPE_CHECKING:
     from qslm_opt.store import StudyRow
-    from tui.reader import Trouble
+    from tui.reader import StudyLine, Trouble
 
+_BAR = 4
 _COLUMNS = (
-    Column("state", 13),
-    Column("study", 16, grow=True),
-    Column("task", 14),
-    Column("model", 16, drop=2),
-    Column("trials", 7, right=True),
-    Column("pruned", 11, drop=3),
-    Column("created", 16, drop=1),
+    Column("state", 12),
+    Column("study", 12, grow=True),
+    Column("task", 13),
+    Column("model", 14, drop=2),
+    Column("progress", 13),
+    Column("best", 16),
+    Column("pruned", 8, right=True, drop=3),
+    Column("age", 4, right=True, drop=1),
 )
 
 
 class StartScreen(SizedScreen):
     """A list to pick a study from; it keeps itself up to date."""
 
+    NOTES: ClassVar[tuple[str, ...]] = (
+        "Every search runs in a process of its own and goes on when the dashboard is closed.",
+        "progress: trials that are done of those there can be; best: at the study's own λ.",
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("n", "app.new_study", "new", id="studies.new", tooltip="Create a study and run it"),
+        Binding("r", "app.resume", "resume", id="studies.resume", tooltip="Go on with the study"),
+        Binding("x", "app.stop", "stop", id="studies.stop", tooltip="Stop the study, after asking when"),
+        Binding("D", "app.delete", "delete", id="studies.delete", tooltip="Delete the study, after asking"),
+    ]
     DEFAULT_CSS = """
     StartScreen #title { height: 2; padding: 0 1; background: $panel; dock: top; }
     StartScreen #studies-panel { height: 1fr; }
@@ -52,60 +67,85 @@ class StartScreen(SizedScreen):
     def on_mount(self) -> None:
         """Say where the studies are from."""
         super().on_mount()
-        self._studies: list[StudyRow] = []
+        self._lines: list[StudyLine] = []
         where = safe_url(self.dash.url)
         self.query_one("#title", Static).update(
             text(
                 (" qslm-opt", "bold"),
                 ("  studies of ", "dim"),
                 (where, ""),
-                ("\n enter opens one, q quits", "dim"),
+                ("\n enter opens one, n makes one, q quits", "dim"),
             )
         )
         self.query_one("#studies").focus()
         self.refresh_view()
+
+    @property
+    def selected(self) -> StudyRow | None:
+        """The study under the cursor."""
+        at = self.query_one("#studies", WindowTable).cursor
+        return self._lines[at].row if at < len(self._lines) else None
 
     def refresh_view(self) -> None:
         """Show the studies as last read, or why there are none."""
         if not self.is_mounted:
             return
         table, panel = self.query_one("#studies", WindowTable), self.query_one("#studies-panel")
-        studies = self.dash.studies
-        trouble = self.dash.trouble
+        lines, trouble = self.dash.studies, self.dash.trouble
         hint: list[Cell] = []
-        panel.border_title = (
-            "Studies" if studies is None else f"{len(studies)} studies" if len(studies) != 1 else "1 study"
-        )
+        count = len(lines or ())
+        panel.border_title = "Studies" if lines is None else f"{count} studies" if count != 1 else "1 study"
         if trouble is not None:
             panel.border_title, words, then = trouble_page(trouble, self.dash.url, None)
             hint = [(words, "infeasible"), ("\n\n" + then, "dim")]
-        elif studies is not None and not studies:
+        elif lines is not None and not lines:
             first = cli_command("demo", url=self.dash.url)
-            hint = [("No study yet. Make a first one in a minute with", ""), ("\n\n" + first, "bold")]
+            hint = [("No study yet. Press n for a new one, or make a first one in a minute with", "")]
+            hint.append(("\n\n" + first, "bold"))
         table.display = not hint
         self.query_one("#hint", Static).update(text(*hint))
-        self._studies = studies or []
-        table.set_rows(len(self._studies), lambda i: _row(self._studies[i]))
+        here = self.selected
+        self._lines = lines or []
+        kept = next((i for i, line in enumerate(self._lines) if here and line.row.uuid == here.uuid), None)
+        now = self.dash.clock()
+        table.set_rows(count, lambda i: _row(self._lines[i], now), cursor=kept)
 
     def on_window_table_picked(self, event: WindowTable.Picked) -> None:
         """Open the study."""
-        if event.index < len(self._studies):
-            self.dash.open_study(self._studies[event.index].name)
+        if event.index < len(self._lines):
+            self.dash.open_study(self._lines[event.index].row.name)
 
 
-def _row(row: StudyRow) -> list[Cell]:
+def _row(line: StudyLine, now: datetime) -> list[Cell]:
+    row, best, signs = line.row, line.best, glyphs()
     word, role = state_parts(row.state)
-    counts = row.counts or {}
-    pruned = counts.get("pruned", 0)
+    metric = "accuracy" if row.spec.metric == "accuracy" else "perplexity"
+    found = f"{metric_text(metric, best.value)} {signs.minus}{percent(best.saving)}" if best else "none yet"
+    created = moment(row.created)
     return [
         (word, role),
         (row.name, "bold"),
         (row.spec.task, ""),
         (row.spec.model, "dim"),
-        (str(sum(counts.values())), ""),
-        (f"{glyphs().pruned} {pruned} pruned", "dim"),
-        (row.created[:16].replace("T", " "), "dim"),
+        _progress(row),
+        (f"{signs.best} {found}" if best else found, "best" if best else "dim"),
+        (f"{signs.pruned} {(row.counts or {}).get('pruned', 0)}", "dim"),
+        (age_text((now - created).total_seconds()) if created else signs.dash, "dim"),
     ]
+
+
+def _progress(row: StudyRow) -> Cell:
+    """Return a bar and the counts of trials, or the count alone where the total is not known."""
+    signs = glyphs()
+    done = sum(int(part.get("done") or 0) for part in row.progress)
+    totals = [part.get("total") for part in row.progress]
+    if not totals or any(total is None for total in totals):
+        return f"{sum((row.counts or {}).values())} trials", ""
+    total = sum(int(total or 0) for total in totals)
+    over = row.state in ("finished", "infeasible")
+    share = 1.0 if over else min(1.0, done / total) if total else 0.0
+    full = int(share * _BAR)
+    return f"{signs.full * full}{signs.rest * (_BAR - full)} {done}/{total}", ""
 
 
 class TroubleScreen(SizedScreen):

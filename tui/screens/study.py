@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
@@ -11,6 +11,7 @@ from textual.widget import Widget
 from textual.widgets import ContentSwitcher, Static
 
 from tui.notices import Notice, notice_of
+from tui.panes import pane_class
 from tui.screens.base import SizedScreen, dash_of
 from tui.text import safe_url
 from tui.widgets.keybar import KeyBar
@@ -18,8 +19,10 @@ from tui.widgets.paint import text
 from tui.widgets.status import StatusBar
 
 if TYPE_CHECKING:
+    from qslm_opt.results import TrialRecord
     from tui.app import QslmApp
     from tui.model import StudyView
+    from tui.power import PowerSpan
 
 
 class NoticeBar(Static):
@@ -50,6 +53,10 @@ class Pane(Vertical):
 
     FOCUS: ClassVar[str] = ""
     """What has the focus at first."""
+    POWER: PowerSpan | None = None
+    """What of the power recording is read while the pane is in front."""
+    NOTES: ClassVar[tuple[str, ...]] = ()
+    """Sentences about the pane, for the help."""
 
     @property
     def dash(self) -> QslmApp:
@@ -76,12 +83,14 @@ class Pane(Vertical):
     def tick(self) -> None:
         """Show the passing of time."""
 
+    def shown_trials(self, view: StudyView) -> Sequence[TrialRecord]:
+        """Return the trials that the pane shows, for an export."""
+        return view.trials
+
 
 class StudyScreen(SizedScreen):
     """Shows one pane at a time."""
 
-    PANES: ClassVar[dict[str, type[Pane]]] = {}
-    """Mode → pane; the app fills it."""
     DEFAULT_CSS = "StudyScreen ContentSwitcher { height: 1fr; }"
 
     def content(self) -> Iterable[Widget]:
@@ -99,16 +108,18 @@ class StudyScreen(SizedScreen):
         """Show a pane, and give its main widget the focus."""
         panes = self.query_one("#panes", ContentSwitcher)
         if mode not in {child.id for child in panes.children}:
-            await panes.add_content(self.PANES[mode](id=mode))
+            await panes.add_content(pane_class(mode)(id=mode))
         panes.current = mode
         self.query_one(StatusBar).mark(mode)
-        pane = self._pane
+        pane = self.pane
         if pane is not None:
+            self.dash.want_power(pane.POWER)
             pane.query_one(pane.FOCUS).focus()
         self.refresh_view()
 
     @property
-    def _pane(self) -> Pane | None:
+    def pane(self) -> Pane | None:
+        """The pane in front."""
         shown = self.query_one("#panes", ContentSwitcher).visible_content
         return shown if isinstance(shown, Pane) else None
 
@@ -121,17 +132,17 @@ class StudyScreen(SizedScreen):
             return
         self._show_header()
         notice.show(notice_of(dash.view, dash.lam, dash.url, dash.trouble))
-        if self._pane is None:
+        if self.pane is None:
             self.call_later(self.show_pane, dash.pane)
         else:
-            self._pane.refresh_view()
+            self.pane.refresh_view()
 
     def tick(self) -> None:
         """Move the clocks."""
         if self.dash.view is not None:
             self._show_header()
-            if self._pane is not None:
-                self._pane.tick()
+            if self.pane is not None:
+                self.pane.tick()
 
     def _show_header(self) -> None:
         view, dash = self.dash.view, self.dash

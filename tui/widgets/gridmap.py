@@ -18,6 +18,9 @@ from tui.widgets.scrollbar import fit_scrollbar
 
 _LABEL = 14
 _WIDEST = 14
+_BESIDE_NOTES = 8
+"""Cell width that is kept where notes stand beside the rows."""
+_LEAST_NOTE = 22
 
 
 class GridMap(ScrollView, Painter, can_focus=True):
@@ -93,8 +96,18 @@ class GridMap(ScrollView, Painter, can_focus=True):
             self.action_move(row - self._at[0], column - self._at[1])
 
     def _cell_width(self) -> int:
-        columns = max((len(line) for line in self.grid.header), default=1) or 1
-        return max(5, min(_WIDEST, (self.size.width - _LABEL) // columns))
+        columns = self._columns()
+        room = self.size.width - _LABEL - (self._note_width() or 0)
+        return max(5, min(_WIDEST, room // columns))
+
+    def _columns(self) -> int:
+        return max((len(line) for line in self.grid.header), default=1) or 1
+
+    def _note_width(self) -> int:
+        """Return the cells for notes, 0 where they find no room beside the map."""
+        wanted = max((len(note) for note in self.grid.notes), default=0) + 2
+        room = self.size.width - _LABEL - _BESIDE_NOTES * self._columns() - 1
+        return min(wanted, room) if wanted > 2 and room >= min(wanted, _LEAST_NOTE) else 0
 
     def render_line(self, y: int) -> Strip:
         """Paint a header line, or the row that is scrolled to this line."""
@@ -102,8 +115,9 @@ class GridMap(ScrollView, Painter, can_focus=True):
         if not self.grid.rows:
             return self.strip([(clip(self.empty, width) if y == 1 else "", "dim")], width)
         if y < len(self.grid.header):
+            why = "  why" if y == len(self.grid.header) - 1 and self._note_width() else ""
             heads = [(clip(head, cell - 1).center(cell), "head") for head in self.grid.header[y]]
-            return self.strip([(" " * _LABEL, ""), *heads], width)
+            return self.strip([(" " * _LABEL, ""), *heads, (why, "head")], width)
         index = int(self.scroll_offset.y) + y - len(self.grid.header)
         if index >= len(self.grid.rows):
             return self.strip([], width)
@@ -117,4 +131,9 @@ class GridMap(ScrollView, Painter, can_focus=True):
             text = clip(item.text, cell - 1)
             text = f"[{text}]".center(cell) if here and len(text) < cell - 1 else text.center(cell)
             parts.append(self.strip([(text, item.role)], cell, "cursor" if here else None))
+        note = self._note_width()
+        if note and self.grid.notes[index]:
+            used = _LABEL + cell * self._columns()
+            parts.append(self.strip([], used - _LABEL - cell * len(cells)))
+            parts.append(self.strip([("  " + clip(self.grid.notes[index], note - 2), "dim")], note))
         return Strip.join(parts).adjust_cell_length(width, self.role(""))

@@ -31,6 +31,7 @@ ROLES: dict[str, str] = {
     "path": "$primary",
     "axis": "$foreground 40%",
     "bar": "$primary",
+    "high": "$accent",
     "rest": "$foreground 25%",
     "key": "bold $text-accent",
 }

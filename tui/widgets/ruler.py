@@ -10,7 +10,7 @@ from textual.strip import Strip
 
 from tui.glyphs import glyphs
 from tui.lam import Scale
-from tui.text import lam_text
+from tui.text import bytes_text, lam_text, percent
 from tui.widgets.paint import Painter
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Ruler(Painter):
             return self.strip(segments(self._winners, self._scale, self._lam, width), width)
         if y == 1:
             return self.strip(_scale_line(self._scale, self._lam, self._study_lam, width), width)
-        return self.strip(_words(self._winners, self._lam, self._study_lam), width)
+        return self.strip(_words(self._winners, self._lam, self._study_lam, width), width)
 
 
 def segments(winners: Winners, scale: Scale, lam: float, width: int) -> list[Cell]:
@@ -115,16 +115,31 @@ def _with_study(runs: list[Cell], study: int, pointer: int) -> list[Cell]:
     return found
 
 
-def _words(winners: Winners, lam: float, study_lam: float) -> list[Cell]:
+def _words(winners: Winners, lam: float, study_lam: float, width: int) -> list[Cell]:
+    """Say who wins here, and whom a larger λ chooses, in as many words as there is room for."""
     signs = glyphs()
-    runs: list[Cell] = [(f"{signs.lam} {lam_text(lam)}", "key")]
-    runs.append(
-        (f"  | the study's own {lam_text(study_lam)}  " if lam != study_lam else "  the study's own  ", "dim")
-    )
+    own = f"  | the study's own {lam_text(study_lam)}  " if lam != study_lam else "  the study's own  "
+    runs: list[Cell] = [(f"{signs.lam} {lam_text(lam)}", "key"), (own, "dim")]
     held = next(((low, high, t) for low, high, t in winners if low <= lam < high), None)
     if held is None:
         return [*runs, ("nothing feasible to rank", "infeasible")]
     low, high, trial = held
     upto = f"to {lam_text(high)}" if high != float("inf") else "up"
     runs += [(f"{signs.best} #{trial.number}", "best"), (f" wins from {lam_text(low)} {upto}", "")]
-    return runs
+    used = sum(len(part) for part, _ in runs)
+    return [*runs, (_larger(winners, high, width - used), "dim")]
+
+
+def _larger(winners: Winners, high: float, room: int) -> str:
+    """Return what a larger λ chooses, in the longest words that fit."""
+    signs = glyphs()
+    after = next((trial for low, _, trial in winners if low >= high), None)
+    if after is None:
+        return f"   any larger {signs.lam} chooses it too" if room > 30 else ""
+    size = bytes_text(after.bytes)
+    forms = (
+        f"   a larger {signs.lam} chooses #{after.number}: {size}, {percent(after.saving)} saved",
+        f"   a larger {signs.lam} chooses #{after.number}",
+        f"   above: #{after.number}",
+    )
+    return next((form for form in forms if len(form) <= room), "")

@@ -45,7 +45,7 @@ class Scatter(Painter):
         if self._chart is None or not self._chart.points:
             note = "no candidate yet" if y == height // 2 else ""
             return self.strip([(note[:width].center(width), "dim")], width)
-        if self._canvas is None:
+        if self._canvas is None or (self._canvas.width, self._canvas.height) != (width, height):
             self._canvas = draw(self._chart, width, height)
         return self.strip(self._canvas.row(y), width)
 

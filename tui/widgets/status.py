@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from tui.model import StudyView
 
 Piece = tuple[int, Sequence[tuple[str, str]]]
-TABS = (("overview", "Overview"), ("rank", "Rank"), ("model", "Model"), ("trials", "Trials"))
+TABS = (("overview", "Overview"), ("rank", "Rank"), ("model", "Model"), ("trials", "Trials"),
+        ("power", "Power"))  # fmt: skip
+_WORDS_FROM = 90
+"""Below this width the tabs leave no room for the word before the count of candidates."""
 
 
 class Tab(Static):
@@ -102,7 +105,7 @@ class StatusBar(Vertical):
     def show(self, view: StudyView, best: TrialRecord | None, now: datetime) -> None:
         """Show the facts of ``view`` at ``now``."""
         self.query_one("#facts", Spread).spread(*_facts(view, now))
-        self.query_one("#best", Spread).spread([], _best(view, best))
+        self.query_one("#best", Spread).spread([], _best(view, best, self.app.size.width < _WORDS_FROM))
 
 
 def _facts(view: StudyView, now: datetime) -> tuple[list[Piece], list[Piece]]:
@@ -123,11 +126,12 @@ def _facts(view: StudyView, now: datetime) -> tuple[list[Piece], list[Piece]]:
     return left, right
 
 
-def _best(view: StudyView, best: TrialRecord | None) -> list[Piece]:
+def _best(view: StudyView, best: TrialRecord | None, narrow: bool) -> list[Piece]:
     signs = glyphs()
     share = f"{len(view.feasible)}/{len(view.candidates)}"
     share = f"{signs.feasible} {share}" if view.feasible else share
-    counts: Piece = (5, [("feasible ", "dim"), (share, "feasible" if view.feasible else "")])
+    word = "" if narrow and best is not None else "feasible "
+    counts: Piece = (5, [(word, "dim"), (share, "feasible" if view.feasible else "")])
     if best is None:
         return [(4, [("best ", "dim"), ("none yet", "dim")]), counts]
     saving = f" {signs.minus}{percent(best.saving)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.cells import cell_len
@@ -15,27 +14,13 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from tui.columns import Column as Column
 from tui.text import clip
 from tui.widgets.paint import Painter
 from tui.widgets.scrollbar import fit_scrollbar
 
 Cell = tuple[str, str]
 RowMaker = Callable[[int], Sequence[Cell]]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of fixed width."""
-
-    title: str
-    width: int
-    right: bool = False
-    drop: int = 0
-    """0 stays always; of the others the highest goes first when the table is too narrow."""
-    grow: bool = False
-    """Whether it takes the width that is left over."""
-    short: Callable[[str, int], str] = clip
-    """Cuts a text to a width."""
 
 
 class WindowTable(ScrollView, Painter, can_focus=True):

@@ -1,0 +1,130 @@
+"""What the dashboard can set going: a new study, resume, stop, delete. All of it by the command line.
+
+The dashboard itself writes nothing to the storage, and a run that was started here outlives it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from textual.worker import Worker, WorkerState
+
+from tui import runs
+from tui.choosing import ChoosingApp
+
+if TYPE_CHECKING:
+    from qslm_opt.store import StudyRow
+    from tui.reader import StudyLine
+
+_LOOK_SECONDS = 0.5
+
+
+class RunningApp(ChoosingApp):
+    """Starts and stops studies; the answers of commands come as notifications."""
+
+    url: str
+    studies: list[StudyLine] | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: list[runs.Run] = []
+        """What was started from here and has not ended."""
+
+    def selected(self) -> StudyRow | None:
+        """Return the study that an action is about: the one on screen, or under the list's cursor."""
+        return self.view.row if self.view is not None else None
+
+    def follow_runs(self) -> None:
+        """Say of runs that were started here and failed; forget those that ended."""
+        for run in list(self.runs):
+            problem = run.failure()
+            if problem is not None:
+                self.notify(
+                    problem, title=f"{run.name} was not run", severity="error", timeout=30, markup=False
+                )
+            if run.process.poll() is not None:
+                self.runs.remove(run)
+
+    def leave_runs(self) -> None:
+        """Let what was started here go on without the dashboard."""
+        for run in self.runs:
+            runs.leave(run)
+
+    def _start(self, words: list[str], name: str, what: str) -> None:
+        try:
+            run = runs.start([*words, "--progress", "plain"], name, self.url)
+        except OSError as error:
+            self.notify(f"{runs.log_file(name)}: {error.strerror}.", severity="error", markup=False)
+            return
+        self.runs.append(run)
+        self.notify(f"process {run.process.pid}; what it says is in {run.log}", title=what, markup=False)
+
+    def action_new_study(self) -> None:
+        """Ask for a new study, then create and run it."""
+        from tui.screens.newstudy import Made, NewStudyDialog
+
+        def made(answer: Made | None) -> None:
+            if answer is not None:
+                self._start(answer[1], answer[0], f"Creating {answer[0]}")
+
+        self.push_screen(NewStudyDialog(self.url, [line.row.name for line in self.studies or ()]), made)
+
+    def action_resume(self) -> None:
+        """Go on with the selected study, in a process of its own."""
+        row = self.selected()
+        if row is None:
+            return
+        if row.state in ("finished", "infeasible"):
+            self.notify(f"{row.name} has ended; nothing is left to run.", markup=False)
+        elif row.state == "running":
+            self.notify(f"{row.name} runs already (process {row.pid} on {row.host}).", markup=False)
+        else:
+            self._start(["study", "resume", row.name], row.name, f"Resuming {row.name}")
+
+    def action_stop(self) -> None:
+        """Ask how the selected study shall stop."""
+        from tui.screens.choice import stop_question
+
+        row = self.selected()
+        if row is None:
+            return
+        if row.state != "running":
+            self.notify(f"{row.name} is not running, it is {row.state}.", markup=False)
+            return
+
+        def answered(answer: str | None) -> None:
+            if answer == "after":
+                self._ask(["study", "stop", row.name])
+            elif answer == "now":
+                self.notify(runs.stop_now(row), markup=False)
+
+        self.push_screen(stop_question(row.name, runs.can_stop_now(row)), answered)
+
+    def action_delete(self) -> None:
+        """Ask whether the selected study shall be deleted."""
+        from tui.screens.choice import delete_question
+
+        row = self.selected()
+        if row is None:
+            return
+        if row.state == "running":
+            self.notify(f"{row.name} is running; stop it first.", severity="warning", markup=False)
+            return
+
+        def answered(answer: str | None) -> None:
+            if answer == "delete":
+                self._ask(["study", "delete", row.name, "--yes"])
+
+        self.push_screen(delete_question(row.name, sum(row.counts.values())), answered)
+
+    def _ask(self, words: list[str]) -> None:
+        self.run_worker(lambda: runs.ask(words, self.url), thread=True, group="commands", exit_on_error=False)
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        """Show what a command said."""
+        answer = event.worker.result if event.state is WorkerState.SUCCESS else None
+        if isinstance(answer, runs.Answer):
+            bad = answer.code != 0
+            self.notify(answer.text or "done", severity="error" if bad else "information", markup=False)
+        elif event.state is WorkerState.ERROR and event.worker.group == "commands":
+            self.notify(str(event.worker.error), severity="error", markup=False)
