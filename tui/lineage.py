@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from qslm_opt.errors import QslmError
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 Formats = Mapping[str, "Format"]
 STEPPED = ("block", "module")
 """Tiers whose trials change one unit of a trial before them."""
+_LOOK_BACK = 100
+"""A parent is the incumbent of its time: among so many trials that met the bound before its child."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +83,11 @@ def parent(view: StudyView, record: TrialRecord) -> TrialRecord | None:
     if record.tier not in STEPPED:
         return None
     mine = trial_formats(view, record)
-    earlier = (t for t in reversed(view.ended) if t.number < record.number)
-    later = (t for t in view.ended if t.number > record.number)
-    for source in (earlier, later):
-        for other in source:
-            if _may_be_parent(other, record) and _differs_only_in(
-                mine, trial_formats(view, other), record.unit, record.bits
-            ):
-                return other
+    earlier = (t for t in reversed(view.ended) if t.number < record.number and _may_be_parent(t, record))
+    later = (t for t in view.ended if t.number > record.number and _may_be_parent(t, record))
+    for other in (*islice(earlier, _LOOK_BACK), *islice(later, _LOOK_BACK)):
+        if _differs_only_in(mine, trial_formats(view, other), record.unit, record.bits):
+            return other
     return None
 
 

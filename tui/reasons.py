@@ -48,9 +48,16 @@ def why(view: StudyView, record: TrialRecord, setting: QuantSetting, unit: str, 
     if fixed:
         return Why(words, fixed, f"{_sentence(fixed)}.", "", "")
     lower = lower_trial(view, unit, bits)
-    short, reason = _nothing_lower(view, bits) if lower is None else _against(view, record, lower, lam)
+    short, reason = _verdict(view, record, lower, bits, lam)
     origin = _origin(view, record, unit, bits)
     return Why(words, short, reason, origin, _alone(view, unit, lower.bits if lower else bits))
+
+
+def _verdict(
+    view: StudyView, record: TrialRecord, lower: TrialRecord | None, bits: int, lam: float
+) -> tuple[str, str]:
+    """Return the reason in few words, and as a sentence."""
+    return _nothing_lower(view, bits) if lower is None else _against(view, record, lower, lam)
 
 
 def bits_words(bits: int) -> str:
@@ -177,8 +184,15 @@ def _sentence(words: str) -> str:
 
 def block_notes(view: StudyView, record: TrialRecord, setting: QuantSetting, lam: float) -> dict[str, str]:
     """Return block → the short reason for its bits."""
-    blocks = [b.unit for b in view.row.hierarchy.blocks if searched_modules(b)]
-    return {unit: why(view, record, setting, unit, lam).short for unit in blocks}
+    notes = {}
+    for block in view.row.hierarchy.blocks:
+        formats = [setting.format_of(module.unit) for module in searched_modules(block)]
+        if formats:
+            bits = max(fmt.bits for fmt in formats)
+            fixed = _fixed(view, block.unit, formats)
+            lower = lower_trial(view, block.unit, bits)
+            notes[block.unit] = fixed or _verdict(view, record, lower, bits, lam)[0]
+    return notes
 
 
 def neighbours(view: StudyView, unit: str) -> list[TrialRecord]:
