@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.css.query import NoMatches
-from textual.dom import DOMNode
 from textual.screen import Screen
 
 from qslm_opt.errors import UsageError, did_you_mean
 from tui.config import Config, check_keymap, check_theme, read_config
 from tui.glyphs import ascii_wanted
-from tui.keys import APP_KEYS, action_ids, commands, key_lines
+from tui.keys import APP_KEYS, action_ids, app_keys, commands, key_lines
 from tui.messages import ReadFailed, StudiesRead, ViewRead
 from tui.panes import PANES, pane_class
 from tui.reader import Poller, Source, Trouble
@@ -43,6 +42,8 @@ if TYPE_CHECKING:
     from tui.power import PowerSpan
     from tui.reader import StudyLine
 
+CPU_SHARE = 0.1
+"""Of one core that the dashboard takes while it is left open, beside a search as fast as it likes."""
 _TWICE_SECONDS = 2.0
 """Two times ctrl+c within this ask to stop the search."""
 _PANELS = """
@@ -78,7 +79,9 @@ class QslmApp(RunningApp):
         clock: Callable[[], datetime] = datetime.now,
         pane: str = "overview",
         config: Config | None = None,
+        share: float | None = None,
     ) -> None:
+        """``share``: of a core that reading and showing may take; then it looks less often."""
         super().__init__()
         self._config = config or Config()
         self._apply_config()
@@ -87,6 +90,7 @@ class QslmApp(RunningApp):
         self.pane = pane
         """Which of the study's screens is in front."""
         self._reader: Poller | None = None
+        self._share = share
         self._turn = 0
         self._interrupted_at = float("-inf")
         self.troubles = 0
@@ -98,16 +102,11 @@ class QslmApp(RunningApp):
         """Take over the keymap and the theme; raise UsageError on an action or theme that does not exist."""
         config = self._config
         if config.keymap:
-            check_keymap(config.keymap, action_ids(pane_class(name) for name in PANES))
+            check_keymap(config.keymap, action_ids(pane_class(name) for name in PANES), app_keys())
             self.set_keymap(dict(config.keymap))
         if config.theme is not None and not os.environ.get("TEXTUAL_THEME"):
             check_theme(config.theme, self.available_themes)
             self.theme = config.theme
-
-    def handle_bindings_clash(self, clashed_bindings: set[Binding], node: DOMNode) -> None:
-        """Say which actions lost their key to the keymap."""
-        names = ", ".join(sorted(binding.id or binding.action for binding in clashed_bindings))
-        self.notify(f"The keymap took the key of: {names}.", severity="warning", markup=False)
 
     def on_mount(self) -> None:
         """Start with the named study, or with the list."""
@@ -135,6 +134,7 @@ class QslmApp(RunningApp):
             on_studies=lambda studies: self.post_message(StudiesRead(turn, studies)),
             on_trouble=lambda trouble: self.post_message(ReadFailed(turn, trouble)),
             interval=self._interval,
+            share=self._share,
             clock=self.clock,
         )
         self._reader.want_power(pane_class(self.pane).POWER)
@@ -334,7 +334,7 @@ def main(url: str, name: str | None, pane: str = "overview") -> None:
     config = read_config()
     if config.ascii:
         os.environ.setdefault("QSLM_OPT_ASCII", "1")
-    QslmApp(url, name, pane=pane, config=config).run()
+    QslmApp(url, name, pane=pane, config=config, share=CPU_SHARE).run()
 
 
 def check_screen(name: str) -> None:

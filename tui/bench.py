@@ -32,9 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--amount", type=float, default=10.0, help="seconds to watch, or turns of λ")
     given = parser.parse_args(arguments)
     gc.disable()  # as 'qslm-opt watch' does
-    from tui.app import QslmApp
+    from tui.app import CPU_SHARE, QslmApp
 
-    app = QslmApp(given.url, given.name, pane="rank" if given.mode == "lam" else "overview")
+    pane = "rank" if given.mode == "lam" else "overview"
+    app = QslmApp(given.url, given.name, pane=pane, share=CPU_SHARE)
 
     async def measure(pilot: Pilot[object]) -> None:
         await _shown(app, pilot)

@@ -93,12 +93,21 @@ def _flat(table: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str
             )
 
 
-def check_keymap(keymap: Mapping[str, str], known: Iterable[str]) -> None:
-    """Raise UsageError when an action id of the keymap does not exist."""
-    ids = sorted(known)
-    for action in keymap:
+def check_keymap(keymap: Mapping[str, str], known: Iterable[str], everywhere: Mapping[str, str]) -> None:
+    """Raise UsageError when an action does not exist, or takes a key that another one needs.
+
+    ``everywhere`` is key → action of what works on every screen.
+    """
+    ids, given = sorted(known), dict[str, str]()
+    kept = {key: action for key, action in everywhere.items() if action not in keymap}
+    for action, keys in keymap.items():
         if action not in ids:
             raise UsageError(f"[keymap] names no action {action!r}.{did_you_mean(action, ids)}")
+        for key in map(str.strip, keys.split(",")):
+            other = kept.get(key) or (given.get(key) if action in everywhere.values() else None)
+            if other is not None:
+                raise UsageError(f"key {key!r} of {action} is that of {other}; give one of them another key.")
+            given[key] = action
 
 
 def check_theme(theme: str, known: Iterable[str]) -> None:

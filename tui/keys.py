@@ -87,6 +87,11 @@ def action_ids(panes: Iterable[type]) -> set[str]:
     }
 
 
+def app_keys() -> dict[str, str]:
+    """Return key → id of the actions that are the same on every screen."""
+    return {b.key: b.id for b in APP_KEYS if isinstance(b, Binding) and b.id}
+
+
 def _all_kinds(kind: type) -> Iterator[type]:
     for below in kind.__subclasses__():
         if below.__module__.startswith("tui."):

@@ -27,10 +27,10 @@ class Lane:
 
 def lanes_of(view: StudyView) -> tuple[Lane, ...]:
     """Return the lanes in the order of the tiers."""
-    counts = {tier: sum(t.tier == tier for t in view.ended) for tier in TIERS}
+    counts = view.ended_by_tier
     given = {str(_part(p, "tier")): p for p in view.row.progress}
-    begun = [tier for tier in TIERS if any(t.tier == tier for t in view.trials)]
-    tiers = [tier for tier in TIERS if tier in given or tier in counts]
+    begun = [tier for tier in TIERS if counts[tier] or any(t.tier == tier for t in view.running)]
+    tiers = list(TIERS)
     best = _best_by_tier(view)
     over = view.row.state in ("finished", "infeasible")
     lanes = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -27,7 +28,8 @@ _RATE_WINDOW = 20
 _RANKINGS_KEPT = 8
 _OF_TRIALS = frozenset({
     "by_number", "running", "ended", "feasible", "candidates", "improvements", "tier", "winners", "closest",
-    "trials_per_second", "_worked", "events", "shares", "by_unit",
+    "trials_per_second", "_worked", "events", "shares", "ended_by_tier",
+    "ended_by_state", "by_unit",
 })  # fmt: skip
 _DERIVED = _OF_TRIALS | {"lanes"}
 
@@ -142,6 +144,16 @@ class StudyView:
                 best = value
                 found.add(t.number)
         return frozenset(found)
+
+    @cached_property
+    def ended_by_tier(self) -> Counter[str]:
+        """Tier → trials of it that have ended."""
+        return Counter(t.tier for t in self.ended)
+
+    @cached_property
+    def ended_by_state(self) -> Counter[str]:
+        """State → trials that ended in it."""
+        return Counter(t.state for t in self.ended)
 
     @cached_property
     def lanes(self) -> tuple[Lane, ...]:

@@ -7,6 +7,7 @@ daemon thread, so that a storage which does not answer can never keep the dashbo
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _ROW_EVERY_SECONDS = 3.0
 """A dead process writes nothing, so the study's row is read again this often even when nothing changed."""
 _LONGEST_WAIT_SECONDS = 5.0
+_SLOWEST_SECONDS = 2.0
+"""However much there is to show, the storage is looked at this often."""
 _LAST_ENDED = 64
 """Among so many of the last trials by number is the one that ended last."""
 
@@ -96,6 +99,8 @@ class StudyReader:
         self._version: int | None = None
         self._view: StudyView | None = None
         self._trials: dict[int, TrialRecord] = {}
+        """By number, in order."""
+        self._pending: set[int] = set()
         self._row_read_at = datetime.min
 
     def read(self) -> StudyView | None:
@@ -109,7 +114,8 @@ class StudyReader:
         if not moved and not other and before is not None and row == before.row:
             return None
         if before is not None and (row.uuid, row.extra) != (before.row.uuid, before.row.extra):
-            self._trials.clear()  # another study of the same name, or its search has ended and marked trials
+            self._trials.clear()
+            self._pending.clear()  # another study of the same name, or its search has ended and marked trials
             before = None
         new_trials = self._update_trials()
         self._version, self._shown_span = version, span
@@ -130,17 +136,20 @@ class StudyReader:
 
     def _update_trials(self) -> bool:
         """Read what is new; return whether anything was."""
-        last = max(self._trials, default=-1)
+        last = next(reversed(self._trials), -1)
         still: dict[int, TrialRecord] = {}
-        pending = {n for n, t in self._trials.items() if t.state not in ENDED}
+        pending = self._pending & self._trials.keys()
         if pending:
             still = {t.number: t for t in self.source.trials(self.name, states=("running", "waiting"))}
             last = min(pending - still.keys(), default=last + 1) - 1
         new = {t.number: t for t in self.source.trials(self.name, after=last)}
         new |= {n: t for n, t in still.items() if t != self._trials.get(n)}
+        late = any(n < last and n not in self._trials for n in new)
         self._trials |= new
-        if list(self._trials) != sorted(self._trials):
+        if late:
             self._trials = dict(sorted(self._trials.items()))
+        self._pending -= new.keys()
+        self._pending |= {n for n, t in new.items() if t.state not in ENDED}
         return bool(new)
 
 
@@ -186,9 +195,12 @@ class Poller(threading.Thread):
         on_studies: Callable[[list[StudyLine]], object],
         on_trouble: Callable[[Trouble], object],
         interval: float = 0.5,
+        share: float | None = None,
         clock: Callable[[], datetime] = datetime.now,
     ) -> None:
+        """``share``: look less often where the whole process would take more than this of a core."""
         super().__init__(name="qslm-opt-reader", daemon=True)
+        self._share = share
         self._open_source, self._study = open_source, name
         self._interval, self._clock = interval, clock
         self._on_view, self._on_studies, self._on_trouble = on_view, on_studies, on_trouble
@@ -213,9 +225,10 @@ class Poller(threading.Thread):
     def run(self) -> None:
         """Read until stopped; a failure is reported, then tried again more and more slowly."""
         read: Callable[[], None] | None = None
-        failures = 0
+        failures, used = 0, time.process_time()
         while not self._stop_asked.is_set():
-            wait = self._interval
+            before, used = used, time.process_time()
+            wait = self._wait_seconds(used - before)
             try:
                 read = read or self._reading()
                 read()
@@ -229,6 +242,12 @@ class Poller(threading.Thread):
             self._woken.wait(wait)
             self._woken.clear()
         self._close()
+
+    def _wait_seconds(self, used: float) -> float:
+        """Return the time until the next look, after one that took ``used`` seconds of CPU with its showing."""
+        if self._share is None:
+            return self._interval
+        return min(max(self._interval, used / self._share), _SLOWEST_SECONDS)
 
     def _close(self) -> None:
         source, self._source = self._source, None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -30,8 +31,8 @@ from qslm_opt.store import Repository
 OPENINGS = 3
 TURNS = 20
 WATCH_SECONDS = 10.0
-ROUNDS = 3
-ROUND_SECONDS = 4.0
+ROUNDS = 8
+ROUND_SECONDS = 1.5
 FLUSH_SECONDS = 0.5
 PATIENCE_SECONDS = 180.0
 
@@ -44,6 +45,8 @@ class DashboardCost:
     gpus: int
     open_seconds: float
     """From the start of a cold process to the first full screen with all trials."""
+    open_cpu_seconds: float
+    """CPU time of the same: what it is where nothing else runs."""
     textual_seconds: float
     """Of these, what a process takes that imports textual and does nothing."""
     turn_ms: float
@@ -51,9 +54,11 @@ class DashboardCost:
     cpu_share: float
     """Of one core, while it is left open and all GPUs are replayed beside it."""
     writer_ms: float
-    """One trial of a search without evaluations, no dashboard open."""
+    """One trial of a search without evaluations, the dashboard halted."""
     slowdown: float
     """How much longer it takes while a dashboard is open, as a share; noise can make it negative."""
+    slowdown_cpu: float
+    """The same of the trial's CPU time, which does not count waiting for a core."""
     writes: int
     """Files of the storage that a dashboard changed."""
     lock_errors: int
@@ -73,7 +78,7 @@ def dashboard_cost(
         study = make_big_study(f"sqlite:///{file}", trials, gpus, socket.gethostname(), os.getpid())
         _feed(study, time.time() - 130, time.time())
         before = _content(file)
-        opened = [_open_seconds(study) for _ in range(OPENINGS)]
+        opened, opened_cpu = zip(*(_open_seconds(study) for _ in range(OPENINGS)), strict=True)
         turned = _lines(study, "lam", TURNS)[-1]["turn_ms"]
         writes = sum(a != b for a, b in zip(before, _content(file), strict=True))
         tell(f"dashboard, {gpus} replayed GPUs")
@@ -82,9 +87,11 @@ def dashboard_cost(
         tell("dashboard, beside a search")
         alone, beside, locked = _rounds(study)
     return DashboardCost(
-        trials=trials, gpus=gpus, open_seconds=median(opened), textual_seconds=_textual_seconds(),
-        turn_ms=median(turned), cpu_share=watched["cpu_share"], writer_ms=median(alone),
-        slowdown=median(beside) / median(alone) - 1, writes=writes,
+        trials=trials, gpus=gpus, open_seconds=median(opened), open_cpu_seconds=median(opened_cpu),
+        textual_seconds=_textual_seconds(),
+        turn_ms=median(turned), cpu_share=watched["cpu_share"], writer_ms=median(alone.wall),
+        slowdown=median(beside.wall) / median(alone.wall) - 1,
+        slowdown_cpu=median(beside.cpu) / median(alone.cpu) - 1, writes=writes,
         lock_errors=watched["troubles"] + locked + len(fed), seconds=time.perf_counter() - began,
     )  # fmt: skip
 
@@ -109,14 +116,15 @@ def _lines(study: BigStudy, mode: str, amount: float) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.splitlines()]
 
 
-def _open_seconds(study: BigStudy) -> float:
+def _open_seconds(study: BigStudy) -> tuple[float, float]:
+    """Return wall and CPU seconds until a cold process has painted its first full screen."""
     began = time.perf_counter()
     with _viewer(study, "open", 0) as process:
         line = process.stdout.readline() if process.stdout else ""
         seconds = time.perf_counter() - began
     if process.returncode or not line:
         raise UsageError("the dashboard cannot be opened; 'qslm-opt watch' says why.")
-    return seconds
+    return seconds, json.loads(line)["cpu_seconds"]
 
 
 def _textual_seconds() -> float:
@@ -162,18 +170,31 @@ def _feeding(study: BigStudy) -> Iterator[list[Exception]]:
         thread.join()
 
 
-def _rounds(study: BigStudy) -> tuple[list[float], list[float], int]:
-    """Return milliseconds a trial without and with a dashboard, in turns, and how often it was locked out."""
+@dataclass
+class _Times:
+    """Milliseconds of trials."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+
+def _rounds(study: BigStudy) -> tuple[_Times, _Times, int]:
+    """Return milliseconds a trial without and with a dashboard, in turns, and how often it was locked out.
+
+    The dashboard is open all the time and is stopped (SIGSTOP) for the rounds without it, so that both
+    kinds of round follow each other closely: what else runs on the machine hits both.
+    """
     writer = _Writer(study)
-    alone: list[float] = []
-    beside: list[float] = []
-    for _ in range(ROUNDS):
-        alone += writer.run(ROUND_SECONDS)
-        with _viewer(study, "watch", PATIENCE_SECONDS) as process:
-            if process.stdout:
-                process.stdout.readline()
-            beside += writer.run(ROUND_SECONDS)
-            process.terminate()
+    alone, beside = _Times(), _Times()
+    with _viewer(study, "watch", PATIENCE_SECONDS) as process:
+        if process.stdout:
+            process.stdout.readline()
+        for _ in range(ROUNDS):
+            process.send_signal(signal.SIGSTOP)
+            writer.run(ROUND_SECONDS, alone)
+            process.send_signal(signal.SIGCONT)
+            writer.run(ROUND_SECONDS, beside)
+        process.kill()
     writer.close()
     return alone, beside, writer.locked
 
@@ -187,19 +208,19 @@ class _Writer:
         self.study_id = self.storage.get_study_id_from_name(NAME)
         self._complete = next(theirs for theirs, ours in STATES.items() if ours == "complete")
 
-    def run(self, seconds: float) -> list[float]:
-        """Write trials for so long; return the milliseconds of each."""
-        found = []
+    def run(self, seconds: float, times: _Times) -> None:
+        """Write trials for so long and note how long each took."""
         end = time.perf_counter() + seconds
         while (began := time.perf_counter()) < end:
+            cpu = time.process_time()
             try:
                 self._trial()
             except Exception as error:  # whatever the driver calls a locked database
                 if "locked" not in str(error):
                     raise
                 self.locked += 1
-            found.append(1e3 * (time.perf_counter() - began))
-        return found
+            times.wall.append(1e3 * (time.perf_counter() - began))
+            times.cpu.append(1e3 * (time.process_time() - cpu))
 
     def _trial(self) -> None:
         like = self.study.last

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,6 +50,10 @@ def bench(
     sections: Annotated[
         str, typer.Option("--sections", help="Which of these, separated by commas.")
     ] = ",".join(SECTIONS),
+    dashboard: Annotated[
+        bool,
+        typer.Option("--dashboard", help="Only what the dashboard costs: to open, to turn λ, to leave open."),
+    ] = False,
     batches: Annotated[str, typer.Option("--batches", help="Windows per forward pass.")] = "4,16,32",
     window: Annotated[int, typer.Option("--window", min=1, help="Tokens per window.")] = 1024,
     modes: Annotated[
@@ -78,7 +83,11 @@ def bench(
     workers: Annotated[
         int, typer.Option("--workers", min=1, help="Processes of the study that several search; 1: none.")
     ] = 2,
-    trials: Annotated[int, typer.Option("--trials", min=2, help="Trials of the section storage.")] = 1000,
+    trials: Annotated[
+        int | None,
+        typer.Option("--trials", min=2, show_default=False,
+                     help="Trials of the section storage [1000], or of --dashboard [10000]."),
+    ] = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:  # fmt: skip
@@ -87,6 +96,9 @@ def bench(
     All sections take about ten minutes on two cores; --versions fast and --repeats 1 are quick.
     Exit code 1: a study found another verdict with one of its savings off.
     """
+    if dashboard:
+        _dashboard(trials or 10_000, as_json=json)
+        return
     wanted = _chosen("--sections", sections, SECTIONS)
     chosen_versions = _chosen("--versions", versions, VERSIONS)
     chosen_modes = None if modes is None else _chosen("--modes", modes, MATMULS[1:])
@@ -100,7 +112,7 @@ def bench(
     made = Bench(
         Options(
             model or "demo", shape, device, bits, sizes, window, chosen_modes, chosen_versions, repeats,
-            workers, trials,
+            workers, trials or 1000,
         ),
         narrate,
     )  # fmt: skip
@@ -112,6 +124,20 @@ def bench(
             f"a saving changed a verdict: {differing[0]} ({len(differing)} in all); this is a bug, report it "
             "with the output of 'qslm-opt doctor'."
         )
+
+
+def _dashboard(trials: int, *, as_json: bool) -> None:
+    """Measure the dashboard on a study of so many trials."""
+    if find_spec("textual") is None or find_spec("tui") is None:
+        raise UsageError("--dashboard needs textual; run: pip install textual.")
+    from qslm_opt.bench.dashboard import dashboard_cost
+    from qslm_opt.cli.bench_tables import print_dashboard
+
+    cost = dashboard_cost(trials, tell=narrate)
+    if as_json:
+        print_json({"dashboard": asdict(cost)})
+    else:
+        print_dashboard(cost)
 
 
 def _run(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from qslm_opt.cli.output import console, digits, print_table, size, table
 
 if TYPE_CHECKING:
+    from qslm_opt.bench.dashboard import DashboardCost
     from qslm_opt.bench.rates import Rates
     from qslm_opt.bench.scaling import Scaling
     from qslm_opt.bench.speeds import Row
@@ -125,6 +126,28 @@ def print_storage(cost: StorageCost) -> None:
         f"{min(200, cost.trials)} of {cost.trials:,}; mean {digits(cost.ms_mean)} ms), bare Optuna "
         f"{digits(cost.optuna_ms_median)} ms"
     )
+
+
+def print_dashboard(cost: DashboardCost) -> None:
+    """Print what the dashboard costs, each figure beside its goal."""
+    title = f"dashboard, {cost.trials:,} trials, {cost.gpus} replayed GPUs"
+    rows = table("what", "measured", "goal", left=1, title=title)
+    own = max(0.0, cost.open_seconds - cost.textual_seconds)
+    for what, measured, goal in (
+        ("open, cold", f"{digits(cost.open_seconds)} s", "< 1 s"),
+        ("  of it importing textual", f"{digits(cost.textual_seconds)} s", ""),
+        ("  its own", f"{digits(own)} s", ""),
+        ("  CPU time of all", f"{digits(cost.open_cpu_seconds)} s", ""),
+        ("a key that turns λ to the settled screen", f"{digits(cost.turn_ms)} ms", "<= 150 ms"),
+        ("CPU of one core, left open at 2 Hz", f"{100 * cost.cpu_share:.1f} %", "<= 10 %"),
+        ("a trial of a search, no evaluation", f"{digits(cost.writer_ms)} ms", ""),
+        ("  slower beside the dashboard", f"{100 * cost.slowdown:+.1f} %", "< 5 %"),
+        ("  slower in CPU time", f"{100 * cost.slowdown_cpu:+.1f} %", ""),
+        ("files of the storage that it wrote", str(cost.writes), "0"),
+        ("lock errors", str(cost.lock_errors), "0"),
+    ):
+        rows.add_row(what, measured, goal)
+    print_table(console(), rows)
 
 
 def _line(text: str) -> None:

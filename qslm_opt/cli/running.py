@@ -51,12 +51,14 @@ def open_session(spec: StudySpec) -> Session:
 
 
 def run(
-    name: str, url: str, session: Session, *, progress: ProgressKind, workers: int = 1, as_json: bool = False
-) -> None:
+    name: str, url: str, session: Session, *, progress: ProgressKind, workers: int = 1, as_json: bool = False,
+    power_window: float | None = None,
+) -> None:  # fmt: skip
     """Run a study to its end in this process and ``workers - 1`` others, then print its candidates.
 
     Raises InfeasibleError when it ends without one, and leaves with 130 when it is interrupted. Without a
-    GPU of its own to each, the workers share one, or the CPU's cores.
+    GPU of its own to each, the workers share one, or the CPU's cores. ``power_window`` is what the other
+    processes are told to use in place of the study's own.
     """
     with resumable(name, url):
         from qslm_opt.search.driver import run_study
@@ -70,9 +72,10 @@ def run(
             narrate(describe(places))
         with ExitStack() as stack:
             # First the meter: the device is at rest only before the other workers start.
-            meter = stack.enter_context(_meter(session, idle=row.state != "running"))
+            meter = stack.enter_context(meter_of(session, idle=row.state != "running"))
             stack.enter_context(held_to(places[0]))
-            stack.enter_context(workers_on(name, url, places[1:], row.spec.device))
+            own = row.spec.device
+            stack.enter_context(workers_on(name, url, places[1:], own, power_window=power_window))
             stack.enter_context(listener)
             summary = run_study(name, url, session, listener=listener, meter=meter, since=_began["at"])
     report(name, url, as_json=as_json, ended=summary.state in ENDED)
@@ -116,14 +119,17 @@ def read_facts(name: str, url: str | None, lam: float | None = None) -> StudyFac
 
 
 def run_detached(
-    name: str, url: str, workers: int, device: str | None = None
+    name: str, url: str, workers: int, device: str | None = None, power_window: float | None = None
 ) -> tuple[subprocess.Popen[bytes], Path]:
     """Start ``study resume`` as a process that outlives this one; return it and its log file."""
     log = log_file(name)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [*_resume(name), "--progress", "plain", "--workers", str(workers), *_on(device)],
+            [
+                *_resume(name), "--progress", "plain", "--workers", str(workers), *_on(device),
+                *_window(power_window),
+            ],
             stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=_environment(url), start_new_session=True,
         )  # fmt: skip
     return process, log
@@ -135,12 +141,14 @@ def log_file(name: str) -> Path:
     return Path(home) / "qslm-opt" / f"{name}.log"
 
 
-def watch_in_background(name: str, url: str, workers: int, device: str | None = None) -> None:
+def watch_in_background(
+    name: str, url: str, workers: int, device: str | None = None, power_window: float | None = None
+) -> None:
     """Run the study in a process of its own, on its own device or ``device``; open the dashboard here."""
     from qslm_opt.cli.watch import open_dashboard
 
     need_terminal()
-    process, log = run_detached(name, url, workers, device)
+    process, log = run_detached(name, url, workers, device, power_window)
     open_dashboard(url, name)
     code = process.poll()
     if code is None:
@@ -163,8 +171,9 @@ def need_terminal() -> None:
 
 @contextmanager
 def workers_on(
-    name: str, url: str, places: Sequence[Place], own: str, *, quiet: bool = False
-) -> Iterator[None]:
+    name: str, url: str, places: Sequence[Place], own: str, *, quiet: bool = False,
+    power_window: float | None = None,
+) -> Iterator[None]:  # fmt: skip
     """Run a process on the study at each place; end them when this one is interrupted or fails.
 
     ``own`` is the study's own device, which a worker knows. ``quiet`` ones do not narrate; an exit code of
@@ -173,8 +182,9 @@ def workers_on(
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for place in places:
+            device = None if place.device == own else place.device
             worker = subprocess.Popen(
-                [*_resume(name), "--progress", "none", *_on(None if place.device == own else place.device)],
+                [*_resume(name), "--progress", "none", *_on(device), *_window(power_window)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 env={**_environment(url), **place.environment(os.environ)},
                 stderr=subprocess.DEVNULL if quiet else None,
@@ -217,8 +227,12 @@ def _on(device: str | None) -> list[str]:
     return [] if device is None else ["--device", device]
 
 
+def _window(seconds: float | None) -> list[str]:
+    return [] if seconds is None else ["--power-window", repr(seconds)]
+
+
 @contextmanager
-def _meter(session: Session, *, idle: bool) -> Iterator[Meter]:
+def meter_of(session: Session, *, idle: bool) -> Iterator[Meter]:
     """Open the power meter of the session's device; with ``idle``, measure the device at rest first."""
     from qslm_opt.measure.meter import open_meter
 

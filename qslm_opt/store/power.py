@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from itertools import groupby
@@ -77,14 +77,18 @@ class PowerRecords:
                 connection.execute(insert(POWER_DEVICE).values(id=device.id, **values))
 
     def add_power_samples(self, device_id: str, samples: Iterable[PowerSample]) -> None:
-        """Store samples of a device that was added; they are later than those it has."""
+        """Store samples of a device that was added; those that are not later than what it has are not."""
         with self._write() as connection:
             found = connection.execute(_lane(device_id)).first()
             if found is None:  # its study was deleted meanwhile
                 return
             lane, started = found
+            last = connection.execute(
+                select(func.max(POWER_SAMPLE.c.at_ms)).where(POWER_SAMPLE.c.lane == lane)
+            ).scalar()
             by_moment = {_ms(sample.at, started): sample for sample in samples}
-            for table, rows in _rows(sorted(by_moment.items())).items():
+            new = [(at, by_moment[at]) for at in sorted(by_moment) if last is None or at > last]
+            for table, rows in _rows(new).items():
                 if rows:
                     connection.execute(insert(table), [{"lane": lane, **row} for row in rows])
 
@@ -193,13 +197,18 @@ def _device_values(device: PowerDevice) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _part(row: Mapping[str, Any]) -> int:
+    return int(row["at_ms"]) // ROLLUP_MS
+
+
 def _rows(samples: Sequence[tuple[int, PowerSample]]) -> dict[Table, list[dict[str, Any]]]:
     """Return the rows of each table for samples by their moment."""
-    power = [{"at_ms": at, "power_mw": _milliwatts(sample.power_w)} for at, sample in samples]
-    parts = groupby(power, lambda row: row["at_ms"] // ROLLUP_MS)
+    power: list[dict[str, Any]] = [
+        {"at_ms": at, "power_mw": _milliwatts(sample.power_w)} for at, sample in samples
+    ]
     return {
         POWER_SAMPLE: power,
-        POWER_ROLLUP: [_mean(list(part)) for _, part in parts],
+        POWER_ROLLUP: [_mean(list(part)) for _, part in groupby(power, _part)],
         POWER_STATE: list(_states(samples)),
     }
 
@@ -216,7 +225,7 @@ def _states(samples: Sequence[tuple[int, PowerSample]]) -> Iterator[dict[str, An
     for at, sample in samples:
         state = _state(sample)
         known = {key: last.get(key) for key in state}
-        urgent = not last or state["throttle"] & ~known["throttle"]
+        urgent = not last or state["throttle"] & ~last["throttle"]
         if urgent or (state != known and at - last["at_ms"] >= STATE_MS):
             last = {"at_ms": at, **state}
             yield last

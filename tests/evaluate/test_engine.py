@@ -203,3 +203,20 @@ def test_currents_beyond_the_largest_number_are_said_and_not_taken_for_silence()
     hot = Engine(model, discover(CONFIG, shapes, data.kind), data, device="cpu")
     with pytest.raises(NumericsError, match="the model's currents hold NaN or infinity"):
         hot.evaluate(UNQUANTIZED)
+
+
+# --------------------------------------------------------------------------------------------- measuring
+
+
+def test_a_fresh_evaluation_uses_nothing_that_is_kept_and_gives_the_same_numbers():
+    made = engine(lm_data())
+    setting = QuantSetting({"attention.3": Format.parse("int4/channel/affine")})
+    made.evaluate(UNQUANTIZED, parent=UNQUANTIZED)
+    assert not made.reused
+    kept = made.evaluate(setting, parent=UNQUANTIZED)
+    assert made.reused
+    fresh = made.evaluate(setting, fresh=True)
+    assert not made.reused
+    assert numbers(fresh) == numbers(kept)
+    made.evaluate(setting, parent=UNQUANTIZED)
+    assert made.reused  # and what is kept is still there

@@ -29,7 +29,7 @@ _LOG = (
     Column("ended", 5, drop=4),
     Column("", 1),
     Column("trial", 6, right=True),
-    Column("unit", 10, short=clip_unit),
+    Column("unit", 11, short=clip_unit),
     Column("b", 2, right=True, drop=2),
     Column("metric", 7, right=True, drop=3),
     Column("what", 14, grow=True),
@@ -44,6 +44,7 @@ class OverviewPane(Pane):
     """The default screen."""
 
     FOCUS = "#log"
+    _lanes_height = 0
     POWER = SPAN
     DEFAULT_CSS = """
     OverviewPane #left, OverviewPane #right { width: 1fr; }
@@ -119,7 +120,8 @@ class OverviewPane(Pane):
         count = len(power.lanes())
         tall = self.app.size.height >= _TALL
         height = (1, 4 if tall else 2, 5 if tall else 3)[count] if count < 3 else min(count, _MOST_LANES) + 1
-        lanes.styles.height = height
+        if height != self._lanes_height:
+            self._lanes_height = lanes.styles.height = height
         names = dict.fromkeys(lane.device.name for lane in power.lanes())
         panel.border_title = f"Power: {' and '.join(names)}" if names else "Power"
         panel.border_subtitle = _span_words(power, now) if names else ""

@@ -31,8 +31,9 @@ class Lanes(Static):
 
     def show(self, view: StudyView) -> None:
         """Show the lanes of ``view``."""
+        changed = self.view is None or len(self.view.lanes) != len(view.lanes)
         self.view = view
-        self.refresh(layout=True)
+        self.refresh(layout=changed)
 
     def render(self) -> Content:
         """Paint one line a lane and one of pace."""
@@ -90,8 +91,7 @@ def _pace(view: StudyView) -> str:
         parts.append(f"{significant(60 * rate, 2)} trials/min")
     if view.remaining and view.row.state == "running":
         parts.append(f"{signs.at_most}{view.remaining} to go")
-    failed = sum(t.state == "failed" for t in view.ended)
-    pruned = sum(t.state == "pruned" for t in view.ended)
+    failed, pruned = view.ended_by_state["failed"], view.ended_by_state["pruned"]
     if view.ended:
         parts.append(f"{signs.pruned} {pruned} pruned")
     if failed:

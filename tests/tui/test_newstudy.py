@@ -1,0 +1,57 @@
+"""The form's pure side: its spec, its command line and the words for what is wrong."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from qslm_opt.spec import StudySpec
+from tui.newstudy import FIELDS, command_of, problem_of, spec_of, words_of
+
+START = {field.key: field.value for field in FIELDS}
+
+
+def test_what_the_form_starts_with_needs_a_name_only() -> None:
+    assert problem_of(START, ()) == "the study has no name; give --name or the key 'name' in --spec."
+    assert problem_of({**START, "name": "a1"}, ()) == ""
+    assert "exists already" in problem_of({**START, "name": "a1"}, ("a1",))
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"bound": "max_drop"}, "max_drop '5%' is no number"),
+        ({"bound": "max_drop", "bound_value": "0.02"}, "task demo has --max-drop; give exactly one of"),
+        ({"memory_budget": "12 apples"}, "memory budget '12 apples' is not a size"),
+        ({"precisions": "4,8"}, "must fall strictly"), ({"precisions": "4,x"}, "precisions 'x' is no whole number"),
+        ({"lambda": "-1"}, "lambda -1.0 is out of range"), ({"workers": "0"}, "workers 0 is out of range"),
+        ({"limit": "0"}, "limit 0 is out of range"), ({"bound_value": ""}, "has no bound"),
+        ({"name": "a b"}, "study name 'a b' cannot be used"),
+    ],
+)  # fmt: skip
+def test_the_messages_are_the_specs_own(changed: dict[str, str], says: str) -> None:
+    assert says in problem_of({**START, "name": "a1", **changed}, ())
+
+
+def test_the_command_line_makes_the_same_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from qslm_opt.cli.spec_flags import bits_list, make_spec
+
+    monkeypatch.chdir(tmp_path)
+    values = {
+        **START, "name": "a1", "task": "sst2", "bound": "max_drop", "bound_value": "0.02", "lambda": "0.5",
+        "precisions": "8,4", "data": "sst2", "limit": "100", "device": "cpu", "workers": "2",
+    }  # fmt: skip
+    words = words_of(values)
+    assert words[:3] == ["study", "create", "a1"] and words[-2:] == ["--workers", "2"]
+    flags = dict(zip(words[3::2], words[4::2], strict=True))
+    assert flags.pop("--workers") == "2"
+    given = {key.removeprefix("--").replace("-", "_"): value for key, value in flags.items()}
+    typed = {
+        **given, "max_drop": float(given["max_drop"]), "lambda": float(given["lambda"]),
+        "limit": int(given["limit"]), "precisions": bits_list("--precisions", given["precisions"]),
+    }  # fmt: skip
+    assert make_spec("a1", None, typed) == spec_of(values) == StudySpec.from_mapping({**typed, "name": "a1"})
+    line = command_of(values, "sqlite:///other.db")
+    assert shlex.split(line) == ["qslm-opt", *words, "--storage", "sqlite:///other.db"]

@@ -1,0 +1,186 @@
+"""The studies of a storage: what the list shows, and new, resume, stop and delete by the command line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tui.driving import app_on, run, screen_of, shown, until
+from tests.tui.fakes import FakeRepository, Study
+from tui import runs
+from tui.app import QslmApp
+from tui.runs import Answer
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[list[str]]]:
+    """Note the commands that would be run, and run none of them."""
+    called: list[list[str]] = []
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    sleeper = [sys.executable, "-c", "pass"]
+
+    def noted(words: Any) -> list[str]:
+        called.append(list(words))
+        return sleeper
+
+    monkeypatch.setattr(runs, "qslm_opt", noted)
+    yield called
+
+
+def three() -> tuple[Study, Study, Study]:
+    older = Study("older", blocks=2, metric="accuracy").fill("global", running=False)
+    older.state = "finished"
+    halted = Study("halted").fill("global", running=False)
+    halted.state = "stopped"
+    return Study().fill(), older, halted
+
+
+async def test_the_list_says_how_far_each_is_and_its_best() -> None:
+    async with shown(*three(), Study("empty"), name=None, size=(80, 24)) as pilot:
+        text = screen_of(pilot.app)
+        for mark in ("4 studies", "● running", "█░░░ 63/149", "◆ 34.88 −88.7 %", "sst2", "✔ finished",
+                     "◆ 85.18 % −90.0", "■ stopped", "0 trials", "none yet"):  # fmt: skip
+            assert mark in text, text
+        await pilot.resize_terminal(160, 50)
+        await pilot.pause()
+        assert "21m" in screen_of(pilot.app) and "✂ 3" in screen_of(pilot.app), "age and pruned have room"
+
+
+async def test_a_stopped_study_is_resumed_in_a_process_of_its_own(commands: list[list[str]]) -> None:
+    async with shown(*three(), name=None) as pilot:
+        await pilot.press("down", "down", "r")
+        await until(pilot, lambda: commands)
+        assert commands == [["study", "resume", "halted", "--progress", "plain"]]
+        await pilot.press("up", "r")
+        await pilot.pause()
+        notes = [note.message for note in pilot.app._notifications]
+        assert "older has ended; nothing is left to run." in notes and len(commands) == 1
+
+
+async def test_a_run_that_fails_at_its_start_is_told_with_its_last_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    words = [sys.executable, "-c", "import sys; sys.exit('qslm-opt: there is no such model.')"]
+    monkeypatch.setattr(runs, "qslm_opt", lambda _: words)
+    async with shown(*three(), name=None) as pilot:
+        app = pilot.app
+        assert isinstance(app, QslmApp)
+        await pilot.press("down", "down", "r")
+        await until(pilot, lambda: app.runs)
+        app.runs[0].process.wait(60)
+        await until(pilot, lambda: any("no such model" in note.message for note in app._notifications))
+        assert not app.runs
+
+
+async def test_deleting_asks_first_and_a_running_study_is_not_deleted(commands: list[list[str]]) -> None:
+    async with shown(*three(), name=None) as pilot:
+        await pilot.press("D")
+        await pilot.pause()
+        assert any("is running; stop it first" in note.message for note in pilot.app._notifications)
+        await pilot.press("down", "D")
+        await pilot.pause()
+        assert "Delete study older with its 26 trials?" in screen_of(pilot.app)
+        await pilot.press("enter")
+        await pilot.pause()
+        assert commands == [], "the first answer keeps it"
+        await pilot.press("D", "down", "enter")
+        await until(pilot, lambda: commands)
+        assert commands == [["study", "delete", "older", "--yes"]]
+
+
+async def test_stopping_asks_and_leaves_it_running_unless_told(commands: list[list[str]]) -> None:
+    async with shown(*three()) as pilot:
+        await pilot.press("X")
+        await pilot.pause()
+        text = screen_of(pilot.app)
+        assert "Leave it running" in text and "After this trial" in text
+        assert "the running trial is lost" not in text, "its process is on another host"
+        await pilot.press("enter")
+        assert commands == []
+        await pilot.press("ctrl+c", "ctrl+c")
+        await pilot.pause()
+        assert "After this trial" in screen_of(pilot.app)
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: commands)
+        assert commands == [["study", "stop", "opt-14m"]]
+
+
+async def test_one_ctrl_c_only_says_what_to_do(commands: list[list[str]]) -> None:
+    async with shown(*three()) as pilot:
+        await pilot.press("ctrl+c")
+        await pilot.pause()
+        assert any("ctrl+c again" in note.message for note in pilot.app._notifications)
+        assert "After this trial" not in screen_of(pilot.app) and commands == []
+
+
+def test_now_sends_a_signal_to_the_process_on_this_host_only() -> None:
+    study = Study().fill()
+    away = study.row()
+    assert not runs.can_stop_now(away) and "not on this host" in runs.stop_now(away)
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    here = Study().row().__class__(**{**vars(away), "pid": process.pid, "host": socket.gethostname()})
+    try:
+        assert runs.can_stop_now(here) and "told to stop now" in runs.stop_now(here)
+        assert process.wait(60) == -signal.SIGTERM
+    finally:
+        process.kill()
+    assert "cannot be stopped" in runs.stop_now(here)
+
+
+def test_a_run_outlives_whoever_started_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    say = "import os; print(os.environ['QSLM_OPT_STORAGE'], os.getsid(0) == os.getpid())"
+    monkeypatch.setattr(runs, "qslm_opt", lambda words: [sys.executable, "-c", say])
+    started = runs.start(["study", "resume", "a"], "a", "sqlite:///x.db")
+    assert started.process.wait(60) == 0 and started.failure() is None
+    assert runs.last_line(started.log) == "sqlite:///x.db True", "a session of its own, the URL out of sight"
+    assert started.log == tmp_path / "qslm-opt" / "a.log"
+    assert os.getsid(0) != started.process.pid
+
+
+def test_the_answer_of_a_command_is_its_last_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    answer = runs.ask(["study", "stop", "none"], f"sqlite:///{tmp_path}/none.db")
+    assert answer.code == 3 and "does not exist" in answer.text
+    monkeypatch.setattr(runs, "_PATIENCE_SECONDS", 0.01)
+    assert runs.ask(["--version"], "sqlite:///x.db") == Answer(
+        1, "'qslm-opt --version' gave no answer in 0 s."
+    )
+
+
+async def test_the_form_shows_the_equal_command_and_creates_when_it_can(commands: list[list[str]]) -> None:
+    async with shown(*three(), name=None) as pilot:
+        await pilot.press("n")
+        await until(pilot, lambda: "the study has no name" in screen_of(pilot.app))
+        await pilot.press("enter", *"older")
+        await until(pilot, lambda: "study 'older' exists already" in screen_of(pilot.app))
+        await pilot.press("2")
+        await until(pilot, lambda: "qslm-opt study create older2 --model demo" in screen_of(pilot.app))
+        await pilot.press("enter")
+        await until(pilot, lambda: commands)
+        assert commands[0][:3] == ["study", "create", "older2"] and commands[0][-2:] == ["--progress", "plain"]
+
+
+async def test_a_study_that_is_killed_while_it_is_shown_says_so_and_how_to_go_on() -> None:
+    study = Study().fill()
+    repository = FakeRepository(study)
+    async with run(app_on(repository)) as pilot:
+        await until(pilot, lambda: "● running" in screen_of(pilot.app))
+        study.state = "dead"
+        repository.version += 1
+        await until(pilot, lambda: "† dead" in screen_of(pilot.app))
+        assert "qslm-opt study resume opt-14m" in screen_of(pilot.app)
+        study.state = "running"
+        repository.end_running(study)
+        await until(pilot, lambda: "● running" in screen_of(pilot.app))
+        repository.made.clear()
+        repository.version += 1
+        await until(pilot, lambda: "is gone from the storage" in screen_of(pilot.app))
