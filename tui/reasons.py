@@ -81,12 +81,15 @@ def _fixed(view: StudyView, unit: str, formats: list[Format]) -> str:
 
 
 def lower_trial(view: StudyView, unit: str, bits: int) -> TrialRecord | None:
-    """Return the trial that gave ``unit`` or its block (else the network) the next fewer bits."""
-    for names in ({unit, unit.partition("/")[0]}, {NETWORK}):
-        tried = [t for name in names for t in view.by_unit.get(name, ()) if t.bits < bits and not t.extra]
-        if tried:
-            return max(tried, key=lambda t: (t.bits, t.number))
-    return None
+    """Return the trial of the next fewer bits: of ``unit`` itself, else of its block, else of the network."""
+    names = (NETWORK, unit.partition("/")[0], unit)
+    tried = [
+        (trial.bits, nearness, trial.number, trial)
+        for nearness, name in enumerate(names)
+        for trial in view.by_unit.get(name, ())
+        if trial.bits < bits and not trial.extra
+    ]
+    return max(tried, key=lambda found: found[:3])[-1] if tried else None
 
 
 def _against(view: StudyView, record: TrialRecord, lower: TrialRecord, lam: float) -> tuple[str, str]:
