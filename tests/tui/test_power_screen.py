@@ -44,7 +44,8 @@ async def test_live_it_shows_limit_idle_trials_clock_and_the_newest_window(size:
         text = screen_of(pilot.app)
         for mark in (
             "14:19:25 to 14:21:25 (2 min)  ● live", "limit 700 W ┄", "idle 75.0 W", "throttled", "#62 ○",
-            "GB", "°C", "97 %", NOW, "Window of #56, the newest", "10.4 kJ by the counter", "difference +0.40 %",
+            "GB", "°C", "97 %", NOW,
+            "Window of #56, the newest", "10.4 kJ by the counter", "difference +0.40 %",
             "1.29 J per token, 8,000 tokens", "2 runs", "instant power", "steady: halves differ",
             "σ 6.30 W  n 368",
             "7 windows in this study",
@@ -241,3 +242,15 @@ def test_a_trial_without_window_says_why() -> None:
     study = Study().fill()
     assert "the model was not run" in said(study, 42) and "it still runs" in said(study, 63)
     assert joules(None) == "n/a" and joules(12.34) == "12.3 J" and joules(12_340.0) == "12.3 kJ"
+
+
+async def test_a_trials_numbers_hold_its_energy_window() -> None:
+    async with run(app_on(recorded(Study().fill()), pane="trials")) as pilot:
+        app = pilot.app
+        assert isinstance(app, QslmApp)
+        await until(pilot, lambda: app.view is not None and app.view.power is not None)
+        app.open_trial(56)
+        await pilot.pause()
+        text = screen_of(app)
+        for words in ("energy window    mean 596 W", "1.29 J per token", "steady: halves"):
+            assert words in text
