@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
@@ -13,14 +13,15 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError
 
 from qslm_opt import __version__
-from qslm_opt.errors import FingerprintError, QslmError, UsageError
+from qslm_opt.errors import FingerprintError, UsageError
 from qslm_opt.search.attempt import Listener, SessionLike, SilentListener
+from qslm_opt.search.failures import named_failures
 from qslm_opt.search.interrupts import Interrupts
 from qslm_opt.search.ledger import one_transaction, open_storage
 from qslm_opt.search.run import Run
 from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.summary import RunSummary
-from qslm_opt.store import Repository, StudyRow, find_database_error, prepare, storage_error, study_exists
+from qslm_opt.store import Repository, StudyRow, prepare, study_exists
 
 if TYPE_CHECKING:
     from qslm_opt.measure.meter import Meter
@@ -41,7 +42,7 @@ def create_study(spec: StudySpec, storage: str, session: SessionLike) -> None:
     """
     space = SearchSpace.of(spec, session.hierarchy)
     prepare(storage)
-    with storage_failures(storage), Repository(storage) as repository:
+    with named_failures(storage), Repository(storage) as repository:
         if spec.name in repository.names():
             raise study_exists(spec.name, storage)
         uuid = str(uuid4())
@@ -92,11 +93,12 @@ def run_study(
         StudyNotFoundError: no study of that name.
         FingerprintError: model, data, spec or code are not those of the study.
         InfeasibleError: the unquantized model itself violates the metric bound.
+        DeviceError, OutOfMemoryError, StorageError: the GPU, the memory or the storage failed meanwhile.
         KeyboardInterrupt: after the running trial was told FAIL and the study's state is ``stopped``.
     """
     since = time.time() if since is None else since
     with ExitStack() as stack:
-        stack.enter_context(storage_failures(storage))
+        stack.enter_context(named_failures(storage))
         repository = stack.enter_context(Repository(storage))
         row = repository.study(name)
         check_fingerprint(row, session.fingerprint())
@@ -107,7 +109,7 @@ def run_study(
 
 def delete_study(name: str, storage: str) -> None:
     """Delete a study with all its trials; UsageError while a process works on it."""
-    with storage_failures(storage), Repository(storage) as repository:
+    with named_failures(storage), Repository(storage) as repository:
         row = repository.study(name)
         if row.state == "running":
             raise UsageError(
@@ -137,16 +139,3 @@ def check_fingerprint(row: StudyRow, now: Mapping[str, str]) -> None:
             "go on with what it was created with, or create a new study."
         )
 
-
-@contextmanager
-def storage_failures(url: str) -> Iterator[None]:
-    """Raise what Optuna or the database raises about the storage as one StorageError with the fix."""
-    try:
-        yield
-    except QslmError:
-        raise
-    except Exception as error:
-        cause = find_database_error(error)
-        if cause is None:
-            raise
-        raise storage_error(cause, url) from error

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
 
-from qslm_opt.errors import InfeasibleError
+from qslm_opt.errors import InfeasibleError, StorageError
 from qslm_opt.evaluate.bounds import MetricBound
 from qslm_opt.search.attempt import Attempts, Listener, SessionLike, started_record
 from qslm_opt.search.heart import Heart
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from qslm_opt.store import Repository, StudyRow
 
 PATIENCE_SECONDS = 600.0
-"""A trial of another host is taken for lost after this, or ten times the longest trial so far."""
+"""A trial that names no process is taken for lost after this, or ten times the longest trial so far."""
 _NARRATED_WAIT = 8
 """A pause of so many looks, about three seconds, is worth a line."""
 STALE_CHECK_SECONDS = 2.0
@@ -81,7 +82,8 @@ class Run:
                 self._mark(self.sampler.refresh(self.study))
                 raise
             except Exception as error:
-                self.repository.set_state(uuid, "stopped", f"{type(error).__name__}: {error}")
+                with suppress(StorageError):  # when it is the storage that fails, what it said comes first
+                    self.repository.set_state(uuid, "stopped", f"{type(error).__name__}: {error}")
                 raise
             finally:
                 self.database.engine.dispose()
@@ -221,11 +223,16 @@ class Run:
         if now - self._looked < every:
             return
         self._looked = now
+        closed = close_stale(self.database, self.study._study_id, self.heart.leases, self._patience)
+        if closed:
+            each = "; ".join(f"trial {trial.number}: {why}" for trial, why in closed)
+            self.listener.on_narrate(f"{len(closed)} stale trial{'s' * (len(closed) > 1)} closed: {each}")
+
+    def _patience(self) -> float:
+        """Seconds after which a trial that names no process is taken for lost."""
         trials = self.study.get_trials(deepcopy=False)
         longest = max((t.user_attrs.get("seconds") or 0.0 for t in trials), default=0.0)
-        closed = close_stale(self.database, self.study._study_id, max(PATIENCE_SECONDS, 10 * longest))
-        if closed:
-            self.listener.on_narrate(f"{len(closed)} stale trial{'s' * (len(closed) > 1)} closed")
+        return max(PATIENCE_SECONDS, 10 * longest)
 
     def _follow(self, walk: Walk) -> None:
         """Store and tell how far the walk is, where that changed."""

@@ -17,7 +17,7 @@ from qslm_opt.store.engine import open_engine
 from qslm_opt.store.failures import storage_errors
 from qslm_opt.store.prepare import check_version, schema_version
 from qslm_opt.store.rows import StudyRow, is_alive, own_process, seconds_of
-from qslm_opt.store.studies import Place, find_places, read_studies, write_mark
+from qslm_opt.store.studies import Place, database_time, find_places, read_studies, write_mark
 from qslm_opt.store.tables import RUN, STUDY
 from qslm_opt.store.trials import read_attribute, read_trials
 from qslm_opt.store.urls import is_sqlite, masked, sqlite_path
@@ -131,6 +131,14 @@ class Repository:
             asked = select(STUDY.c.stop_requested).where(STUDY.c.uuid == uuid)
             return connection.execute(asked).scalar() is not None
 
+    def beats(self, uuid: str) -> dict[tuple[str, int], float]:
+        """Return (host, pid) of each process registered on the study, with its last beat."""
+        with self._read() as connection:
+            runs = connection.execute(
+                select(RUN.c.host, RUN.c.pid, RUN.c.heartbeat).where(RUN.c.uuid == uuid)
+            )
+            return {(host, pid): beat for host, pid, beat in runs}
+
     # ------------------------------------------------------------------------------------ writing
 
     def add_study(self, row: StudyRow) -> None:
@@ -188,7 +196,7 @@ class Repository:
             row &= STUDY.c.state.not_in(("finished", "infeasible"))
         with self._write() as connection:
             connection.execute(update(STUDY).where(row).values(revision=STUDY.c.revision + 1, **changes))
-            if state == "running" and not _others(connection, uuid, now):
+            if state == "running" and not _others(connection, uuid):
                 old = row & (STUDY.c.stop_requested < (now if since is None else since))
                 connection.execute(update(STUDY).where(old).values(stop_requested=None))
 
@@ -199,8 +207,8 @@ class Repository:
     def beat(self, uuid: str, pid: int, host: str, phase: str) -> None:
         """Register that a process works on the study, or that it still does."""
         mine = (RUN.c.uuid == uuid) & (RUN.c.host == host) & (RUN.c.pid == pid)
-        now = time.time()
         with self._write() as connection:
+            now = database_time(connection)
             found = connection.execute(update(RUN).where(mine).values(heartbeat=now, phase=phase)).rowcount
             if not found:
                 mine_now = {"uuid": uuid, "host": host, "pid": pid, "phase": phase}
@@ -260,8 +268,9 @@ class Repository:
         return found[-1]
 
 
-def _others(connection: Connection, uuid: str, now: float) -> bool:
+def _others(connection: Connection, uuid: str) -> bool:
     """Return whether a living process other than this one is registered on the study."""
+    now = database_time(connection)
     runs = connection.execute(select(RUN.c.pid, RUN.c.host, RUN.c.heartbeat).where(RUN.c.uuid == uuid))
     own = own_process()
     return any((pid, host) != own and is_alive(pid, host, beat, now) for pid, host, beat in runs)
