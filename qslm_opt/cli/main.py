@@ -14,6 +14,7 @@ from qslm_opt.cli import dashboard, demo, running, study, watch
 from qslm_opt.cli.bench import bench
 from qslm_opt.cli.doctor import doctor
 from qslm_opt.cli.model import app as model_app
+from qslm_opt.cli.worker import worker
 from qslm_opt.errors import QslmError
 
 INTERRUPTED = 130
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(study.app)
 app.add_typer(model_app)
+app.command()(worker)
 app.command()(demo.demo)
 app.command()(watch.watch)
 app.command()(dashboard.dashboard)

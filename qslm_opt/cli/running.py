@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from qslm_opt.cli.options import ProgressKind
     from qslm_opt.measure.meter import Meter
     from qslm_opt.pipeline import Session
+    from qslm_opt.search.summary import RunSummary
     from qslm_opt.spec import StudySpec
 
 SHOWN = 20
@@ -58,6 +59,14 @@ def run(
     Raises InfeasibleError when it ends without one, and leaves with 130 when it is interrupted. Without a
     GPU of its own to each, the workers share one, or the CPU's cores.
     """
+    summary = work(name, url, session, progress=progress, workers=workers)
+    report(name, url, as_json=as_json, ended=summary.state in ENDED)
+    if summary.state == "stopped":
+        narrate(f"stopped as asked. Go on with: {_resume_words(name, url)}")
+
+
+def work(name: str, url: str, session: Session, *, progress: ProgressKind, workers: int = 1) -> RunSummary:
+    """Work on a study in this process and ``workers - 1`` others until it ends; print no result."""
     with resumable(name, url):
         from qslm_opt.search.driver import run_study
 
@@ -74,10 +83,7 @@ def run(
             stack.enter_context(held_to(places[0]))
             stack.enter_context(workers_on(name, url, places[1:], row.spec.device))
             stack.enter_context(listener)
-            summary = run_study(name, url, session, listener=listener, meter=meter, since=_began["at"])
-    report(name, url, as_json=as_json, ended=summary.state in ENDED)
-    if summary.state == "stopped":
-        narrate(f"stopped as asked. Go on with: {_resume_words(name, url)}")
+            return run_study(name, url, session, listener=listener, meter=meter, since=_began["at"])
 
 
 @contextmanager
