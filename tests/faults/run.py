@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import sys
@@ -224,22 +225,32 @@ class Comparison:
         self.statements = int((whole.folder / "statements").read_text())
 
     def _place(self, name: str) -> Place:
+        """Return a new study; in SQLite a copy of one that was created once."""
         folder = self.folder / name
         folder.mkdir()
-        url = self.storage or f"sqlite:///{folder / 'study.db'}"
-        study = f"{name}-{os.getpid()}" if self.storage else "toy"
-        place = Place(url, folder, self.session, study)
+        database = folder / "study.db"
+        place = Place(f"sqlite:///{database}", folder, self.session)
+        if self.storage:
+            place.url, place.name = self.storage, f"{name}-{os.getpid()}"
+            self._create(place)
+        else:
+            template = self.folder / "template.db"
+            if not template.exists():
+                self._create(Place(f"sqlite:///{template}", self.folder, self.session))
+            shutil.copy(template, database)
+        return place
+
+    def _create(self, place: Place) -> None:
         pid = os.fork()  # a model is never loaded in the process that forks
         if not pid:
             try:
                 session = open_session(self.session)
-                create_study(session.spec.renamed(study), url, session)
+                create_study(session.spec.renamed(place.name), place.url, session)
                 os._exit(0)
             finally:
                 os._exit(1)
         if wait(pid):
-            raise SystemExit(f"study {study} could not be created in {self.backend}")
-        return place
+            raise SystemExit(f"study {place.name} could not be created in {self.backend}")
 
     def strike(self, kind: Kind, tally: Tally, number: int) -> None:
         """Let one fault strike somewhere, resume the study to its end, and compare."""
@@ -308,6 +319,7 @@ def compare(
         tallies = {kind: Tally(kind.name) for kind in kinds if comparison.backend in kind.storages}
         for number, kind in enumerate(islice(cycle(tallies), points)):
             comparison.strike(kind, tallies[kind], number)
+            sys.stderr.write(f"{number + 1}/{points} {kind.name}\n")
     return {
         "schema": 1, "session": session, "storage": comparison.backend, "seed": seed, "points": points,
         "evaluations": comparison.evaluations, "statements": comparison.statements,
