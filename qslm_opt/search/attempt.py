@@ -152,7 +152,8 @@ class Attempts:
         return self.judge.judge(proposal, run, power)
 
     def _tell(self, trial: OpenTrial, outcome: Outcome, record: TrialRecord) -> None:
-        ended = outcome.state, outcome.score, outcome.attributes, outcome.constraints
+        attributes = {**outcome.attributes, **outcome.columns}
+        ended = outcome.state, outcome.score, attributes, outcome.constraints
         if close_trial(self.study._storage, trial.id, *ended):
             self.sampler.learn(trial, outcome.attributes, outcome.constraints, outcome.state)
         else:

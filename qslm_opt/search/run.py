@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from qslm_opt.errors import InfeasibleError, StorageError
 from qslm_opt.evaluate.bounds import MetricBound
 from qslm_opt.search.attempt import Attempts, Listener, SessionLike, started_record
+from qslm_opt.search.board import publish
 from qslm_opt.search.heart import Heart
 from qslm_opt.search.interrupts import Interrupts
 from qslm_opt.search.ledger import OpenTrial, close_trial, load_study, one_transaction, open_storage
@@ -74,6 +75,7 @@ class Run:
                 self._loop()
                 summary = self._summary()
                 self.repository.set_state(uuid, summary.state, summary.reason)
+                self._publish()
             except InfeasibleError as error:
                 self.repository.set_state(uuid, "infeasible", str(error))
                 raise
@@ -247,9 +249,15 @@ class Run:
             self.repository.set_order(self.row.uuid, walk.order)
             self.listener.on_narrate(f"blocks, least sensitive first: {', '.join(walk.order)}")
         if walk.tier is not None and walk.tier != self._tier:
+            self._publish()
             self._tier = walk.tier
             self.heart.phase = walk.tier
             self.listener.on_tier(walk.tier)
+
+    def _publish(self) -> None:
+        """Renew what a plain optuna-dashboard shows of the study."""
+        row = self.repository.study(self.row.name)
+        publish(self.database, self.study._study_id, row, self.repository.trials(self.row.name))
 
 
 def _asked(spec: StudySpec) -> str:

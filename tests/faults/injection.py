@@ -32,9 +32,10 @@ class Kind:
 KINDS = (
     Kind("kill -9 (the OOM killer's too)", "statement", frozenset({-signal.SIGKILL})),
     Kind("kill -9 during an evaluation", "evaluation", frozenset({-signal.SIGKILL})),
-    # Held back while a trial is stored; one that comes at the very last statements finds nothing to stop.
+    # Held back while a trial is stored; one that comes at the very last statements finds nothing to stop,
+    # and before the run has begun SIGTERM ends the process as it ends any.
     Kind("Ctrl-C", "statement", frozenset({130, 0})),
-    Kind("SIGTERM", "statement", frozenset({130, 0})),
+    Kind("SIGTERM", "statement", frozenset({130, 0, -signal.SIGTERM})),
     Kind("SIGTERM during an evaluation", "evaluation", frozenset({130})),
     Kind("closed terminal (SIGHUP)", "evaluation", frozenset({130})),
     Kind("power cut (files copied between writes)", "statement", frozenset({-signal.SIGKILL}), SQLITE),
