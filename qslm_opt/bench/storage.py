@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -48,7 +49,9 @@ class Growth:
 
     trials: int
     ms_median: float
-    """Over the last 200 trials up to here (over all when there are fewer)."""
+    """Wall time, over the last 200 trials up to here (over all when there are fewer)."""
+    cpu_ms_mean: float
+    """CPU time of the process, over the same trials: what another program beside it does not change."""
     rss_bytes: int | None
     """Resident memory of the process; None where /proc does not say."""
     file_bytes: int
@@ -219,16 +222,23 @@ class _Clock(SilentListener):
     file: Path
     ends: list[float] = field(default_factory=list)
     growth: list[Growth] = field(default_factory=list)
+    _used: deque[float] = field(default_factory=lambda: deque(maxlen=LAST + 1))
+    """CPU time at the last ends, in seconds."""
+
+    def _cpu_ms(self) -> float:
+        return 1e3 * (self._used[-1] - self._used[0]) / (len(self._used) - 1)
 
     def on_trial_end(self, record: TrialRecord) -> None:
         """Note the end of a trial, and at some sizes what the study is."""
         self.ends.append(time.perf_counter())
+        self._used.append(time.process_time())
         count = len(self.ends)
         if count == self.trials or count in _MARKS:
             log = Path(f"{self.file}-wal")
             size = self.file.stat().st_size + (log.stat().st_size if log.exists() else 0)
             recent = self.ends[-LAST - 1 :]
-            self.growth.append(Growth(count, median(_between(recent)), resident_bytes(), size))
+            now = median(_between(recent)), self._cpu_ms(), resident_bytes(), size
+            self.growth.append(Growth(count, *now))
         if count == self.trials:
             self.stop()
 

@@ -13,6 +13,7 @@ from qslm_opt import __version__
 from qslm_opt.cli import dashboard, demo, running, study, watch
 from qslm_opt.cli.bench import bench
 from qslm_opt.cli.doctor import doctor
+from qslm_opt.cli.log import write_to_log
 from qslm_opt.cli.model import app as model_app
 from qslm_opt.cli.worker import worker
 from qslm_opt.errors import QslmError
@@ -57,6 +58,7 @@ def options(
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code (DESIGN.md section 5)."""
     running.begin()
+    write_to_log()
     for name, value in THREADS_SLEEP.items():
         os.environ.setdefault(name, value)
     for stream in (sys.stdout, sys.stderr):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from qslm_opt.cli.facts import ENDED, StudyFacts
+from qslm_opt.cli.log import LOG_KEY
 from qslm_opt.cli.options import command, reading
 from qslm_opt.cli.output import narrate, print_json
 from qslm_opt.cli.placement import Place, describe, held_to, places_of
@@ -124,13 +125,17 @@ def read_facts(name: str, url: str | None, lam: float | None = None) -> StudyFac
 def run_detached(
     name: str, url: str, workers: int, device: str | None = None
 ) -> tuple[subprocess.Popen[bytes], Path]:
-    """Start ``study resume`` as a process that outlives this one; return it and its log file."""
+    """Start ``study resume`` as a process that outlives this one; return it and its log file.
+
+    The file does not grow without bound; see ``RotatingLog``.
+    """
     log = log_file(name)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         process = subprocess.Popen(
             [*_resume(name), "--progress", "plain", "--workers", str(workers), *_on(device)],
-            stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=_environment(url), start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+            env={**_environment(url), LOG_KEY: str(log.absolute())},
         )  # fmt: skip
     return process, log
 
