@@ -15,6 +15,7 @@ from qslm_opt.cli.bench import bench
 from qslm_opt.cli.doctor import doctor
 from qslm_opt.cli.log import write_to_log
 from qslm_opt.cli.model import app as model_app
+from qslm_opt.cli.proxy import proxy
 from qslm_opt.cli.worker import worker
 from qslm_opt.errors import QslmError
 
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.add_typer(study.app)
 app.add_typer(model_app)
 app.command()(worker)
+app.command()(proxy)
 app.command()(demo.demo)
 app.command()(watch.watch)
 app.command()(dashboard.dashboard)

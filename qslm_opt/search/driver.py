@@ -17,11 +17,11 @@ from qslm_opt.errors import FingerprintError, UsageError
 from qslm_opt.search.attempt import Listener, SessionLike, SilentListener
 from qslm_opt.search.failures import named_failures
 from qslm_opt.search.interrupts import Interrupts
-from qslm_opt.search.ledger import one_transaction, open_storage
+from qslm_opt.search.ledger import close_storage, one_transaction, open_shared
 from qslm_opt.search.run import Run
 from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.summary import RunSummary
-from qslm_opt.store import Repository, StudyRow, prepare, study_exists
+from qslm_opt.store import StudyRow, open_repository, prepare, study_exists
 
 if TYPE_CHECKING:
     from qslm_opt.measure.meter import Meter
@@ -45,7 +45,7 @@ def create_study(spec: StudySpec, storage: str, session: SessionLike) -> None:
     """
     space = SearchSpace.of(spec, session.hierarchy)
     prepare(storage)
-    with named_failures(storage), Repository(storage) as repository:
+    with named_failures(storage), open_repository(storage) as repository:
         if spec.name in repository.names():
             raise study_exists(spec.name, storage)
         uuid = str(uuid4())
@@ -63,7 +63,7 @@ def create_study(spec: StudySpec, storage: str, session: SessionLike) -> None:
 
 def _create_in_optuna(spec: StudySpec, url: str, uuid: str) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    database = open_storage(url)
+    database = open_shared(url)
     direction: Literal["maximize", "minimize"] = "maximize" if spec.metric == "accuracy" else "minimize"
     try:
         with one_transaction(database):
@@ -75,7 +75,7 @@ def _create_in_optuna(spec: StudySpec, url: str, uuid: str) -> None:
     except DuplicatedStudyError:
         raise study_exists(spec.name, url) from None
     finally:
-        database.engine.dispose()
+        close_storage(database)
 
 
 def run_study(
@@ -103,7 +103,7 @@ def run_study(
     since = time.time() if since is None else since
     with ExitStack() as stack:
         stack.enter_context(named_failures(storage))
-        repository = stack.enter_context(Repository(storage))
+        repository = stack.enter_context(open_repository(storage))
         row = repository.study(name)
         check_fingerprint(row, session.fingerprint())
         interrupts = stack.enter_context(Interrupts())
@@ -113,20 +113,20 @@ def run_study(
 
 def delete_study(name: str, storage: str) -> None:
     """Delete a study with all its trials; UsageError while a process works on it."""
-    with named_failures(storage), Repository(storage) as repository:
+    with named_failures(storage), open_repository(storage) as repository:
         row = repository.study(name)
         if row.state == "running":
             raise UsageError(
                 f"study {name!r} is being run by process {row.pid} on {row.host}; "
                 f"stop it first: qslm-opt study stop {name}."
             )
-        database = open_storage(storage)
+        database = open_shared(storage)
         try:
             optuna.delete_study(study_name=row.name, storage=database)
         except KeyError:  # Optuna has it no more: ours is all that is left
             pass
         finally:
-            database.engine.dispose()
+            close_storage(database)
         repository.delete(row.uuid)
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from qslm_opt.errors import DeviceError, OutOfMemoryError, QslmError, StorageError
 from qslm_opt.search.verdicts import DEVICE, STORAGE
 from qslm_opt.store import find_database_error, storage_error
+from qslm_opt.store.remote import unreachable
 
 _LOST_GPU = ("CUDA error", "CUDA driver error", "CUBLAS_STATUS", "cuBLAS", "cuDNN error", "CUDNN_STATUS")
 """How torch, which is not imported here, begins what it says when a GPU fails or falls off the bus."""
@@ -24,6 +25,8 @@ def named_failures(url: str) -> Iterator[None]:
         known = device_failure(error)
         if known is not None:
             raise known from error
+        if type(error).__module__.partition(".")[0] == "grpc":
+            raise unreachable(url, error) from error
         cause = find_database_error(error)
         if cause is None:
             raise

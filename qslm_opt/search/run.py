@@ -14,7 +14,14 @@ from qslm_opt.search.attempt import Attempts, Listener, SessionLike, started_rec
 from qslm_opt.search.board import publish
 from qslm_opt.search.heart import Heart
 from qslm_opt.search.interrupts import Interrupts
-from qslm_opt.search.ledger import OpenTrial, close_trial, load_study, one_transaction, open_storage
+from qslm_opt.search.ledger import (
+    OpenTrial,
+    close_storage,
+    close_trial,
+    load_study,
+    one_transaction,
+    open_shared,
+)
 from qslm_opt.search.outcome import Judge
 from qslm_opt.search.owners import close_stale, registered
 from qslm_opt.search.pruner import ConstraintPruner
@@ -88,11 +95,11 @@ class Run:
                     self.repository.set_state(uuid, "stopped", f"{type(error).__name__}: {error}")
                 raise
             finally:
-                self.database.engine.dispose()
+                close_storage(self.database)
         return summary
 
     def _open(self, owner: str) -> None:
-        self.database = open_storage(self.url)
+        self.database = open_shared(self.url)
         self.sampler = TieredSampler(
             self.space, self.row.spec.seed, attributes={"owner": owner}, patient=True
         )

@@ -181,13 +181,20 @@ class Repository:
         self._update(uuid, extra=list(digests) or None)
 
     def set_state(
-        self, uuid: str, state: StudyState, reason: str = "", *, since: float | None = None
+        self,
+        uuid: str,
+        state: StudyState,
+        reason: str = "",
+        *,
+        since: float | None = None,
+        own: tuple[int, str] | None = None,
     ) -> None:
         """Store the state that this process leaves the study in, with a reason in words.
 
         ``running`` takes back a request to stop that was made before ``since`` (seconds since 1970, default
         now: when this run was asked for), unless other processes work on the study and are still to obey
         it. ``stopped`` does not replace ``finished`` or ``infeasible``: another worker found the end.
+        ``own`` is (pid, host) of the process that says so, by default this one.
         """
         now = time.time()
         changes: dict[str, Any] = {"state": state, "state_since": now, "reason": reason}
@@ -196,7 +203,7 @@ class Repository:
             row &= STUDY.c.state.not_in(("finished", "infeasible"))
         with self._write() as connection:
             connection.execute(update(STUDY).where(row).values(revision=STUDY.c.revision + 1, **changes))
-            if state == "running" and not _others(connection, uuid):
+            if state == "running" and not _others(connection, uuid, own or own_process()):
                 old = row & (STUDY.c.stop_requested < (now if since is None else since))
                 connection.execute(update(STUDY).where(old).values(stop_requested=None))
 
@@ -268,9 +275,8 @@ class Repository:
         return found[-1]
 
 
-def _others(connection: Connection, uuid: str) -> bool:
-    """Return whether a living process other than this one is registered on the study."""
+def _others(connection: Connection, uuid: str, own: tuple[int, str]) -> bool:
+    """Return whether a living process other than ``own`` is registered on the study."""
     now = database_time(connection)
     runs = connection.execute(select(RUN.c.pid, RUN.c.host, RUN.c.heartbeat).where(RUN.c.uuid == uuid))
-    own = own_process()
     return any((pid, host) != own and is_alive(pid, host, beat, now) for pid, host, beat in runs)
