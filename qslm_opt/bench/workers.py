@@ -22,7 +22,7 @@ from uuid import uuid4
 from qslm_opt.bench.storage import InstantSession, session_for
 from qslm_opt.errors import QslmError
 from qslm_opt.search.driver import SilentListener, create_study, delete_study, run_study
-from qslm_opt.store import Repository, default_url, masked
+from qslm_opt.store import default_url, masked, open_repository
 
 if TYPE_CHECKING:
     from qslm_opt.results import Evaluation, TrialRecord
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 COST_SECONDS = 0.1
 """Of one stand-in evaluation, which sleeps; so cores do not limit it."""
+LEAST_TRIALS = 100
+"""Of the study that they share."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def _search(url: str, count: int, trials: int, cost_s: float) -> tuple[float, in
     create_study(session.spec, url, session)
     try:
         began, codes = _run(url, name, count, trials, cost_s)
-        with Repository(url, read_only=True) as repository:
+        with open_repository(url, read_only=True) as repository:
             records = repository.trials(name)
     finally:
         delete_study(name, url)
