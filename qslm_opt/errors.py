@@ -9,13 +9,14 @@
     ├── ModelError            1   a checkpoint that cannot be read or does not fit its config
     ├── DataError             1   a data set that cannot be read or does not fit the task
     ├── NumericsError         1   NaN or infinite numbers where finite ones are needed
+    ├── OutOfMemoryError      1   one batch does not fit the memory of the GPU or of the host
     ├── StorageError          3   the study storage: missing, locked, full, read-only
     │   ├── StudyExistsError  3
     │   ├── SchemaError       3   tables written by a newer qslm-opt
     │   ├── ArchiveError      3   a study file that is damaged, altered or of a newer qslm-opt
     │   └── FingerprintError  3   model, data or spec are not those of the stored study
     ├── InfeasibleError       4   no setting can meet, or none met, both constraints
-    ├── DeviceError           5   a GPU or a power meter was required and is missing
+    ├── DeviceError           5   a GPU or a power meter was required and is missing, or failed
     └── StudyNotFoundError    6
 """
 
@@ -70,6 +71,10 @@ class NumericsError(QslmError):
     """NaN or infinite numbers where finite ones are needed."""
 
 
+class OutOfMemoryError(QslmError):
+    """One batch does not fit the memory of the GPU or of the host."""
+
+
 class StorageError(QslmError):
     """The study storage is missing, locked, full, read-only or damaged."""
 
@@ -99,7 +104,7 @@ class InfeasibleError(QslmError):
 
 
 class DeviceError(QslmError):
-    """A GPU or a power meter was required and is missing."""
+    """A GPU or a power meter was required and is missing, or failed."""
 
     exit_code = 5
 

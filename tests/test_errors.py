@@ -18,6 +18,7 @@ EXIT_CODES = {
     "ModelError": 1,
     "DataError": 1,
     "NumericsError": 1,
+    "OutOfMemoryError": 1,
     "StorageError": 3,
     "StudyExistsError": 3,
     "SchemaError": 3,

@@ -316,9 +316,9 @@ class QslmApp(RunningApp):
 
 def _repository(url: str) -> Source:
     """Open the storage; SQLAlchemy loads here, in the reader's thread."""
-    from qslm_opt.store import Repository
+    from qslm_opt.store import open_repository
 
-    return Repository(url, read_only=True)
+    return open_repository(url, read_only=True)
 
 
 def main(url: str, name: str | None, pane: str = "overview") -> None:

@@ -31,6 +31,7 @@ from qslm_opt.kernels.ops import available_precisions, pick_precision
 if TYPE_CHECKING:
     from qslm_opt.bench.storage import StorageCost
     from qslm_opt.bench.study import StartWorkers
+    from qslm_opt.bench.workers import Shared
     from qslm_opt.data import TaskKind
     from qslm_opt.spec import StudySpec
 
@@ -62,6 +63,8 @@ class Options:
     workers: int = 2
     trials: int = 1000
     """Of the storage section."""
+    storage: str | None = None
+    """Of the workers section; None takes a temporary SQLite file."""
 
 
 class Bench:
@@ -164,6 +167,17 @@ class Bench:
 
         self._tell(f"storage, {self.options.trials} trials")
         return storage_cost(self.options.trials)
+
+    def shared(self) -> list[Shared]:
+        """One study shared by 1, 2, 4, … processes, up to ``workers``."""
+        from qslm_opt.bench.workers import COST_SECONDS, LEAST_TRIALS, measure_workers
+
+        o, counts = self.options, [1]
+        while 2 * counts[-1] <= o.workers:
+            counts.append(2 * counts[-1])
+        return measure_workers(
+            [*counts, o.workers], url=o.storage, trials=LEAST_TRIALS, cost_s=COST_SECONDS, tell=self._tell
+        )
 
     def _synchronise(self) -> None:
         if self.device.type == "cuda":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -30,13 +32,31 @@ if TYPE_CHECKING:
     from qslm_opt.measure.meter import Meter
     from qslm_opt.results import PowerWindow
 
+MOST_BARE = 1000
+"""Bare Optuna runs at most so many trials: it takes five times as long."""
 LAST = 200
 """The medians are over so many trials at the end, when the study is largest."""
+_MARKS = tuple(10**power for power in range(1, 7))
 _NAME = "storage-cost"
 _MODULES = ("att.key", "att.value", "att.receptance", "att.output", "ffn.key", "ffn.receptance", "ffn.value")
 _PRECISIONS = (16, 12, 10, 8, 6, 5, 4, 3, 2)
 _PER_BLOCK = len(_PRECISIONS) + 1 + (len(_MODULES) - 1) * (len(_PRECISIONS) - 1) + 1
 """Trials that one block of the synthetic model needs in all tiers."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What a trial costs, and what there is, at one size of a study."""
+
+    trials: int
+    ms_median: float
+    """Wall time, over the last 200 trials up to here (over all when there are fewer)."""
+    cpu_ms_mean: float
+    """CPU time of the process, over the same trials: what another program beside it does not change."""
+    rss_bytes: int | None
+    """Resident memory of the process; None where /proc does not say."""
+    file_bytes: int
+    """The SQLite file with its write-ahead log."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +69,12 @@ class StorageCost:
     """Median over the last 200 trials (over all when there are fewer)."""
     ms_mean: float
     """Mean over all trials."""
+    optuna_trials: int
+    """Trials of bare Optuna: as many, but at most 1,000."""
     optuna_ms_median: float
     """Bare Optuna, the same file settings: ask, the same attributes and constraints, tell; its last 200."""
+    growth: tuple[Growth, ...]
+    """What a trial costs as the study grows: at 10, 100, 1,000, … trials and at the end."""
     seconds: float
     """Wall time of the whole measurement."""
 
@@ -69,14 +93,18 @@ def storage_cost(trials: int = 1000) -> StorageCost:
         raise ValueError(f"{trials} trials have no time between two ends; give at least 2.")
     started = time.perf_counter()
     with TemporaryDirectory(prefix="qslm-opt-bench-") as folder:
-        url = f"sqlite:///{Path(folder) / 'study.db'}"
-        ours = _ours(url, trials)
-        theirs = _bare(f"sqlite:///{Path(folder) / 'bare.db'}", _stored(url, trials - 1), trials)
+        file = Path(folder) / "study.db"
+        clock = _ours(f"sqlite:///{file}", trials, file)
+        ours, bare = _between(clock.ends), min(trials, MOST_BARE)
+        last = _stored(f"sqlite:///{file}", trials - 1)
+        theirs = _bare(f"sqlite:///{Path(folder) / 'bare.db'}", last, bare)
     return StorageCost(
-        trials=len(ours) + 1,
+        trials=len(clock.ends),
         ms_median_last=median(ours[-LAST:]),
         ms_mean=fmean(ours),
+        optuna_trials=bare,
         optuna_ms_median=median(theirs[-LAST:]),
+        growth=tuple(clock.growth),
         seconds=time.perf_counter() - started,
     )
 
@@ -92,15 +120,15 @@ def session_for(trials: int) -> InstantSession:
     return InstantSession(spec, _hierarchy(max(2, ceil(trials / _PER_BLOCK))))
 
 
-def _ours(url: str, trials: int) -> list[float]:
-    """Milliseconds between the ends of a study's first ``trials`` trials."""
+def _ours(url: str, trials: int, file: Path) -> _Clock:
+    """The ends of a study's first ``trials`` trials."""
     session = session_for(trials)
     create_study(session.spec, url, session)
     with Repository(url) as repository:
         uuid = repository.study(_NAME).uuid
-        clock = _Clock(trials, lambda: repository.request_stop(uuid))
+        clock = _Clock(trials, lambda: repository.request_stop(uuid), file)
         run_study(_NAME, url, session, listener=clock)
-    return _between(clock.ends)
+    return clock
 
 
 def _stored(url: str, number: int) -> FrozenTrial:
@@ -198,10 +226,34 @@ class _Clock(SilentListener):
 
     trials: int
     stop: Callable[[], None]
+    file: Path
     ends: list[float] = field(default_factory=list)
+    growth: list[Growth] = field(default_factory=list)
+    _used: deque[float] = field(default_factory=lambda: deque(maxlen=LAST + 1))
+    """CPU time at the last ends, in seconds."""
+
+    def _cpu_ms(self) -> float:
+        return 1e3 * (self._used[-1] - self._used[0]) / (len(self._used) - 1)
 
     def on_trial_end(self, record: TrialRecord) -> None:
-        """Note the end of a trial."""
+        """Note the end of a trial, and at some sizes what the study is."""
         self.ends.append(time.perf_counter())
-        if len(self.ends) == self.trials:
+        self._used.append(time.process_time())
+        count = len(self.ends)
+        if count == self.trials or count in _MARKS:
+            log = Path(f"{self.file}-wal")
+            size = self.file.stat().st_size + (log.stat().st_size if log.exists() else 0)
+            recent = self.ends[-LAST - 1 :]
+            now = median(_between(recent)), self._cpu_ms(), resident_bytes(), size
+            self.growth.append(Growth(count, *now))
+        if count == self.trials:
             self.stop()
+
+
+def resident_bytes() -> int | None:
+    """Return the resident memory of this process, None where /proc does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")

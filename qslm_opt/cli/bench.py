@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qslm_opt.bench.run import Bench
     from qslm_opt.bench.study import StudySpeeds
 
-SECTIONS = ("throughput", "sentences", "study", "scaling", "storage")
+SECTIONS = ("throughput", "sentences", "study", "scaling", "storage", "workers")
 VERSIONS = ("reference", "compiled", "fast")
 STUDIES: tuple[dict[str, Any], ...] = (
     {
@@ -81,8 +81,15 @@ def bench(
         int | None, typer.Option("--limit", min=1, help="The first so many windows or sentences of --task.")
     ] = None,
     workers: Annotated[
-        int, typer.Option("--workers", min=1, help="Processes of the study that several search; 1: none.")
+        int,
+        typer.Option("--workers", min=1,
+                     help="Processes of the study that several search; 1: none. In workers: the most."),
     ] = 2,
+    storage: Annotated[
+        str | None,
+        typer.Option("--storage", metavar="URL", show_default=False,
+                     help="Of the section workers; its study is deleted again. [default: a new file]"),
+    ] = None,
     trials: Annotated[
         int | None,
         typer.Option("--trials", min=2, show_default=False,
@@ -112,7 +119,7 @@ def bench(
     made = Bench(
         Options(
             model or "demo", shape, device, bits, sizes, window, chosen_modes, chosen_versions, repeats,
-            workers, trials or 1000,
+            workers, trials or 1000, storage,
         ),
         narrate,
     )  # fmt: skip
@@ -176,6 +183,11 @@ def _run(
             value[name] = _skipped(scaling) if isinstance(scaling, str) else scaling.to_json()
             if show:
                 tables.print_scaling(scaling)
+        elif name == "workers":
+            shared = made.shared()
+            value[name] = [asdict(row) for row in shared]
+            if show:
+                tables.print_shared(shared)
         else:
             cost = made.storage()
             value[name] = asdict(cost)

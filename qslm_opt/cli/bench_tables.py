@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qslm_opt.bench.storage import StorageCost
     from qslm_opt.bench.study import StudySpeeds
     from qslm_opt.bench.timing import Timing
+    from qslm_opt.bench.workers import Shared
 
 _NONE = "n/a"
 _TITLES = {
@@ -126,6 +127,28 @@ def print_storage(cost: StorageCost) -> None:
         f"{min(200, cost.trials)} of {cost.trials:,}; mean {digits(cost.ms_mean)} ms), bare Optuna "
         f"{digits(cost.optuna_ms_median)} ms"
     )
+    rows = table("trials", "ms", "CPU ms", "memory", "file", "a trial", title="as the study grows")
+    for g in cost.growth:
+        rss = _NONE if g.rss_bytes is None else size(g.rss_bytes)
+        rows.add_row(
+            f"{g.trials:,}", digits(g.ms_median), digits(g.cpu_ms_mean), rss, size(g.file_bytes),
+            size(g.file_bytes / g.trials),
+        )  # fmt: skip
+    print_table(console(), rows)
+
+
+def print_shared(rows: Sequence[Shared]) -> None:
+    """Print how several processes share a study."""
+    found = table(
+        "workers", "seconds", "speed-up", "evaluations/s", "ahead", "duplicates", "locked", "same result",
+        text=("same result",), title=f"one study on {rows[0].storage}, {rows[0].cost_s:g} s an evaluation",
+    )  # fmt: skip
+    for r in rows:
+        found.add_row(
+            str(r.workers), digits(r.seconds), digits(r.speed_up), digits(r.trials_per_s), str(r.ahead),
+            str(r.duplicates), str(r.locked), "yes" if r.same_result else "NO",
+        )  # fmt: skip
+    print_table(console(), found)
 
 
 def print_dashboard(cost: DashboardCost) -> None:

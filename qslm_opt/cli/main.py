@@ -13,8 +13,11 @@ from qslm_opt import __version__
 from qslm_opt.cli import dashboard, demo, running, study, watch
 from qslm_opt.cli.bench import bench
 from qslm_opt.cli.doctor import doctor
+from qslm_opt.cli.log import write_to_log
 from qslm_opt.cli.model import app as model_app
 from qslm_opt.cli.power import app as power_app
+from qslm_opt.cli.proxy import proxy
+from qslm_opt.cli.worker import worker
 from qslm_opt.errors import QslmError
 from qslm_opt.safe import printable
 
@@ -33,6 +36,8 @@ app = typer.Typer(
 app.add_typer(study.app)
 app.add_typer(model_app)
 app.add_typer(power_app)
+app.command()(worker)
+app.command()(proxy)
 app.command()(demo.demo)
 app.command()(watch.watch)
 app.command()(dashboard.dashboard)
@@ -58,6 +63,7 @@ def options(
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code (DESIGN.md section 5)."""
     running.begin()
+    write_to_log()
     for name, value in THREADS_SLEEP.items():
         os.environ.setdefault(name, value)
     for stream in (sys.stdout, sys.stderr):

@@ -80,13 +80,13 @@ def writing(storage: str | None) -> Iterator[Repository]:
 
 
 def _open(url: str, read_only: bool) -> Repository:
-    from qslm_opt.store import Repository, prepare
+    from qslm_opt.store import open_repository, prepare
 
     try:
-        return Repository(url, read_only=read_only)
+        return open_repository(url, read_only=read_only)
     except SchemaError:
         prepare(url)  # raises it again when the tables are of a newer release
-        return Repository(url, read_only=read_only)
+        return open_repository(url, read_only=read_only)
 
 
 def command(*words: str, url: str) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from qslm_opt.cli.facts import ENDED, StudyFacts
+from qslm_opt.cli.log import LOG_KEY
 from qslm_opt.cli.meters import REST_KEY, meter_of, told_at_rest
 from qslm_opt.cli.options import command, reading
 from qslm_opt.cli.output import narrate, print_json
@@ -26,6 +27,7 @@ from qslm_opt.safe import file_stem
 if TYPE_CHECKING:
     from qslm_opt.cli.options import ProgressKind
     from qslm_opt.pipeline import Session
+    from qslm_opt.search.summary import RunSummary
     from qslm_opt.spec import StudySpec
 
 SHOWN = 20
@@ -61,6 +63,24 @@ def run(
     GPU of its own to each, the workers share one, or the CPU's cores. ``power_window`` is what the other
     processes are told to use in place of the study's own.
     """
+    summary = work(
+        name, url, session, progress=progress, workers=workers, power_window=power_window
+    )
+    report(name, url, as_json=as_json, ended=summary.state in ENDED)
+    if summary.state == "stopped":
+        narrate(f"stopped as asked. Go on with: {_resume_words(name, url)}")
+
+
+def work(
+    name: str,
+    url: str,
+    session: Session,
+    *,
+    progress: ProgressKind,
+    workers: int = 1,
+    power_window: float | None = None,
+) -> RunSummary:
+    """Work on a study in this process and ``workers - 1`` others until it ends; print no result."""
     with resumable(name, url):
         from qslm_opt.search.driver import run_study
 
@@ -82,10 +102,7 @@ def run(
                 workers_on(name, url, places[1:], own, power_window=power_window, at_rest=alone)
             )
             stack.enter_context(listener)
-            summary = run_study(name, url, session, listener=listener, meter=meter, since=_began["at"])
-    report(name, url, as_json=as_json, ended=summary.state in ENDED)
-    if summary.state == "stopped":
-        narrate(f"stopped as asked. Go on with: {_resume_words(name, url)}")
+            return run_study(name, url, session, listener=listener, meter=meter, since=_began["at"])
 
 
 @contextmanager
@@ -126,7 +143,10 @@ def read_facts(name: str, url: str | None, lam: float | None = None) -> StudyFac
 def run_detached(
     name: str, url: str, workers: int, device: str | None = None, power_window: float | None = None
 ) -> tuple[subprocess.Popen[bytes], Path]:
-    """Start ``study resume`` as a process that outlives this one; return it and its log file."""
+    """Start ``study resume`` as a process that outlives this one; return it and its log file.
+
+    The file does not grow without bound; see ``RotatingLog``.
+    """
     log = log_file(name)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
@@ -135,7 +155,8 @@ def run_detached(
                 *_resume(name), "--progress", "plain", "--workers", str(workers), *_on(device),
                 *_window(power_window),
             ],
-            stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=_environment(url), start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+            env={**_environment(url), LOG_KEY: str(log.absolute())},
         )  # fmt: skip
     return process, log
 

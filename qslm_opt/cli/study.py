@@ -1,8 +1,9 @@
-"""``qslm-opt study``: create, resume, list, show, candidates, stop, export, import, delete."""
+"""``qslm-opt study``: create, resume, list, show, candidates, stop, export, import, compact, delete."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +11,19 @@ import typer
 
 from qslm_opt.cli.export import ExportFormat, export_study, export_text, write_text
 from qslm_opt.cli.facts import ENDED
-from qslm_opt.cli.options import Json, Lambda, Name, Storage, Yes, command, reading, storage_url, writing
-from qslm_opt.cli.output import narrate, print_json
+from qslm_opt.cli.options import (
+    Json,
+    Lambda,
+    Name,
+    Storage,
+    Yes,
+    command,
+    complete_names,
+    reading,
+    storage_url,
+    writing,
+)
+from qslm_opt.cli.output import narrate, print_json, size
 from qslm_opt.cli.running import read_facts
 from qslm_opt.cli.study_create import create, resume
 from qslm_opt.cli.tables import print_candidates, print_studies, print_study
@@ -159,6 +171,31 @@ def import_file(
     stale = f", {found.stale} of them were running and will run again" if found.stale else ""
     narrate(f"imported study {found.name!r} with its {found.trials} trials{stale}")
     narrate(f"look at it: {command('study', 'show', found.name, url=url)}")
+@app.command(name="compact")
+def compact_storage(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Only this study's reports are deleted.", show_default=False,
+                       autocompletion=complete_names),
+    ] = None,
+    storage: Storage = None,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """Make a storage small again, while none of its studies runs.
+
+    Intermediate reports of finished trials are deleted, which only optuna-dashboard's plot of them shows;
+    free pages go back to the disk, and the write-ahead log is emptied. Trials and results stay.
+    """
+    from qslm_opt.store import compact
+
+    done = compact(storage_url(storage), name)
+    if json:
+        print_json(asdict(done))
+        return
+    sizes = ""
+    if done.before_bytes is not None and done.after_bytes is not None:
+        sizes = f"{size(done.before_bytes)} before, {size(done.after_bytes)} after; "
+    narrate(f"{sizes}{done.reports:,} intermediate reports deleted")
 
 
 @app.command()

@@ -10,6 +10,7 @@ import typer
 
 from qslm_opt.cli import spec_options as keys
 from qslm_opt.cli.facts import ENDED
+from qslm_opt.cli.launchers import LauncherKind, import_ray, launch_on_ray
 from qslm_opt.cli.options import (
     Device,
     Json,
@@ -82,6 +83,10 @@ def create(
     device: Device = None,
     workers: Workers = 1,
     power_window: PowerWindow = None,
+    launcher: Annotated[
+        LauncherKind,
+        typer.Option("--launcher", help="Where --workers run: on this host, or on a Ray cluster."),
+    ] = "local",
     no_run: Annotated[bool, typer.Option("--no-run", help="Create it only.")] = False,
     watch: Watch = False,
     progress: Progress = "auto",
@@ -93,6 +98,8 @@ def create(
     """
     if no_run and (watch or workers > 1):
         raise UsageError("--no-run runs nothing; leave --watch and --workers out, or --no-run.")
+    if launcher == "ray" and (no_run or watch):
+        raise UsageError("--launcher ray runs the study and waits; leave --no-run and --watch out.")
     _check_watch(watch, json)
     made = make_spec(
         name,
@@ -110,7 +117,13 @@ def create(
     )  # fmt: skip
     made = made.located(Path.cwd())
     url = storage_url(storage)
-    if no_run:
+    if launcher == "ray":
+        import_ray()  # before anything is stored
+        create_only(made, url, False)
+        with resumable(made.name, url):
+            launch_on_ray(made, url, workers)
+        report(made.name, url, as_json=json)
+    elif no_run:
         create_only(made, url, json)
     elif watch:
         create_only(made, url, False)

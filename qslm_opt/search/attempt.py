@@ -8,10 +8,12 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial
 
 from qslm_opt.errors import NumericsError
 from qslm_opt.results import TrialRecord
+from qslm_opt.search.failures import blame_of
 from qslm_opt.search.interrupts import Interrupts
 from qslm_opt.search.ledger import OpenTrial, close_trial
 from qslm_opt.search.outcome import Judge, Outcome
@@ -140,7 +142,7 @@ class Attempts:
             self._tell(trial, Outcome.failed(f"{INTERRUPTED}: the run was stopped"), record)
             raise
         except BaseException as error:
-            self._tell(trial, Outcome.failed(f"{type(error).__name__}: {error}"), record)
+            self._tell(trial, Outcome.failed(f"{blame_of(error)}{type(error).__name__}: {error}"), record)
             raise
         self._tell(trial, outcome, record)
         if power is not None:
@@ -185,7 +187,8 @@ class Attempts:
         return self.sampler.was_alone(self.study, trial.number, lambda owner: shares_board(owner, board))
 
     def _tell(self, trial: OpenTrial, outcome: Outcome, record: TrialRecord) -> None:
-        ended = outcome.state, outcome.score, outcome.attributes, outcome.constraints
+        attributes = {**outcome.attributes, **outcome.columns}
+        ended = outcome.state, outcome.score, attributes, outcome.constraints
         if close_trial(self.study._storage, trial.id, *ended):
             self.sampler.learn(trial, outcome.attributes, outcome.constraints, outcome.state)
         else:
@@ -213,7 +216,7 @@ class Reporter:
         self._reported = 0
 
     def __call__(self, progress: Progress) -> bool:
-        """Return True when the run is to stop: a violation is certain, and something is left to compute."""
+        """Return True when the run is to stop: a violation is certain, or the trial was closed by another."""
         self._listener.on_progress(progress)
         best = progress.best_case
         if self._bound is None or best is None or progress.used >= progress.n:
@@ -223,10 +226,13 @@ class Reporter:
             return False
         with self._interrupts.shielded():
             trial = self._optunas
-            if progress.used > self._reported:  # a run that began again with smaller batches is behind that
-                self._reported = progress.used
-                trial.report(best, progress.used)
-            return certain or trial.should_prune()
+            try:
+                if progress.used > self._reported:  # a run that began again with smaller batches is behind
+                    self._reported = progress.used
+                    trial.report(best, progress.used)
+                return certain or trial.should_prune()
+            except UpdateFinishedTrialError:  # another worker took this one for dead: what runs is lost
+                return True
 
     @cached_property
     def _optunas(self) -> Trial:

@@ -1,7 +1,8 @@
 """Optuna's storage as optuna-dashboard needs it: constraints that it can see, and a feasible best trial.
 
 optuna-dashboard reads constraints only from the old list attribute and takes the best trial regardless of
-them. Nothing is written: the list is added to the trials that are handed out.
+them. Nothing is written: the list is added to the trials that are handed out, and attributes that are for
+programs are left out, since it makes a column of every attribute.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from qslm_opt.store import optuna_storage_kwargs
 
 _OLD_KEY, _NEW_PREFIX = "constraints", "constraints:"
+_FOR_PROGRAMS = frozenset({"evaluation", "owner", "uuid", "digest"})
 
 
 class DashboardStorage(RDBStorage):
@@ -56,9 +58,8 @@ def _constraints(trial: FrozenTrial) -> dict[str, float]:
 
 
 def _listed(trial: FrozenTrial) -> FrozenTrial:
-    named = _constraints(trial)
-    if not named or _OLD_KEY in trial.system_attrs:
-        return trial
-    shown = copy(trial)
-    shown.system_attrs = {**trial.system_attrs, _OLD_KEY: list(named.values())}
+    shown, named = copy(trial), _constraints(trial)
+    shown.user_attrs = {k: v for k, v in trial.user_attrs.items() if k not in _FOR_PROGRAMS}
+    if named and _OLD_KEY not in trial.system_attrs:
+        shown.system_attrs = {**trial.system_attrs, _OLD_KEY: list(named.values())}
     return shown

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
@@ -13,14 +13,15 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError
 
 from qslm_opt import __version__
-from qslm_opt.errors import FingerprintError, QslmError, UsageError
+from qslm_opt.errors import FingerprintError, UsageError
 from qslm_opt.search.attempt import Listener, SessionLike, SilentListener
+from qslm_opt.search.failures import named_failures
 from qslm_opt.search.interrupts import Interrupts
-from qslm_opt.search.ledger import one_transaction, open_storage
+from qslm_opt.search.ledger import close_storage, one_transaction, open_shared
 from qslm_opt.search.run import Run
 from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.summary import RunSummary
-from qslm_opt.store import Repository, StudyRow, find_database_error, prepare, storage_error, study_exists
+from qslm_opt.store import StudyRow, open_repository, prepare, study_exists
 
 if TYPE_CHECKING:
     from qslm_opt.measure.meter import Meter
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Listener", "RunSummary", "SessionLike", "SilentListener", "create_study", "delete_study", "run_study"
 ]  # fmt: skip
+
+METRIC_NAMES = "study:metric_names"
+"""Where Optuna keeps what ``Study.set_metric_names`` sets, with a warning that this is experimental."""
 
 
 def create_study(spec: StudySpec, storage: str, session: SessionLike) -> None:
@@ -41,7 +45,7 @@ def create_study(spec: StudySpec, storage: str, session: SessionLike) -> None:
     """
     space = SearchSpace.of(spec, session.hierarchy)
     prepare(storage)
-    with storage_failures(storage), Repository(storage) as repository:
+    with named_failures(storage), open_repository(storage) as repository:
         if spec.name in repository.names():
             raise study_exists(spec.name, storage)
         uuid = str(uuid4())
@@ -59,7 +63,7 @@ def create_study(spec: StudySpec, storage: str, session: SessionLike) -> None:
 
 def _create_in_optuna(spec: StudySpec, url: str, uuid: str) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    database = open_storage(url)
+    database = open_shared(url)
     direction: Literal["maximize", "minimize"] = "maximize" if spec.metric == "accuracy" else "minimize"
     try:
         with one_transaction(database):
@@ -67,10 +71,11 @@ def _create_in_optuna(spec: StudySpec, url: str, uuid: str) -> None:
             attributes = {"qslm_uuid": uuid, "spec": spec.to_json(), "qslm_version": __version__}
             for key, value in attributes.items():
                 study.set_user_attr(key, value)
+            database.set_study_system_attr(study._study_id, METRIC_NAMES, ["score"])
     except DuplicatedStudyError:
         raise study_exists(spec.name, url) from None
     finally:
-        database.engine.dispose()
+        close_storage(database)
 
 
 def run_study(
@@ -92,12 +97,13 @@ def run_study(
         StudyNotFoundError: no study of that name.
         FingerprintError: model, data, spec or code are not those of the study.
         InfeasibleError: the unquantized model itself violates the metric bound.
+        DeviceError, OutOfMemoryError, StorageError: the GPU, the memory or the storage failed meanwhile.
         KeyboardInterrupt: after the running trial was told FAIL and the study's state is ``stopped``.
     """
     since = time.time() if since is None else since
     with ExitStack() as stack:
-        stack.enter_context(storage_failures(storage))
-        repository = stack.enter_context(Repository(storage))
+        stack.enter_context(named_failures(storage))
+        repository = stack.enter_context(open_repository(storage))
         row = repository.study(name)
         check_fingerprint(row, session.fingerprint())
         interrupts = stack.enter_context(Interrupts())
@@ -107,20 +113,20 @@ def run_study(
 
 def delete_study(name: str, storage: str) -> None:
     """Delete a study with all its trials; UsageError while a process works on it."""
-    with storage_failures(storage), Repository(storage) as repository:
+    with named_failures(storage), open_repository(storage) as repository:
         row = repository.study(name)
         if row.state == "running":
             raise UsageError(
                 f"study {name!r} is being run by process {row.pid} on {row.host}; "
                 f"stop it first: qslm-opt study stop {name}."
             )
-        database = open_storage(storage)
+        database = open_shared(storage)
         try:
             optuna.delete_study(study_name=row.name, storage=database)
         except KeyError:  # Optuna has it no more: ours is all that is left
             pass
         finally:
-            database.engine.dispose()
+            close_storage(database)
         repository.delete(row.uuid)
 
 
@@ -137,16 +143,3 @@ def check_fingerprint(row: StudyRow, now: Mapping[str, str]) -> None:
             "go on with what it was created with, or create a new study."
         )
 
-
-@contextmanager
-def storage_failures(url: str) -> Iterator[None]:
-    """Raise what Optuna or the database raises about the storage as one StorageError with the fix."""
-    try:
-        yield
-    except QslmError:
-        raise
-    except Exception as error:
-        cause = find_database_error(error)
-        if cause is None:
-            raise
-        raise storage_error(cause, url) from error

@@ -1,4 +1,7 @@
-"""The heartbeat of a run: every few seconds a thread tells the store that this process is at work."""
+"""The heartbeat of a run: every few seconds a thread tells the store that this process is at work.
+
+It also watches the beats of the others, whose trials are free to be run again once they stop.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import threading
 from types import TracebackType
 
 from qslm_opt.errors import StorageError
+from qslm_opt.search.leases import Leases
 from qslm_opt.store import Repository
 from qslm_opt.store.rows import own_process
 
@@ -19,6 +23,7 @@ class Heart:
         self.phase = phase
         self._repository, self._uuid = repository, uuid
         self._pid, self._host = own_process()
+        self.leases = Leases(lambda: repository.beats(uuid))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="qslm-opt heartbeat", daemon=True)
 
@@ -32,7 +37,11 @@ class Heart:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        self._repository.end_run(self._uuid, self._pid, self._host)
+        try:
+            self._repository.end_run(self._uuid, self._pid, self._host)
+        except StorageError:
+            if error is None:
+                raise  # else what went wrong before says more
 
     def _run(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
@@ -43,3 +52,4 @@ class Heart:
 
     def _beat(self) -> None:
         self._repository.beat(self._uuid, self._pid, self._host, self.phase)
+        self.leases.look()

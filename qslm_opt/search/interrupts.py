@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: at once while a model runs, never between the start of a trial and its last write."""
+"""Ctrl-C, SIGTERM and a closed terminal: at once while a model runs, never in the middle of what is stored"""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 class Interrupts:
-    """While entered, both signals wait for an ``exposed`` block, and raise KeyboardInterrupt there.
+    """While entered, these signals wait for an ``exposed`` block, and raise KeyboardInterrupt there.
 
-    Only the main thread of a process receives signals; elsewhere this does nothing.
+    One that is ignored (``nohup``) stays so. Only the main thread of a process receives signals; elsewhere
+    this does nothing.
     """
 
     def __init__(self) -> None:
@@ -25,7 +26,11 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._received) for number in _SIGNALS}
+            self._before = {
+                number: signal.signal(number, self._received)
+                for number in _SIGNALS
+                if signal.getsignal(number) != signal.SIG_IGN
+            }
         return self
 
     def __exit__(

@@ -33,6 +33,13 @@ class Outcome:
     score: float | None = None
     """S of Eq. 1 at the study's λ; for complete trials."""
 
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Attributes for people alone: what a table of all attributes says of the constraints."""
+        slack = {f"{name}_slack_pct": round(100 * value, 2) for name, value in self.constraints.items()}
+        complete = self.state == TrialState.COMPLETE
+        return {**slack, "feasible": all(v <= 0 for v in self.constraints.values())} if complete else slack
+
     @classmethod
     def failed(cls, reason: str) -> Outcome:
         """A trial that has no result, with the reason in words."""

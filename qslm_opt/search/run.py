@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
 
-from qslm_opt.errors import InfeasibleError
+from qslm_opt.errors import InfeasibleError, StorageError
 from qslm_opt.evaluate.bounds import MetricBound
 from qslm_opt.search.attempt import Attempts, Listener, SessionLike, started_record
+from qslm_opt.search.board import publish
 from qslm_opt.search.heart import Heart
 from qslm_opt.search.interrupts import Interrupts
-from qslm_opt.search.ledger import OpenTrial, close_trial, load_study, one_transaction, open_storage
+from qslm_opt.search.ledger import (
+    OpenTrial,
+    close_storage,
+    close_trial,
+    load_study,
+    one_transaction,
+    open_shared,
+)
 from qslm_opt.search.outcome import Judge
 from qslm_opt.search.owners import close_stale, registered
 from qslm_opt.search.power import PowerOf
@@ -35,7 +43,7 @@ if TYPE_CHECKING:
     from qslm_opt.store import Repository, StudyRow
 
 PATIENCE_SECONDS = 600.0
-"""A trial of another host is taken for lost after this, or ten times the longest trial so far."""
+"""A trial that names no process is taken for lost after this, or ten times the longest trial so far."""
 _NARRATED_WAIT = 8
 """A pause of so many looks, about three seconds, is worth a line."""
 STALE_CHECK_SECONDS = 2.0
@@ -81,6 +89,7 @@ class Run:
                 self._loop()
                 summary = self._summary()
                 self.repository.set_state(uuid, summary.state, summary.reason)
+                self._publish()
             except InfeasibleError as error:
                 self.repository.set_state(uuid, "infeasible", str(error))
                 raise
@@ -89,14 +98,15 @@ class Run:
                 self._mark(self.sampler.refresh(self.study))
                 raise
             except Exception as error:
-                self.repository.set_state(uuid, "stopped", f"{type(error).__name__}: {error}")
+                with suppress(StorageError):  # when it is the storage that fails, what it said comes first
+                    self.repository.set_state(uuid, "stopped", f"{type(error).__name__}: {error}")
                 raise
             finally:
-                self.database.engine.dispose()
+                close_storage(self.database)
         return summary
 
     def _open(self, owner: str) -> None:
-        self.database = open_storage(self.url)
+        self.database = open_shared(self.url)
         self.sampler = TieredSampler(
             self.space, self.row.spec.seed, attributes={"owner": owner}, patient=True
         )
@@ -234,11 +244,16 @@ class Run:
         if now - self._looked < every:
             return
         self._looked = now
+        closed = close_stale(self.database, self.study._study_id, self.heart.leases, self._patience)
+        if closed:
+            each = "; ".join(f"trial {trial.number}: {why}" for trial, why in closed)
+            self.listener.on_narrate(f"{len(closed)} stale trial{'s' * (len(closed) > 1)} closed: {each}")
+
+    def _patience(self) -> float:
+        """Seconds after which a trial that names no process is taken for lost."""
         trials = self.study.get_trials(deepcopy=False)
         longest = max((t.user_attrs.get("seconds") or 0.0 for t in trials), default=0.0)
-        closed = close_stale(self.database, self.study._study_id, max(PATIENCE_SECONDS, 10 * longest))
-        if closed:
-            self.listener.on_narrate(f"{len(closed)} stale trial{'s' * (len(closed) > 1)} closed")
+        return max(PATIENCE_SECONDS, 10 * longest)
 
     def _follow(self, walk: Walk) -> None:
         """Store and tell how far the walk is, where that changed."""
@@ -253,9 +268,15 @@ class Run:
             self.repository.set_order(self.row.uuid, walk.order)
             self.listener.on_narrate(f"blocks, least sensitive first: {', '.join(walk.order)}")
         if walk.tier is not None and walk.tier != self._tier:
+            self._publish()
             self._tier = walk.tier
             self.heart.phase = walk.tier
             self.listener.on_tier(walk.tier)
+
+    def _publish(self) -> None:
+        """Renew what a plain optuna-dashboard shows of the study."""
+        row = self.repository.study(self.row.name)
+        publish(self.database, self.study._study_id, row, self.repository.trials(self.row.name))
 
 
 def _asked(spec: StudySpec) -> str:

@@ -12,7 +12,15 @@ from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
 
-from qslm_opt.search.ledger import Lookout, OpenTrial, open_trial, write_attributes, write_parameters
+from qslm_opt.search.ledger import (
+    Lookout,
+    OpenTrial,
+    open_trial,
+    remote_call,
+    start_trial,
+    write_attributes,
+    write_parameters,
+)
 from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.tiers import TIERS, Proposal
 from qslm_opt.search.verdicts import VerdictTable, read
@@ -74,7 +82,7 @@ class TieredSampler(BaseSampler):
         self._ours: dict[str, bool] = {}
         self._table, self._lookout = VerdictTable(), Lookout()
         self._walk: Walk | None = None
-        self._revision = 0
+        self._revision = self._count = 0
         self.others = False
         """Whether, at the last look, other trials were running."""
         self._busy: list[str | None] = []
@@ -130,12 +138,15 @@ class TieredSampler(BaseSampler):
         """Create the next trial with its parameters and attributes; return it with its proposal and uuid.
 
         Does what ``study.ask(self.distributions)`` does, at a quarter of its cost. To be called inside
-        ``one_transaction``, so that nothing is left of the trial when there is nothing to propose.
+        ``one_transaction``, so that nothing is left of the trial when there is nothing to propose. Behind a
+        proxy there is no transaction here: the proxy starts the trial unless another worker was quicker.
 
         Raises:
             NothingToProposeError: the search is exhausted, or (patient) waits for running trials.
         """
         storage = study._storage
+        if remote_call(storage) is not None:
+            return self._start_behind_proxy(study)
         with self._lock:
             trial = open_trial(storage, study._study_id)
             proposal = self._find(study, trial.number)
@@ -144,6 +155,20 @@ class TieredSampler(BaseSampler):
             proposed = self._write(storage, trial.id, proposal)
         write_parameters(storage, trial.id, _parameters(proposal), self.distributions)
         return trial, proposed
+
+    def _start_behind_proxy(self, study: Study) -> tuple[OpenTrial, tuple[Proposal, str]]:
+        with self._lock:
+            while True:
+                proposal = self._find(study, -1)
+                if proposal is None:
+                    raise NothingToProposeError
+                number, proposed = self._count, (proposal, str(uuid4()))
+                attributes = {**self._describe(proposal), "uuid": proposed[1]}
+                made = _parameters(proposal), self.distributions, attributes
+                trial_id = start_trial(study._storage, study._study_id, number, *made)
+                if trial_id is not None:
+                    self._proposals[trial_id] = proposed
+                    return OpenTrial(trial_id, number), proposed
 
     def was_alone(
         self, study: Study, number: int, shares: Callable[[str | None], bool] = lambda owner: True
@@ -272,6 +297,7 @@ class TieredSampler(BaseSampler):
         for trial in trials:
             if trial.state in STATES and trial.number not in table:
                 table.add(trial.number, read(trial.user_attrs, trial.constraints, STATES[trial.state]))
+        self._count = len(trials)
         self.enqueued = any(t.state == TrialState.WAITING for t in trials)
         running = [t for t in trials if t.state == TrialState.RUNNING and t.number != but]
         self.others = bool(running)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Levels = tuple[int, ...]
 """Bits for each of the searched modules, in their order."""
+_KEPT_DIGESTS = 1024
+"""More than the settings that one look ahead of the walk touches."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Tables:
         key = levels, str(fixed)
         known = self._digests.get(key)
         if known is None:
+            if len(self._digests) >= _KEPT_DIGESTS:
+                self._digests.clear()
             known = self._digests[key] = self._hash(levels, json.dumps(str(fixed)))
         return known
 

@@ -11,7 +11,8 @@ from qslm_opt.search.tiers import Verdict
 
 MAX_FAILURES = 3
 """So many failed evaluations of one setting count as a violated metric."""
-INTERRUPTED, STALE = "interrupted", "stale"
+INTERRUPTED, STALE, DEVICE, STORAGE = "interrupted", "stale", "device", "storage"
+BLAMELESS = (INTERRUPTED, STALE, DEVICE, STORAGE)
 """First words of the attribute ``reason`` of a failed trial whose setting is not to blame."""
 
 
@@ -42,7 +43,7 @@ def read(attrs: Mapping[str, Any], constraints: Mapping[str, float], state: str)
         return None
     if state == "failed":
         reason = str(attrs.get("reason", ""))
-        return Reading(digest, None, blame=not reason.startswith((INTERRUPTED, STALE)))
+        return Reading(digest, None, blame=not reason.startswith(BLAMELESS))
     slack = constraints.get("metric")
     memory_ok = constraints.get("memory", 0.0) <= 0
     if state == "pruned" and slack is not None and slack <= 0:

@@ -65,7 +65,10 @@ class Walk:
         self.machine = TierMachine(space)
         self.state: State = self.machine.start()
         self.steps: list[Step] = []
-        """Visited settings in order, each once; once more when it was first told without a model run."""
+        """Visited settings in order, each once; once more when it was first told without a model run.
+
+        Without their levels, which would fill the memory of a long search.
+        """
         self._ran: dict[str, bool] = {}
         self._tallies: dict[Tier, _Tally] = {tier: _Tally() for tier in TIERS}
         self._progress: tuple[State, int, tuple[TierProgress, ...]] | None = None
@@ -84,8 +87,9 @@ class Walk:
         ran = self._ran.get(step.proposal.digest)
         if ran is None or (step.proposal.run and not ran):
             self._ran[step.proposal.digest] = step.proposal.run
-            self.steps.append(step)
-            self._tallies[step.proposal.tier].add(step)
+            light = replace(step, proposal=replace(step.proposal, levels=(), parent=()))
+            self.steps.append(light)
+            self._tallies[step.proposal.tier].add(light)
 
     @property
     def done(self) -> bool:

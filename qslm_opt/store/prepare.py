@@ -30,7 +30,7 @@ from qslm_opt.store.tables import (
     SCHEMA,
     STUDY,
 )
-from qslm_opt.store.urls import is_sqlite, sqlite_path
+from qslm_opt.store.urls import is_grpc, is_sqlite, sqlite_path
 
 _ORPHAN_SECONDS = 60.0
 """A study row younger than this may still be waiting for its Optuna study."""
@@ -43,6 +43,8 @@ def prepare(url: str) -> None:
     URL), SchemaError (written by a newer release) or StorageError (folder missing, read-only, full, locked,
     not a database), each with the fix.
     """
+    if is_grpc(url):
+        return  # the proxy did it when it started
     if is_sqlite(url):
         with storage_errors(url):
             _check_place(sqlite_path(url), url)

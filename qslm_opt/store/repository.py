@@ -21,7 +21,7 @@ from qslm_opt.store.failures import storage_errors
 from qslm_opt.store.power import PowerRecords, delete_power
 from qslm_opt.store.prepare import check_version, schema_version
 from qslm_opt.store.rows import StudyRow, is_alive, own_process, seconds_of
-from qslm_opt.store.studies import Place, find_places, read_studies, write_mark
+from qslm_opt.store.studies import Place, database_time, find_places, read_studies, write_mark
 from qslm_opt.store.tables import RUN, STUDY
 from qslm_opt.store.trials import read_attribute, read_best, read_trials
 from qslm_opt.store.urls import is_sqlite, sqlite_path
@@ -147,6 +147,14 @@ class Repository(PowerRecords):
             asked = select(STUDY.c.stop_requested).where(STUDY.c.uuid == uuid)
             return connection.execute(asked).scalar() is not None
 
+    def beats(self, uuid: str) -> dict[tuple[str, int], float]:
+        """Return (host, pid) of each process registered on the study, with its last beat."""
+        with self._read() as connection:
+            runs = connection.execute(
+                select(RUN.c.host, RUN.c.pid, RUN.c.heartbeat).where(RUN.c.uuid == uuid)
+            )
+            return {(host, pid): beat for host, pid, beat in runs}
+
     # ------------------------------------------------------------------------------------ writing
 
     def add_study(self, row: StudyRow) -> None:
@@ -203,13 +211,20 @@ class Repository(PowerRecords):
         self._update(uuid, extra=list(digests) or None)
 
     def set_state(
-        self, uuid: str, state: StudyState, reason: str = "", *, since: float | None = None
+        self,
+        uuid: str,
+        state: StudyState,
+        reason: str = "",
+        *,
+        since: float | None = None,
+        own: tuple[int, str] | None = None,
     ) -> None:
         """Store the state that this process leaves the study in, with a reason in words.
 
         ``running`` takes back a request to stop that was made before ``since`` (seconds since 1970, default
         now: when this run was asked for), unless other processes work on the study and are still to obey
         it. ``stopped`` does not replace ``finished`` or ``infeasible``: another worker found the end.
+        ``own`` is (pid, host) of the process that says so, by default this one.
         """
         now = time.time()
         changes: dict[str, Any] = {"state": state, "state_since": now, "reason": reason}
@@ -218,7 +233,7 @@ class Repository(PowerRecords):
             row &= STUDY.c.state.not_in(("finished", "infeasible"))
         with self._write() as connection:
             connection.execute(update(STUDY).where(row).values(revision=STUDY.c.revision + 1, **changes))
-            if state == "running" and not _others(connection, uuid, now):
+            if state == "running" and not _others(connection, uuid, own or own_process()):
                 old = row & (STUDY.c.stop_requested < (now if since is None else since))
                 connection.execute(update(STUDY).where(old).values(stop_requested=None))
 
@@ -229,8 +244,8 @@ class Repository(PowerRecords):
     def beat(self, uuid: str, pid: int, host: str, phase: str) -> None:
         """Register that a process works on the study, or that it still does."""
         mine = (RUN.c.uuid == uuid) & (RUN.c.host == host) & (RUN.c.pid == pid)
-        now = time.time()
         with self._write() as connection:
+            now = database_time(connection)
             found = connection.execute(update(RUN).where(mine).values(heartbeat=now, phase=phase)).rowcount
             if not found:
                 mine_now = {"uuid": uuid, "host": host, "pid": pid, "phase": phase}
@@ -291,8 +306,8 @@ class Repository(PowerRecords):
         return found[-1]
 
 
-def _others(connection: Connection, uuid: str, now: float) -> bool:
-    """Return whether a living process other than this one is registered on the study."""
+def _others(connection: Connection, uuid: str, own: tuple[int, str]) -> bool:
+    """Return whether a living process other than ``own`` is registered on the study."""
+    now = database_time(connection)
     runs = connection.execute(select(RUN.c.pid, RUN.c.host, RUN.c.heartbeat).where(RUN.c.uuid == uuid))
-    own = own_process()
     return any((pid, host) != own and is_alive(pid, host, beat, now) for pid, host, beat in runs)

@@ -8,6 +8,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qslm_opt.evaluate.bounds import MetricBound
@@ -22,6 +25,8 @@ StudyState = Literal["created", "running", "stopped", "finished", "infeasible", 
 
 DEAD_SECONDS = 30.0
 """A process that has not beaten for longer than this is taken for dead."""
+_FIRST_SPACE = "pid:[4026531836]"
+"""The namespace in which Linux numbers processes outside of containers."""
 NO_COUNTS = {"complete": 0, "pruned": 0, "failed": 0, "running": 0}
 
 
@@ -66,7 +71,22 @@ class StudyRow:
 
 def own_process() -> tuple[int, str]:
     """Return (pid, host) of this process, as a run registers them."""
-    return os.getpid(), socket.gethostname()
+    return os.getpid(), own_host()
+
+
+@cache
+def own_host() -> str:
+    """Return the name of the place whose processes can be looked at from here.
+
+    The host's name; in a container, which numbers processes on its own, followed by ``#`` and six digits.
+    """
+    name = socket.gethostname()
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:  # not Linux
+        return name
+    return name if space == _FIRST_SPACE else f"{name}#{sha256((boot + space).encode()).hexdigest()[:6]}"
 
 
 def local_time(seconds: float) -> str:
@@ -83,7 +103,7 @@ def is_alive(pid: int, host: str, heartbeat: float, now: float) -> bool:
     """Return whether a registered process beats, and on this host also exists."""
     if now - heartbeat > DEAD_SECONDS:
         return False
-    if host != socket.gethostname():
+    if host != own_host():
         return True
     try:
         os.kill(pid, 0)

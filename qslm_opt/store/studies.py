@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Connection, func, inspect, select
+from sqlalchemy import Connection, func, inspect, select, text
 
 from qslm_opt.store.rows import StudyRow, study_row
 from qslm_opt.store.tables import (
@@ -25,6 +25,13 @@ from qslm_opt.store.trials import STATES
 
 if TYPE_CHECKING:
     from sqlalchemy import RowMapping
+
+
+_CLOCKS = {
+    "postgresql": "SELECT extract(epoch FROM clock_timestamp())",
+    "mysql": "SELECT unix_timestamp(now(6))",
+    "mariadb": "SELECT unix_timestamp(now(6))",
+}
 
 
 class Place(NamedTuple):
@@ -45,8 +52,8 @@ def find_places(connection: Connection) -> list[Place]:
         s, a = OPTUNA_STUDIES.c, OPTUNA_STUDY_ATTRIBUTES.c
         joined = OPTUNA_STUDIES.join(OPTUNA_STUDY_ATTRIBUTES, a.study_id == s.study_id)
         query = select(s.study_id, s.study_name, a.value_json).select_from(joined)
-        for study_id, name, text in connection.execute(query.where(a.key == "qslm_uuid")):
-            uuid = json.loads(text)
+        for study_id, name, quoted in connection.execute(query.where(a.key == "qslm_uuid")):
+            uuid = json.loads(quoted)
             theirs[uuid].append(Place(uuid, name, study_id))
     return [
         place
@@ -66,8 +73,14 @@ def read_studies(connection: Connection, places: Sequence[Place]) -> list[StudyR
     for run in connection.execute(select(RUN).where(RUN.c.uuid.in_(wanted))).mappings():
         runs[run["uuid"]].append(run)
     counts = _counts(connection, [place.study_id for place in places if place.study_id is not None])
-    now = time.time()
+    now = database_time(connection)
     return [study_row(by_uuid[p.uuid], p.name, runs[p.uuid], counts[p.study_id], now) for p in places]
+
+
+def database_time(connection: Connection) -> float:
+    """Return seconds since 1970 by the clock that all processes of a storage share: its server's."""
+    query = _CLOCKS.get(connection.dialect.name)
+    return time.time() if query is None else float(connection.execute(text(query)).scalar_one())
 
 
 def write_mark(connection: Connection) -> int:

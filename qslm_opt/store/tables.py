@@ -178,3 +178,4 @@ OPTUNA_PARAMS = table(
     column("param_value", Float),
     column("distribution_json", Text),
 )
+OPTUNA_REPORTS = table("trial_intermediate_values", column("trial_id", Integer))

@@ -42,6 +42,22 @@ def is_sqlite(url: str) -> bool:
     return parse_url(url).get_backend_name() == "sqlite"
 
 
+def is_grpc(url: str) -> bool:
+    """Return whether the URL names a proxy, ``grpc://host:port``."""
+    return url.startswith("grpc://")
+
+
+def grpc_address(url: str) -> tuple[str, int]:
+    """Return host and port of a proxy's URL; raise UsageError for what is none."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        parsed = None
+    if parsed is None or not parsed.host or not parsed.port or parsed.username or parsed.database:
+        raise UsageError(f"storage {masked(url)!r} is no proxy; write grpc://host:port.")
+    return parsed.host, parsed.port
+
+
 def sqlite_path(url: str) -> Path:
     """Return the file of an SQLite URL."""
     return Path(parse_url(url).database or "")

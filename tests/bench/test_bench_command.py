@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qslm_opt.bench import rates, run, study
+from qslm_opt.bench import rates, run, study, workers
 from qslm_opt.bench.timing import Timing
 from qslm_opt.cli import bench as command
 from qslm_opt.cli.main import run as qslm_opt
@@ -23,6 +23,8 @@ FLAGS = ("--device", "cpu", "--batches", "1,2", "--window", "8", "--repeats", "1
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "STUDIES", (TINY,))
     monkeypatch.setattr(run, "SENTENCE_BATCHES", (2,))
+    monkeypatch.setattr(workers, "LEAST_TRIALS", 2)
+    monkeypatch.setattr(workers, "COST_SECONDS", 0.0)
     monkeypatch.setattr(run, "variants", lambda workers: study.variants(workers)[::5])
     monkeypatch.setattr(rates, "CPU_SHAPES", ((64, 64, 64),))
     monkeypatch.setattr(rates, "COPY_BYTES", {"cpu": 2**16, "cuda": 2**16})
@@ -48,6 +50,11 @@ def test_every_section_reports_positive_figures_as_json(capsys: pytest.CaptureFi
     assert all(row["evaluations_per_s"] > 0 for row in one["rows"])
     assert {"ms_per_block", "us_per_1k_tokens"} <= set(value["scaling"])
     assert value["storage"]["trials"] == 12 and value["storage"]["ms_median_last"] > 0
+    assert [point["trials"] for point in value["storage"]["growth"]] == [10, 12]
+    assert all(point["file_bytes"] > 0 for point in value["storage"]["growth"])
+    for row, count in zip(value["workers"], (1, 2), strict=True):
+        assert (row["workers"], row["duplicates"], row["locked"], row["same_result"]) == (count, 0, 0, True)
+        assert row["evaluations"] >= 20 and row["trials_per_s"] > 0
 
 
 @pytest.mark.usefixtures("small")

@@ -327,13 +327,17 @@ def test_a_database_that_may_not_grow_ends_the_run_in_the_middle_and_goes_on(
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.close()
 
-    class SmallConnection(engine.QuickConnection):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self.execute(f"PRAGMA max_page_count={pages + 3}")
+    def small_kind(kind: type[sqlite3.Connection]) -> type[sqlite3.Connection]:
+        class SmallConnection(kind):  # type: ignore[valid-type, misc]
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **kwargs)
+                self.execute(f"PRAGMA max_page_count={pages + 3}")
+
+        return SmallConnection
 
     with monkeypatch.context() as small:
-        small.setattr(engine, "QuickConnection", SmallConnection)
+        for name in ("QuickConnection", "DurableConnection"):
+            small.setattr(engine, name, small_kind(getattr(engine, name)))
         assert run(["study", "resume", "t", "--progress", "none", "--storage", other]) == 3
     captured = capsys.readouterr()
     last = captured.err.splitlines()[-1]

@@ -3,7 +3,6 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from qslm_opt.errors import SpecError, UsageError
 from qslm_opt.measure.meter import NullMeter
 from qslm_opt.spec import StudySpec
 from qslm_opt.store import Repository
+from qslm_opt.store.rows import own_host
 from tests.cli.fake_session import FakeSession
 
 FLAGS = ("--model", "demo", "--task", "demo-classify", "--memory-budget", "9500B", "--precisions", "8,4,3")
@@ -405,7 +405,7 @@ def test_the_device_at_rest_is_measured_once_before_the_run_and_not_beside_other
     assert run(["study", "create", "x", *FLAGS, "--max-drop", "0.1", "--progress", "none"]) == 130
     assert (RestMeter.rests, len(opened)) == (1, 1)
     with Repository(url) as repository:
-        repository.beat(repository.study("x").uuid, os.getppid(), socket.gethostname(), "block")
+        repository.beat(repository.study("x").uuid, os.getppid(), own_host(), "block")
     sessions()
     run(["study", "resume", "x", "--progress", "none"])
     assert RestMeter.rests == 1

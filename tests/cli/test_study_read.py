@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import socket
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from qslm_opt.cli.options import complete_names
 from qslm_opt.rank import score
 from qslm_opt.setting import QuantSetting
 from qslm_opt.store import Repository, migrations
+from qslm_opt.store.rows import own_host
 from tests.store.fake_study import BUDGET, FP32_BYTES, FakeStudy
 
 
@@ -117,7 +117,7 @@ def test_show_for_people_says_what_was_found(filled: FakeStudy, capsys: pytest.C
 def test_show_says_when_a_run_died(study: FakeStudy, capsys: pytest.CaptureFixture[str]) -> None:
     repository = Repository(study.url)
     repository.set_state(study.uuid, "running")
-    repository.beat(study.uuid, 2**22 + 5, socket.gethostname(), "block")
+    repository.beat(study.uuid, 2**22 + 5, own_host(), "block")
     assert run(["study", "show", "s"]) == 0
     assert "dead: its process is gone; go on with 'qslm-opt study resume s'" in capsys.readouterr().out
 
@@ -265,7 +265,7 @@ def test_stop_asks_a_running_study_and_only_that(
     assert repository.stop_requested(study.uuid)
     repository.set_state(study.uuid, "running")
     assert not repository.stop_requested(study.uuid)
-    repository.beat(study.uuid, os.getpid(), socket.gethostname(), "block")
+    repository.beat(study.uuid, os.getpid(), own_host(), "block")
     assert run(["study", "stop", "s"]) == 0
     assert "Go on with: qslm-opt study resume s" in capsys.readouterr().err
     assert repository.stop_requested(study.uuid)
@@ -284,7 +284,7 @@ def test_a_study_that_one_worker_left_is_stopped_and_kept_while_another_runs(
 ) -> None:
     repository = Repository(study.url)
     repository.set_state(study.uuid, "stopped", "interrupted")
-    repository.beat(study.uuid, os.getpid(), socket.gethostname(), "block")
+    repository.beat(study.uuid, os.getpid(), own_host(), "block")
     assert run(["study", "delete", "s", "--yes"]) == 2
     assert run(["study", "stop", "s"]) == 0
     assert "asked study 's' to stop" in capsys.readouterr().err
@@ -302,7 +302,7 @@ def test_delete_asks_first(filled: FakeStudy, capsys: pytest.CaptureFixture[str]
 def test_a_running_study_is_not_deleted(study: FakeStudy, capsys: pytest.CaptureFixture[str]) -> None:
     repository = Repository(study.url)
     repository.set_state(study.uuid, "running")
-    repository.beat(study.uuid, os.getpid(), socket.gethostname(), "block")
+    repository.beat(study.uuid, os.getpid(), own_host(), "block")
     assert run(["study", "delete", "s", "--yes"]) == 2
     assert "stop it first: qslm-opt study stop s" in capsys.readouterr().err
     assert repository.names() == ["s"]

@@ -12,6 +12,7 @@ import pytest
 
 from qslm_opt.search.driver import create_study, run_study
 from qslm_opt.store import Repository
+from qslm_opt.store.rows import own_host
 from tests.search.toy import Recorder, spec, toy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +68,7 @@ def test_kill_9_in_the_middle_of_a_trial_and_a_resume_give_the_same_result(url, 
         assert repository.study("toy").state == "dead"
     listener = Recorder()
     summary = run_study("toy", url, toy(STUDY), listener=listener)
-    assert "1 stale trial closed" in listener.lines
+    assert f"1 stale trial closed: trial 4: process {process.pid} on {own_host()} is gone" in listener.lines
     assert result(summary) == best
     stored = records(url)
     assert [t.digest for t in stored if t.state != "failed"] == digests

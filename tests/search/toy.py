@@ -22,7 +22,7 @@ from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.tiers import Proposal, Verdict
 from qslm_opt.setting import UNQUANTIZED, QuantSetting
 from qslm_opt.spec import StudySpec
-from qslm_opt.store import Repository
+from qslm_opt.store import open_repository
 
 
 def hierarchy(
@@ -220,7 +220,7 @@ def main() -> None:
     Prints the number of each trial that starts.
     """
     url, delay, last = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
-    with Repository(url) as repository:
+    with open_repository(url) as repository:
         study = repository.study("toy").spec
 
     def on_start(record: TrialRecord) -> None:

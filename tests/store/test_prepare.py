@@ -70,7 +70,7 @@ def test_optuna_and_its_schema_check_live_beside_our_tables(tmp_path: Path) -> N
     storage.upgrade()
     assert optuna.load_study(study_name="s", storage=storage).best_value == 0.9
     with storage.engine.connect() as connection:
-        assert connection.execute(text("PRAGMA synchronous")).scalar() == 1
+        assert connection.execute(text("PRAGMA synchronous")).scalar() == 2  # every result is synced
         assert connection.execute(text("PRAGMA busy_timeout")).scalar() == 30_000
         assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -18,9 +17,10 @@ import pytest
 from qslm_opt.errors import SchemaError, StorageError, StudyNotFoundError
 from qslm_opt.evaluate.bounds import MetricBound
 from qslm_opt.store import Repository, StudyState, prepare
+from qslm_opt.store.rows import own_host
 from tests.store.fake_study import FakeStudy, baseline_of, row_of, spec_of, url_of
 
-HERE = socket.gethostname()
+HERE = own_host()
 
 
 @pytest.fixture

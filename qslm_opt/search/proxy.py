@@ -1,0 +1,133 @@
+"""``grpc://host:port``: one process has the database, workers anywhere reach it by gRPC.
+
+The server is Optuna's own gRPC proxy with one service more, for our tables and for what must be one
+transaction: to start the next trial, and to end one.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from optuna.distributions import json_to_distribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import BaseStorage, GrpcStorageProxy, get_storage
+from optuna.trial import TrialState
+
+from qslm_opt.errors import UsageError
+from qslm_opt.results import Baseline
+from qslm_opt.search import ledger
+from qslm_opt.search.failures import named_failures
+from qslm_opt.store import Repository, prepare, wire
+from qslm_opt.store.remote import Caller
+from qslm_opt.store.urls import grpc_address
+
+if TYPE_CHECKING:
+    import grpc
+
+THREADS = 16
+
+
+class RemoteStorage(GrpcStorageProxy):
+    """Optuna's storage behind a proxy, with the transactions that Optuna's own proxy does not have."""
+
+    def __init__(self, url: str) -> None:
+        self.call = Caller(url)
+        host, port = grpc_address(url)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            super().__init__(host=host, port=port)
+
+    def close(self) -> None:
+        """Close both connections."""
+        self.call.close()
+        super().close()
+
+
+def make_server(url: str, host: str, port: int) -> tuple[grpc.Server, int, Callable[[], None]]:
+    """Return a server on a storage that is not started yet, its port, and what frees the storage.
+
+    Args:
+        url: A database; SQLite too, whose file only this process then opens.
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+
+    Raises:
+        UsageError: gRPC is not installed, or nothing can listen there.
+        StorageError: the storage cannot be used.
+    """
+    try:
+        import grpc
+        from optuna.storages._grpc.auto_generated import api_pb2_grpc
+        from optuna.storages._grpc.servicer import OptunaStorageProxyService
+    except ModuleNotFoundError:
+        raise UsageError("a proxy needs gRPC; run: pip install 'qslm-opt[grpc]'.") from None
+    prepare(url)
+    database, repository = ledger.open_storage(url), Repository(url)
+    cached = get_storage(database)
+    methods = methods_of(repository, cached)
+
+    def call(asked: bytes, context: Any) -> bytes:
+        with named_failures(url):
+            return wire.answer(methods, asked)
+
+    server = grpc.server(ThreadPoolExecutor(THREADS), options=[("grpc.so_reuseport", 0)])
+    api_pb2_grpc.add_StorageServiceServicer_to_server(OptunaStorageProxyService(cached), server)
+    handler = grpc.unary_unary_rpc_method_handler(call)
+    service = grpc.method_handlers_generic_handler(wire.SERVICE, {wire.METHOD: handler})
+    server.add_generic_rpc_handlers((service,))
+
+    def close() -> None:
+        repository.close()
+        database.engine.dispose()
+
+    try:
+        bound = server.add_insecure_port(f"{host}:{port}")
+    except RuntimeError:
+        bound = 0
+    if not bound:
+        close()
+        raise UsageError(f"cannot listen on {host}:{port}; give another --port or --host.")
+    return server, bound, close
+
+
+def methods_of(repository: Repository, storage: BaseStorage) -> dict[str, Callable[..., Any]]:
+    """Return what the proxy offers, by name; arguments and results are JSON."""
+    r = repository
+
+    def set_state(own: list[Any], **rest: Any) -> None:
+        r.set_state(**rest, own=(own[0], own[1]))
+
+    return {
+        "changed": r.changed, "names": r.names, "evaluation": r.evaluation,
+        "stop_requested": r.stop_requested, "set_order": r.set_order, "set_progress": r.set_progress,
+        "set_extra": r.set_extra, "set_state": set_state, "request_stop": r.request_stop, "beat": r.beat,
+        "end_run": r.end_run, "delete": r.delete,
+        "studies": lambda: [wire.encode_study(row) for row in r.studies()],
+        "study": lambda name: wire.encode_study(r.study(name)),
+        "trials": lambda **which: [wire.encode_trial(record) for record in r.trials(**which)],
+        "beats": lambda uuid: [[*place, beat] for place, beat in r.beats(uuid).items()],
+        "add_study": lambda row: r.add_study(wire.decode_study(row)),
+        "set_baseline": lambda uuid, baseline: r.set_baseline(uuid, Baseline.from_json(baseline)),
+        "start_trial": lambda **what: _start_trial(storage, **what),
+        "close_trial": lambda **what: _close_trial(storage, **what),
+    }  # fmt: skip
+
+
+def _start_trial(
+    storage: BaseStorage,
+    study_id: int,
+    number: int,
+    parameters: Mapping[str, Any],
+    distributions: Mapping[str, str],
+    attributes: Mapping[str, Any],
+) -> int | None:
+    made = {name: json_to_distribution(text) for name, text in distributions.items()}
+    return ledger.start_trial(storage, study_id, number, parameters, made, attributes)
+
+
+def _close_trial(storage: BaseStorage, trial_id: int, state: str, **what: Any) -> bool:
+    return ledger.close_trial(storage, trial_id, TrialState[state], **what)
+

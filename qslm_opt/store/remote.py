@@ -1,0 +1,163 @@
+"""A storage behind ``qslm-opt proxy``: the repository of another host, by gRPC.
+
+The wire has no password and no encryption of its own; put it into a tunnel where others can listen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from qslm_opt.errors import StorageError, UsageError
+from qslm_opt.store import wire
+from qslm_opt.store.repository import Repository
+from qslm_opt.store.rows import own_process
+from qslm_opt.store.urls import grpc_address
+
+if TYPE_CHECKING:
+    from qslm_opt.results import Baseline, TrialRecord, TrialState
+    from qslm_opt.store.rows import StudyRow, StudyState
+
+ANSWER_SECONDS = 60.0
+"""A proxy that does not answer for so long is taken for gone."""
+
+
+class Caller:
+    """Calls the methods that a proxy offers beside Optuna's."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            import grpc
+        except ModuleNotFoundError:
+            raise UsageError(f"storage {url} needs gRPC; run: pip install 'qslm-opt[grpc]'.") from None
+        self.url, self._errors = url, grpc.RpcError
+        host, port = grpc_address(url)
+        unlimited = [("grpc.max_receive_message_length", -1)]
+        self._channel = grpc.insecure_channel(f"{host}:{port}", options=unlimited)
+        self._call = self._channel.unary_unary(f"/{wire.SERVICE}/{wire.METHOD}")
+
+    def __call__(self, method: str, **arguments: Any) -> Any:
+        """Return what a method of the proxy returns.
+
+        Raises:
+            QslmError: what the method raised there.
+            StorageError: the proxy does not answer.
+        """
+        try:
+            said = self._call(wire.request(method, arguments), timeout=ANSWER_SECONDS)
+        except self._errors as error:
+            raise unreachable(self.url, error) from error
+        return wire.result(said)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+
+def unreachable(url: str, error: Exception) -> StorageError:
+    """Return the StorageError for a failure of gRPC."""
+    code = getattr(error, "code", None)
+    said = code().name.lower().replace("_", " ") if callable(code) else type(error).__name__
+    return StorageError(
+        f"storage {url} does not answer ({said}); check the address, and that "
+        "'qslm-opt proxy' runs there."
+    )
+
+
+class RemoteRepository(Repository):
+    """A Repository whose every method is carried out by the proxy."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._caller = Caller(url)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._caller.close()
+
+    def changed(self) -> int:
+        """Return a number that moves when anything was written."""
+        return int(self._caller("changed"))
+
+    def names(self) -> list[str]:
+        """Return the names of all studies, in order of creation."""
+        return list(self._caller("names"))
+
+    def studies(self) -> list[StudyRow]:
+        """Return all studies, in order of creation."""
+        return [wire.decode_study(value) for value in self._caller("studies")]
+
+    def study(self, name: str) -> StudyRow:
+        """Return a study; raise StudyNotFoundError with the nearest name."""
+        return wire.decode_study(self._caller("study", name=name))
+
+    def trials(
+        self, name: str, after: int = -1, states: Iterable[TrialState] | None = None
+    ) -> list[TrialRecord]:
+        """Return the study's trials numbered above ``after``, by number; ``states`` filters them."""
+        wanted = None if states is None else list(states)
+        found = self._caller("trials", name=name, after=after, states=wanted)
+        return [wire.decode_trial(value) for value in found]
+
+    def evaluation(self, name: str, number: int) -> dict[str, Any] | None:
+        """Return the whole Evaluation of one trial as stored, None when it has none."""
+        found: dict[str, Any] | None = self._caller("evaluation", name=name, number=number)
+        return found
+
+    def stop_requested(self, uuid: str) -> bool:
+        """Return whether someone asked the study to stop."""
+        return bool(self._caller("stop_requested", uuid=uuid))
+
+    def beats(self, uuid: str) -> dict[tuple[str, int], float]:
+        """Return (host, pid) of each process registered on the study, with its last beat."""
+        return {(host, pid): beat for host, pid, beat in self._caller("beats", uuid=uuid)}
+
+    def add_study(self, row: StudyRow) -> None:
+        """Store a new study."""
+        self._caller("add_study", row=wire.encode_study(row))
+
+    def set_baseline(self, uuid: str, baseline: Baseline) -> None:
+        """Store the unquantized model's measurement."""
+        self._caller("set_baseline", uuid=uuid, baseline=baseline.to_json())
+
+    def set_order(self, uuid: str, order: Sequence[str]) -> None:
+        """Store the order of the blocks."""
+        self._caller("set_order", uuid=uuid, order=list(order))
+
+    def set_progress(self, uuid: str, progress: Sequence[Mapping[str, Any]]) -> None:
+        """Store how far the tiers are."""
+        self._caller("set_progress", uuid=uuid, progress=[dict(part) for part in progress])
+
+    def set_extra(self, uuid: str, digests: Iterable[str]) -> None:
+        """Store which digests were measured ahead and not needed."""
+        self._caller("set_extra", uuid=uuid, digests=list(digests))
+
+    def set_state(
+        self,
+        uuid: str,
+        state: StudyState,
+        reason: str = "",
+        *,
+        since: float | None = None,
+        own: tuple[int, str] | None = None,
+    ) -> None:
+        """Store the state that this process leaves the study in."""
+        mine = own or own_process()
+        self._caller("set_state", uuid=uuid, state=state, reason=reason, since=since, own=mine)
+
+    def request_stop(self, uuid: str) -> None:
+        """Ask the study's processes to end after the running trial."""
+        self._caller("request_stop", uuid=uuid)
+
+    def beat(self, uuid: str, pid: int, host: str, phase: str) -> None:
+        """Register that a process works on the study, or that it still does."""
+        self._caller("beat", uuid=uuid, pid=pid, host=host, phase=phase)
+
+    def end_run(self, uuid: str, pid: int | None = None, host: str | None = None) -> None:
+        """Take a process, by default this one, off the study."""
+        own_pid, own_host = own_process()
+        self._caller("end_run", uuid=uuid, pid=own_pid if pid is None else pid, host=host or own_host)
+
+    def delete(self, uuid: str) -> None:
+        """Delete our rows of a study."""
+        self._caller("delete", uuid=uuid)

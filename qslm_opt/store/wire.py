@@ -1,0 +1,79 @@
+"""What a proxy's wire carries of a storage: studies and trials as JSON, errors by their names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from qslm_opt import errors
+from qslm_opt.hierarchy.tree import Hierarchy
+from qslm_opt.results import Baseline, TrialRecord
+from qslm_opt.spec import StudySpec
+from qslm_opt.store.rows import StudyRow
+
+SERVICE, METHOD = "qslm.Store", "Call"
+SCHEMA = 1
+"""Version of what is said on the wire; both ends must have the same."""
+
+
+def encode_study(row: StudyRow) -> dict[str, Any]:
+    """Return a study as a JSON-ready object."""
+    plain = {field.name: getattr(row, field.name) for field in fields(row)}
+    baseline = None if row.baseline is None else row.baseline.to_json()
+    return {
+        **plain, "spec": row.spec.to_json(), "hierarchy": row.hierarchy.to_json(), "baseline": baseline,
+    }  # fmt: skip
+
+
+def decode_study(value: Mapping[str, Any]) -> StudyRow:
+    """Rebuild from ``encode_study``."""
+    baseline = value["baseline"]
+    made = {
+        "spec": StudySpec.from_json(value["spec"]),
+        "hierarchy": Hierarchy.from_json(value["hierarchy"]),
+        "baseline": None if baseline is None else Baseline.from_json(baseline),
+    }
+    return StudyRow(**{**value, **made})
+
+
+def encode_trial(record: TrialRecord) -> dict[str, Any]:
+    """Return a trial as a JSON-ready object."""
+    return asdict(record)
+
+
+def decode_trial(value: Mapping[str, Any]) -> TrialRecord:
+    """Rebuild from ``encode_trial``."""
+    return TrialRecord(**value)
+
+
+def request(method: str, arguments: Mapping[str, Any]) -> bytes:
+    """Return the bytes that ask for ``method``."""
+    return json.dumps({"schema": SCHEMA, "method": method, "arguments": arguments}).encode()
+
+
+def answer(methods: Mapping[str, Callable[..., Any]], asked: bytes) -> bytes:
+    """Carry out a request with one of ``methods``; return its result, or the error that it raised, as bytes.
+
+    Only errors with a name of ours travel; any other comes out here.
+    """
+    try:
+        value = json.loads(asked)
+        if value["schema"] != SCHEMA or value["method"] not in methods:
+            raise errors.SchemaError(
+                f"the proxy speaks version {SCHEMA} and was asked for {value['method']!r} of version "
+                f"{value['schema']}; run the same qslm-opt at both ends."
+            )
+        return json.dumps({"value": methods[value["method"]](**value["arguments"])}).encode()
+    except errors.QslmError as error:
+        return json.dumps({"error": type(error).__name__, "text": str(error)}).encode()
+
+
+def result(said: bytes) -> Any:
+    """Return the result that ``answer`` gave, or raise the error."""
+    value = json.loads(said)
+    if "error" in value:
+        kind = getattr(errors, value["error"], errors.StorageError)
+        raise kind(value["text"])
+    return value["value"]

@@ -1,0 +1,143 @@
+"""Workers behind ``qslm-opt proxy``: gRPC on loopback, SQLite behind it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+
+pytest.importorskip("grpc", reason="pip install 'qslm-opt[grpc]'")
+
+from qslm_opt.cli.main import run
+from qslm_opt.errors import StorageError, StudyNotFoundError, UsageError
+from qslm_opt.search.driver import create_study, delete_study, run_study
+from qslm_opt.search.ledger import open_storage, start_trial
+from qslm_opt.search.proxy import make_server
+from qslm_opt.store import Repository, open_repository, wire
+from tests.search.toy import Recorder, spec, toy
+
+ROOT = Path(__file__).resolve().parents[2]
+STUDY = spec(max_increase="100%", memory_budget="17%", precisions=(8, 4, 3, 2), sensitivity_precisions=(4,))
+
+
+@pytest.fixture
+def served(tmp_path):
+    """(URL of the proxy, URL of the database)."""
+    url = f"sqlite:///{tmp_path}/toy.db"
+    server, port, close = make_server(url, "127.0.0.1", 0)
+    server.start()
+    yield f"grpc://127.0.0.1:{port}", url
+    server.stop(grace=None).wait()
+    close()
+
+
+def result(summary):
+    return summary.best.digest, summary.score, summary.candidates, summary.order, summary.counts
+
+
+def test_a_study_behind_a_proxy_is_the_study_itself(served, tmp_path):
+    proxy, url = served
+    plain = f"sqlite:///{tmp_path}/plain.db"
+    found = []
+    for where in (plain, proxy):
+        create_study(STUDY, where, toy(STUDY))
+        found.append(result(run_study("toy", where, toy(STUDY), listener=Recorder())))
+    assert found[0] == found[1]
+    with open_repository(proxy) as remote, Repository(url) as here, Repository(plain) as other:
+        assert remote.names() == here.names() == ["toy"]
+        assert remote.studies() == here.studies()
+        assert remote.trials("toy") == here.trials("toy")
+        assert remote.trials("toy", after=3, states=["complete"])
+        assert [t.digest for t in here.trials("toy")] == [t.digest for t in other.trials("toy")]
+        assert remote.evaluation("toy", 0) == here.evaluation("toy", 0)
+        before = remote.changed()
+        with Repository(url) as writer:
+            writer.request_stop(here.study("toy").uuid)
+        assert remote.changed() != before
+        assert remote.stop_requested(here.study("toy").uuid)
+    delete_study("toy", proxy)
+    with Repository(url) as here:
+        assert here.names() == []
+
+
+def test_processes_behind_a_proxy_measure_nothing_twice(served, tmp_path):
+    proxy, url = served
+    create_study(STUDY, proxy, toy(STUDY))
+    words = [sys.executable, "-m", "tests.search.toy", proxy, "0.01", "-1"]
+    workers = [
+        subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    for worker in workers:
+        _, said = worker.communicate(timeout=300)
+        assert worker.returncode == 0, said
+    plain = f"sqlite:///{tmp_path}/plain.db"
+    create_study(STUDY, plain, toy(STUDY))
+    alone = run_study("toy", plain, toy(STUDY), listener=Recorder())
+    with Repository(url) as repository:
+        trials = repository.trials("toy")
+        assert repository.study("toy").state == "finished"
+        assert repository.beats(repository.study("toy").uuid) == {}
+    ran = [t.digest for t in trials if t.used]
+    assert len(ran) == len(set(ran))
+    assert {t.state for t in trials} <= {"complete", "pruned"}
+    with Repository(plain) as repository:
+        expected = {t.digest for t in repository.trials("toy")}
+    assert {t.digest for t in trials if not t.extra} == expected
+    assert alone.counts["failed"] == 0
+
+
+def test_a_trial_number_is_given_once(tmp_path):
+    url = f"sqlite:///{tmp_path}/toy.db"
+    create_study(STUDY, url, toy(STUDY))
+    storage = open_storage(url)
+    study = optuna.load_study(study_name="toy", storage=storage)
+    first = start_trial(storage, study._study_id, 0, {}, {}, {"digest": "a"})
+    assert first is not None
+    assert start_trial(storage, study._study_id, 0, {}, {}, {"digest": "b"}) is None
+    assert start_trial(storage, study._study_id, 1, {}, {}, {"digest": "b"}) is not None
+    assert [t.user_attrs["digest"] for t in study.trials] == ["a", "b"]
+    storage.engine.dispose()
+
+
+def test_errors_travel_by_name(served):
+    proxy, _ = served
+    with open_repository(proxy) as remote, pytest.raises(StudyNotFoundError, match="no study 'x'"):
+        remote.study("x")
+    assert json.loads(wire.answer({}, wire.request("names", {})))["error"] == "SchemaError"
+
+
+def test_the_reading_commands_take_the_url_of_a_proxy(served, capsys):
+    proxy, _ = served
+    create_study(STUDY, proxy, toy(STUDY))
+    assert run(["study", "list", "--storage", proxy, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["studies"][0]["name"] == "toy"
+    assert run(["study", "show", "toy", "--storage", proxy]) == 0
+    assert run(["study", "compact", "--storage", proxy]) == 2
+    assert "compact the database that it serves" in capsys.readouterr().err
+    assert run(["proxy", "--storage", proxy]) == 2
+
+
+@pytest.mark.parametrize("url", ["grpc://", "grpc://host", "grpc://u:secret@host:1", "grpc://host:1/x"])
+def test_what_is_no_address_of_a_proxy_is_said(url):
+    with pytest.raises(UsageError, match="write grpc://host:port") as error:
+        open_repository(url)
+    assert "secret" not in str(error.value)
+
+
+def test_a_proxy_that_does_not_answer_is_a_storage_error(capsys):
+    nowhere = open_repository("grpc://127.0.0.1:1")
+    with nowhere, pytest.raises(StorageError, match="does not answer"):
+        nowhere.names()
+    assert run(["study", "list", "--storage", "grpc://127.0.0.1:1"]) == 3
+    assert "'qslm-opt proxy' runs there" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_said(served, tmp_path):
+    proxy, _ = served
+    with pytest.raises(UsageError, match="give another --port"):
+        make_server(f"sqlite:///{tmp_path}/other.db", "127.0.0.1", int(proxy.rpartition(":")[2]))
