@@ -189,6 +189,14 @@ def split_groups(values: Tensor, layout: Layout) -> Tensor:
     return (pad(matrix, (0, short)) if short else matrix).reshape(rows, -1, size)
 
 
+def inside_groups(weight: Tensor, layout: Layout) -> Tensor | None:
+    """Return float32 (1, groups, size): 1 for weights, 0 for what fills a short last group; None: all are."""
+    columns = matrix_shape(tuple(weight.shape))[1]
+    if layout.granularity != "group" or columns % min(layout.group_size, columns) == 0:
+        return None
+    return split_groups(torch.ones(1, columns, device=weight.device), layout)
+
+
 def join_groups(groups: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Undo ``split_groups``: return a contiguous tensor of ``shape``."""
     rows, columns = matrix_shape(shape)

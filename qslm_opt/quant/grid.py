@@ -96,10 +96,13 @@ def check_scale(scale: Tensor, largest: float, low: float, high: float, fmt: For
         )
 
 
-def losses(groups: Tensor, grid: Grid, codes: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
-    """Return the summed squared error of each group, float32 (rows, groups)."""
-    back = grid.steps(codes, zero) * scale.float()[..., None]
-    return (groups - back).square_().sum(-1)
+def losses(
+    groups: Tensor, grid: Grid, scale: Tensor, zero: Tensor | None, inside: Tensor | None = None
+) -> Tensor:
+    """Return the least summed squared error of each group, float32 (rows, groups); see ``inside_groups``."""
+    back = grid.steps(grid.codes(groups, scale, zero), zero) * scale.float()[..., None]
+    error = (groups - back).square_()
+    return (error if inside is None else error.mul_(inside)).sum(-1)
 
 
 def made(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from qslm_opt.errors import SettingError
-from qslm_opt.quant.base import QuantizedTensor, int_layout, quantize, register, split_groups
+from qslm_opt.quant.base import QuantizedTensor, inside_groups, int_layout, quantize, register, split_groups
 from qslm_opt.quant.grid import Grid, made
 
 if TYPE_CHECKING:
@@ -55,24 +55,29 @@ class HalfQuadratic:
         start = quantize(weight, fmt, "rtn")
         groups = split_groups(weight.detach().float(), int_layout(fmt))
         assert start.zero is not None
-        zero = fit_zero(groups, Grid.of(fmt), start.scale, start.zero.float())
+        inside = inside_groups(weight, int_layout(fmt))
+        zero = fit_zero(groups, Grid.of(fmt), start.scale, start.zero.float(), inside)
         stored = zero.clamp(-65504.0, 65504.0).to(start.scale.dtype)
         return made(groups, Grid.of(fmt), start.scale, stored, fmt, tuple(weight.shape))
 
 
-def fit_zero(groups: Tensor, grid: Grid, scale: Tensor, zero: Tensor) -> Tensor:
+def fit_zero(
+    groups: Tensor, grid: Grid, scale: Tensor, zero: Tensor, inside: Tensor | None = None
+) -> Tensor:
     """Return zero points, float32 (rows, groups), whose lp error is not above that of ``zero``."""
     steps = scale.float()[..., None]
     size = groups.abs().amax(-1, keepdim=True).clamp(min=_TINY)  # the formulas are for weights of about 1
     best, least, beta = zero, None, BETA
+    share = torch.ones_like(groups[:1]) if inside is None else inside
     for _ in range(ROUNDS):
         codes = grid.codes(groups, scale, zero)
         error = groups - grid.steps(codes, zero) * steps
-        norm = error.abs().pow(P_NORM).sum(-1)
+        norm = (error.abs().pow(P_NORM) * share).sum(-1)
         least = norm if least is None else least
         better = norm < least
         best, least = torch.where(better, zero, best), torch.where(better, norm, least)
-        zero = (codes - (groups - _shrink(error / size, beta) * size) / steps).mean(-1)
+        wanted = codes - (groups - _shrink(error / size, beta) * size) / steps
+        zero = (wanted * share).sum(-1) / share.sum(-1)
         beta *= KAPPA
     return best
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from qslm_opt.quant.base import QuantizedTensor, int_layout, quantize, register, split_groups
+from qslm_opt.quant.base import QuantizedTensor, inside_groups, int_layout, quantize, register, split_groups
 from qslm_opt.quant.grid import SMALLEST_FP32, Grid, losses, made, stored_scale
 from qslm_opt.quant.rtn import coarse, zero_point
 
@@ -57,45 +57,45 @@ class LeastSquares:
         """See Quantizer."""
         start = quantize(weight, fmt, "rtn")
         groups = split_groups(weight.detach().float(), int_layout(fmt))
-        fit = fitted(groups, start, fmt)
+        fit = fitted(groups, start, fmt, inside_groups(weight, int_layout(fmt)))
         return made(groups, Grid.of(fmt), fit.scale, fit.zero, fmt, tuple(weight.shape))
 
 
-def fitted(groups: Tensor, start: QuantizedTensor, fmt: Format) -> Fit:
-    """Return the best fit found from the scales of ``start``."""
+def fitted(groups: Tensor, start: QuantizedTensor, fmt: Format, inside: Tensor | None) -> Fit:
+    """Return the best fit found from the scales of ``start``; see ``inside_groups``."""
     grid = Grid.of(fmt)
-    fit = _first(groups, grid, start)
+    fit = _first(groups, grid, start, inside)
     low, high = groups.amin(-1).clamp(max=0.0), groups.amax(-1).clamp(min=0.0)
     widest = high - low if start.zero is not None else torch.maximum(-low, high)
     least = SMALLEST_SHARE / 10 if coarse(fmt) or fmt.levels <= 4 else SMALLEST_SHARE
     for share in torch.linspace(1.0, least, SHRINKS).tolist():
         scale = stored_scale(widest.double() * share / grid.top, fmt, cover=False)
         zero = zero_point(low * share, scale, fmt)
-        fit.offer(scale, zero, losses(groups, grid, grid.codes(groups, scale, zero), scale, zero))
-    return refined(groups, grid, fit, fmt)
+        fit.offer(scale, zero, losses(groups, grid, scale, zero, inside))
+    return refined(groups, grid, fit, fmt, inside)
 
 
-def refined(groups: Tensor, grid: Grid, fit: Fit, fmt: Format) -> Fit:
+def refined(groups: Tensor, grid: Grid, fit: Fit, fmt: Format, inside: Tensor | None) -> Fit:
     """Improve scale and codes in turn, for as long as any group gets better."""
     for _ in range(ROUNDS):
         before = fit.loss
         steps = grid.steps(grid.codes(groups, fit.scale, fit.zero), fit.zero)
+        steps = steps if inside is None else steps * inside
         square = steps.square().sum(-1)
         best = (groups * steps).sum(-1) / square.clamp(min=SMALLEST_FP32)
         scale = stored_scale(best.double().clamp(min=0.0), fmt, cover=False)
         scale = torch.where(square > 0, scale, fit.scale)
-        fit.offer(scale, fit.zero, losses(groups, grid, grid.codes(groups, scale, fit.zero), scale, fit.zero))
+        fit.offer(scale, fit.zero, losses(groups, grid, scale, fit.zero, inside))
         if torch.equal(before, fit.loss):
             break
     return fit
 
 
-def _first(groups: Tensor, grid: Grid, start: QuantizedTensor) -> Fit:
+def _first(groups: Tensor, grid: Grid, start: QuantizedTensor, inside: Tensor | None) -> Fit:
     zero = start.zero
     if zero is not None and grid.whole_zeros:
         zero = zero.float()
-    codes = grid.codes(groups, start.scale, zero)
-    return Fit(start.scale, zero, losses(groups, grid, codes, start.scale, zero))
+    return Fit(start.scale, zero, losses(groups, grid, start.scale, zero, inside))
 
 
 register(LeastSquares())

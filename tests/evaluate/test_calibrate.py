@@ -57,7 +57,7 @@ def test_moments_are_those_of_each_sequence_alone(classify):
 
 
 def test_a_compensated_setting_loses_less_than_others():
-    lm = session("demo", calibration=24, window=64)
+    lm = session("demo", calibration=16, window=64, limit=3)
 
     def loss(quantizer: str) -> float:
         setting = QuantSetting({"network": Format.parse("int2/channel/midrise")}, quantizer=quantizer)
