@@ -9,13 +9,13 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from qslm_opt.data import TASK_KIND, load_task
-from qslm_opt.errors import ModelError
+from qslm_opt.data import CALIBRATION_SEQUENCES, CALIBRATION_SPLIT, TASK_KIND, load_task
+from qslm_opt.errors import ModelError, UsageError
 from qslm_opt.evaluate.engine import CODE_VERSION, Engine, silent
 from qslm_opt.formats import Layout
 from qslm_opt.hierarchy.discover import discover
 from qslm_opt.models import load_model
-from qslm_opt.quant import get_quantizer
+from qslm_opt.quant import get_quantizer, is_calibrated
 from qslm_opt.results import Baseline, Evaluation, PowerWindow, Progress
 from qslm_opt.setting import UNQUANTIZED, QuantSetting
 
@@ -46,7 +46,18 @@ class Session:
         self.spec, self.model, self.hierarchy, self.data = spec, model, hierarchy, data
         self.engine = Engine(
             model, hierarchy, data, device=spec.device, batch=spec.window_batch, matmul=spec.matmul,
-            prefix_bytes=prefix_bytes, reorder=reorder, narrate=narrate,
+            prefix_bytes=prefix_bytes, reorder=reorder, calibration=lambda: self.calibration,
+            narrate=narrate,
+        )  # fmt: skip
+
+    @cached_property
+    def calibration(self) -> TaskData:
+        """The text that calibrated quantizers look at; DataError or UsageError where it cannot be had."""
+        spec = self.spec
+        return load_task(
+            spec.task, self.model.need_tokenizer(), data_dir=spec.data,
+            split=spec.calibration_split or CALIBRATION_SPLIT[spec.task], window=spec.window,
+            limit=spec.calibration or CALIBRATION_SEQUENCES[TASK_KIND[spec.task]],
         )  # fmt: skip
 
     @classmethod
@@ -76,21 +87,28 @@ class Session:
                 f"has {model.config.vocab_size} rows; put the tokenizer the model was trained with beside it."
             )
         shapes = {name: tuple(tensor.shape) for name, tensor in model.tensors.items()}
-        return cls(spec, model, discover(model.config, shapes, kind, model.ties), data, narrate)
+        session = cls(spec, model, discover(model.config, shapes, kind, model.ties), data, narrate)
+        if is_calibrated(spec.quantizer):
+            _check_calibration(session)
+        return session
 
     def fingerprint(self) -> dict[str, str]:
         """Return what must not change while a study lasts.
 
-        Hashes of weights, data and spec, the version of the evaluation, and the arithmetic: device type,
-        precision and scan kernels. A baseline of one arithmetic says nothing about candidates of another.
+        Hashes of weights, data and spec (and of the calibration text, where the quantizer looks at one), the
+        version of the evaluation, and the arithmetic: device type, precision and scan kernels. A baseline of
+        one arithmetic says nothing about candidates of another.
         """
-        return {
+        found = {
             "weights": self.model.weights_hash,
             "data": self.data.data_hash,
             "spec": self.spec.hash(),
             "code": CODE_VERSION,
             "arithmetic": self.engine.arithmetic,
         }
+        if is_calibrated(self.spec.quantizer):
+            found["calibration"] = self.calibration.data_hash
+        return found
 
     @cached_property
     def _baseline(self) -> Baseline:
@@ -142,6 +160,15 @@ class Session:
                 items += self.engine.evaluate(setting, report=enough, fresh=True).used
                 runs += 1
         return window.result(items=items, repeats=runs)
+
+
+def _check_calibration(session: Session) -> None:
+    """Load the calibration text; UsageError when it is what the model is measured on."""
+    if session.calibration.split == session.data.split:
+        raise UsageError(
+            f"quantizer {session.spec.quantizer!r} would be calibrated on split {session.data.split!r}, "
+            "which the model is measured on; give another --calibration-split."
+        )
 
 
 def _check_heads(model: LoadedModel, task: str, kind: str) -> None:

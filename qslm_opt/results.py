@@ -211,7 +211,8 @@ class TrialRecord:
     state: TrialState
     tier: str
     unit: str
-    bits: int
+    bits: float
+    """Width of the step that was tried: a whole number, or 1.58 for ternary."""
     setting: str
     """Canonical JSON of the QuantSetting."""
     digest: str

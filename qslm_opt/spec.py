@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qslm_opt.errors import SpecError, UsageError, did_you_mean
-from qslm_opt.formats import MAX_BITS, MIN_BITS, Format, Layout
+from qslm_opt.formats import WIDTHS, Bits, Format, Layout, plain_bits
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,6 +28,8 @@ _UNITS = {
 }  # fmt: skip
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z%]*)")
 BOUNDS = ("max_drop", "min_accuracy", "max_increase", "max_perplexity")
+_LATER = ("calibration_split", "calibration")
+"""Keys that earlier releases had not: left out of the hash where they are as if not given."""
 _NOT_DECIDING = ("name", "device", "matmul", "lam", "seed", "model", "data", "power_window")
 """Keys that the spec's hash leaves out: what model, data, device and matmul lead to is in the fingerprint."""
 MOST_POWER_WINDOW = 600.0
@@ -54,13 +56,18 @@ class StudySpec:
     """Perplexity must be at most this."""
     lam: float = 0.2
     """λ of Eq. 1: weight of the memory ratio in the score. Ranks only; decides no verdict."""
-    precisions: tuple[int, ...] = DEFAULT_PRECISIONS
-    """Bits that are tried, descending."""
-    sensitivity_precisions: tuple[int, ...] | None = None
+    precisions: tuple[Bits, ...] = DEFAULT_PRECISIONS
+    """Bits that are tried, descending: 16 to 2, 1.58 (ternary) and 1."""
+    sensitivity_precisions: tuple[Bits, ...] | None = None
     """Bits of the sensitivity sweep; None means all of ``precisions``."""
     layout: str = "channel/affine"
-    """Scales of the searched formats: tensor, channel or groupN, then affine or symmetric."""
+    """Scales of the searched formats: tensor, channel or groupN / affine, offset, symmetric or midrise."""
     quantizer: str = "rtn"
+    """Algorithm that chooses scales and codes: rtn, mse, hqq, gptq or paper."""
+    calibration_split: str | None = None
+    """Split that a calibrated quantizer (gptq) looks at; None takes the task's own."""
+    calibration: int | None = None
+    """How many windows or sentences of it; None takes the task's own."""
     fixed: str = "fp16"
     """Format of the live tensors that are not searched (LayerNorm, time_*)."""
     sign_embedding: bool = True
@@ -97,7 +104,7 @@ class StudySpec:
             _check_precisions("sensitivity_precisions", self.sensitivity_precisions)
         if not 0 <= self.lam < float("inf"):
             raise SpecError(f"lambda {self.lam} is out of range; it must be 0 or more and finite.")
-        for key in ("window", "limit", "window_batch"):
+        for key in ("window", "limit", "window_batch", "calibration"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise SpecError(f"{key} {value} is out of range; it must be at least 1.")
@@ -165,7 +172,9 @@ class StudySpec:
 
     def decides(self) -> dict[str, Any]:
         """Return the keys that decide the study's results; name, λ, seed, device and paths do not."""
-        return {k: v for k, v in json.loads(self.to_json()).items() if k not in _NOT_DECIDING}
+        usual = {f.name: f.default for f in fields(self) if f.name in _LATER}
+        values = json.loads(self.to_json()).items()
+        return {k: v for k, v in values if k not in _NOT_DECIDING and (k not in usual or v != usual[k])}
 
     def hash(self) -> str:
         """Return 16 hex digits over ``decides()``."""
@@ -265,10 +274,9 @@ def _check_task(spec: StudySpec) -> None:
         raise SpecError(f"max_perplexity {spec.max_perplexity} is out of range; it must be 1 or more.")
 
 
-def _check_precisions(key: str, bits: tuple[int, ...]) -> None:
-    bad = [b for b in bits if not MIN_BITS <= b <= MAX_BITS]
-    if bad or not bits:
-        raise SpecError(f"{key} {list(bits)} must hold one or more widths of {MIN_BITS} to {MAX_BITS} bits.")
+def _check_precisions(key: str, bits: tuple[Bits, ...]) -> None:
+    if not bits or any(b not in WIDTHS for b in bits):
+        raise SpecError(f"{key} {list(bits)} must hold one or more widths of 2 to 16 bits, 1.58 or 1.")
     if list(bits) != sorted(set(bits), reverse=True):
         raise SpecError(f"{key} {list(bits)} must fall strictly, for instance 8,6,4.")
 
@@ -279,7 +287,7 @@ def _typed(key: str, value: Any) -> Any:
         "lam": (int, float), "lambda": (int, float), "max_drop": (int, float),
         "min_accuracy": (int, float), "max_perplexity": (int, float), "power_window": (int, float),
         "max_increase": (int, float, str), "memory_budget": (int, str),
-        "window": (int,), "limit": (int,), "window_batch": (int,), "seed": (int,),
+        "window": (int,), "limit": (int,), "window_batch": (int,), "seed": (int,), "calibration": (int,),
         "rescale_every": (int,), "sign_embedding": (bool,), "pins": (dict,),
         "precisions": (list, tuple), "sensitivity_precisions": (list, tuple),
     }  # fmt: skip
@@ -290,9 +298,9 @@ def _typed(key: str, value: Any) -> Any:
     if key in ("max_increase", "memory_budget"):
         return str(value)
     if key in ("precisions", "sensitivity_precisions"):
-        if not all(isinstance(b, int) and not isinstance(b, bool) for b in value):
-            raise SpecError(f"{key} {value!r} must hold whole numbers such as 8, 6, 4.")
-        return tuple(value)
+        if not all(isinstance(b, (int, float)) and not isinstance(b, bool) for b in value):
+            raise SpecError(f"{key} {value!r} must hold numbers such as 8, 4, 1.58.")
+        return tuple(plain_bits(b) for b in value)
     if key == "pins":
         for unit, text in value.items():
             if not isinstance(text, str):

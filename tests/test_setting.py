@@ -44,9 +44,9 @@ UNITS = tree().units()
 format_values = st.one_of(
     st.sampled_from([FP32, FP16, SIGN]),
     st.builds(
-        lambda bits, symmetric: Layout("channel", 0, symmetric).with_bits(bits),
+        lambda bits, symmetry: Layout("channel", 0, symmetry).with_bits(bits),
         st.integers(2, 16),
-        st.booleans(),
+        st.sampled_from(["affine", "symmetric", "midrise"]),
     ),
 )
 settings_ = st.builds(

@@ -27,7 +27,7 @@ class GridCell:
     text: str
     role: str
     unit: str
-    bits: int = 0
+    bits: float = 0
 
 
 CellMaker = Callable[["Module | None", str], GridCell]
@@ -46,14 +46,14 @@ class Grid:
     """What is said beside each row where there is room; empty or one a row."""
 
 
-def heat_of_bits(bits: int) -> int:
+def heat_of_bits(bits: float) -> int:
     """Return the heat level of a width: 2 bits and less are cold."""
     return sum(bits > step for step in _BIT_STEPS)
 
 
 def bits_text(fmt: Format) -> str:
     """Return ``4`` for int4, ``16f`` for fp16, ``1s`` for a sign."""
-    return {"int": f"{fmt.bits}", "float": f"{fmt.bits}f", "sign": "1s"}[fmt.kind]
+    return {"float": f"{fmt.bits}f", "sign": "1s"}.get(fmt.kind, f"{fmt.bits}")
 
 
 def searched_modules(block: Block) -> list[Module]:
@@ -146,7 +146,7 @@ def sensitivity_grid(view: StudyView) -> Grid:
     return Grid((tuple(f"{bits} bits" for bits in levels),), tuple(rows))
 
 
-def _rise_cell(rise: float | None, top: float, unit: str, bits: int) -> GridCell:
+def _rise_cell(rise: float | None, top: float, unit: str, bits: float) -> GridCell:
     if rise is None:
         return GridCell(glyphs().waiting, "dim", unit, bits)
     return GridCell(rise_text(rise), f"warm{_warmth(rise, top)}", unit, bits)

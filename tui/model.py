@@ -229,7 +229,7 @@ class StudyView:
         return QuantSetting.from_json(record.setting)
 
 
-def sensitivity(view: StudyView) -> dict[tuple[str, int], float]:
+def sensitivity(view: StudyView) -> dict[tuple[str, float], float]:
     """Return (block, bits) → increase of the mean loss in nats against the baseline.
 
     Read from the sensitivity tier's measured trials; empty before the baseline is known.

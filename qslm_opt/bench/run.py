@@ -25,7 +25,7 @@ from qslm_opt.bench.speeds import OUT_OF_MEMORY, PLAIN_MODE, Row, measure_speeds
 from qslm_opt.bench.study import StudySpeeds, measure_studies, variants
 from qslm_opt.errors import DeviceError, UsageError
 from qslm_opt.evaluate.engine import pick_device
-from qslm_opt.formats import MAX_BITS, MIN_BITS
+from qslm_opt.formats import WIDTHS
 from qslm_opt.kernels.ops import available_precisions, pick_precision
 
 if TYPE_CHECKING:
@@ -72,9 +72,9 @@ class Bench:
 
     def __init__(self, options: Options, tell: Callable[[str], None]) -> None:
         """Look for the device; UsageError or DeviceError when a choice cannot be."""
-        if options.bits != FULL_BITS and not MIN_BITS <= options.bits <= MAX_BITS:
+        if options.bits != FULL_BITS and options.bits not in WIDTHS:
             raise UsageError(
-                f"--bits {options.bits} is out of range; use {MIN_BITS} to {MAX_BITS}, or {FULL_BITS} for "
+                f"--bits {options.bits} is out of range; use 1 to {max(WIDTHS)}, or {FULL_BITS} for "
                 "unquantized weights."
             )
         self.options, self._tell = options, tell

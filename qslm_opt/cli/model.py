@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qslm_opt.cli.model_options import (
+    Calibration,
+    CalibrationSplit,
     Data,
     Device,
     EmbedSpike,
@@ -28,7 +30,6 @@ from qslm_opt.cli.model_options import (
     Window,
 )
 from qslm_opt.cli.model_session import (
-    bits_list,
     check_choice,
     kind_of,
     open_session,
@@ -49,6 +50,8 @@ from qslm_opt.cli.output import (
     size,
     table_width,
 )
+from qslm_opt.cli.spec_flags import bits_list
+from qslm_opt.formats import plain_bits
 
 if TYPE_CHECKING:
     from qslm_opt.pipeline import Session
@@ -109,13 +112,17 @@ def evaluate(
     split: Split = None,
     window: Window = None,
     limit: Limit = None,
-    bits: Annotated[int | None, typer.Option("--bits", help="2 to 16, or 32 for float32.")] = None,
+    bits: Annotated[
+        float | None, typer.Option("--bits", help="2 to 16, 1.58 (ternary), 1, or 32 for float32.")
+    ] = None,
     setting: Annotated[
         Path | None, typer.Option("--setting", metavar="FILE", help="Quantization setting as JSON.")
     ] = None,
     scope: Scope = None,
     quantizer: Quantizer = None,
     layout: Layout = None,
+    calibration_split: CalibrationSplit = None,
+    calibration: Calibration = None,
     sign_embedding: SignEmbedding = True,
     embed_spike: EmbedSpike = "on",
     rescale_every: RescaleEvery = 0,
@@ -124,12 +131,13 @@ def evaluate(
     json: Json = False,
 ) -> None:  # fmt: skip
     """Measure a model on a task: unquantized, at so many bits, or with a setting from a file."""
+    bits = None if bits is None else plain_bits(bits)
     check_choice(bits, setting, scope, quantizer, layout, sign_embedding)
     given = read_setting(setting) if setting is not None else None
     spec = spec_of(
         model, task, data=data, split=split, window=window, limit=limit, quantizer=quantizer, layout=layout,
         sign_embedding=sign_embedding, embed_spike=embed_spike, rescale_every=rescale_every, device=device,
-        matmul=matmul,
+        matmul=matmul, calibration_split=calibration_split, calibration=calibration,
     )  # fmt: skip
     session = open_session(spec, narrate)
     chosen = given or setting_of(spec, session.hierarchy, bits, scope or "searched")
@@ -157,6 +165,8 @@ def analyze(
     ] = None,
     quantizer: Quantizer = None,
     layout: Layout = None,
+    calibration_split: CalibrationSplit = None,
+    calibration: Calibration = None,
     sign_embedding: SignEmbedding = True,
     embed_spike: EmbedSpike = "on",
     rescale_every: RescaleEvery = 0,
@@ -170,7 +180,8 @@ def analyze(
     spec = spec_of(
         model, task, data=data, split=split, window=window, limit=limit, quantizer=quantizer, layout=layout,
         sign_embedding=sign_embedding, embed_spike=embed_spike, rescale_every=rescale_every, device=device,
-        matmul=matmul, sensitivity_precisions=bits_list(precisions),
+        matmul=matmul, sensitivity_precisions=bits_list("--precisions", precisions),
+        calibration_split=calibration_split, calibration=calibration,
     )  # fmt: skip
     session = open_session(spec, narrate)
     with _steps() as tell:

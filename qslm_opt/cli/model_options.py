@@ -25,12 +25,23 @@ Window = Annotated[
 Limit = Annotated[int | None, typer.Option("--limit", help="Only the first so many windows or sentences.")]
 Layout = Annotated[
     str | None,
-    typer.Option("--layout", help="Scales: tensor, channel or groupN, then /affine or /symmetric. "
-                 "Without it channel/affine, with --quantizer paper tensor/affine.", show_default=False),
+    typer.Option("--layout", help="Scales: tensor, channel or groupN, then /affine, /offset, /symmetric or "
+                 "/midrise. Without it channel/affine, with --quantizer paper tensor/affine, with hqq "
+                 "channel/offset.", show_default=False),
 ]  # fmt: skip
 Quantizer = Annotated[
     str | None,
-    typer.Option("--quantizer", help="rtn, or the authors' own: paper; rtn without it.", show_default=False),
+    typer.Option("--quantizer", help="rtn, mse, hqq, gptq, or the authors' own: paper; rtn without it.",
+                 show_default=False),
+]  # fmt: skip
+CalibrationSplit = Annotated[
+    str | None,
+    typer.Option("--calibration-split", help="Split that gptq looks at; the task's own without it.",
+                 show_default=False),
+]  # fmt: skip
+Calibration = Annotated[
+    int | None,
+    typer.Option("--calibration", help="How many windows or sentences gptq looks at.", show_default=False),
 ]
 Scope = Annotated[
     str | None,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qslm_opt.errors import UsageError, did_you_mean
-from qslm_opt.formats import FP32, Layout
+from qslm_opt.formats import FP32, Bits, Layout
 
 if TYPE_CHECKING:
     from qslm_opt.data import TaskKind
@@ -36,7 +36,7 @@ def spec_of(model: str, task: str, *, quantizer: str | None, layout: str | None,
 
     bound = {"max_drop": 1.0} if kind_of(task) == "classification" else {"max_increase": "1e9"}
     quantizer = quantizer or "rtn"
-    layout = layout or ("tensor/affine" if quantizer == "paper" else "channel/affine")
+    layout = layout or {"paper": "tensor/affine", "hqq": "channel/offset"}.get(quantizer, "channel/affine")
     values = {"name": "model", "model": model, "task": task, "memory_budget": "100%", "quantizer": quantizer}
     return StudySpec.from_mapping({**values, **bound, "layout": layout, **keys})
 
@@ -51,18 +51,8 @@ def open_session(spec: StudySpec, narrate: Callable[[str], None]) -> Session:
     return Session.open(spec, narrate)
 
 
-def bits_list(text: str | None) -> tuple[int, ...] | None:
-    """Read ``8,4,2``."""
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"--precisions {text!r} is no list of bits; write for instance 8,4,2.") from None
-
-
 def check_choice(
-    bits: int | None,
+    bits: Bits | None,
     setting: Path | None,
     scope: str | None,
     quantizer: str | None,
@@ -71,7 +61,7 @@ def check_choice(
 ) -> None:
     """Raise UsageError when a flag of ``model evaluate`` cannot be, does nothing, or contradicts another."""
     if bits is not None:
-        Layout().with_bits(bits)
+        (Layout.parse(layout) if layout else Layout()).with_bits(bits)
     if bits is not None and setting is not None:
         raise UsageError(f"--bits {bits} and --setting {setting} exclude each other; give one of them.")
     if not sign_embedding and (bits is None or scope in ("all", "linear")):
@@ -96,7 +86,7 @@ def read_setting(path: Path) -> QuantSetting:
     return QuantSetting.from_json(text)
 
 
-def setting_of(spec: StudySpec, hierarchy: Hierarchy, bits: int | None, scope: str) -> QuantSetting:
+def setting_of(spec: StudySpec, hierarchy: Hierarchy, bits: Bits | None, scope: str) -> QuantSetting:
     """Return what ``--bits`` means in ``scope``; without it, or at 32 bits, nothing is quantized."""
     from qslm_opt.hierarchy.tree import NETWORK
     from qslm_opt.search.space import SearchSpace

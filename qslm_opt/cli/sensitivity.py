@@ -26,7 +26,7 @@ class Cell:
     """One block at one precision, everything else unquantized."""
 
     block: str
-    bits: int
+    bits: float
     run: Evaluation
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qslm_opt.errors import UsageError
+from qslm_opt.formats import Bits, plain_bits
 from qslm_opt.spec import BOUNDS, StudySpec, read_toml
 
 
@@ -28,12 +29,12 @@ def make_spec(name: str | None, file: Path | None, flags: Mapping[str, Any]) -> 
     return StudySpec.from_mapping({**values, **given})
 
 
-def bits_list(flag: str, text: str | None) -> tuple[int, ...] | None:
-    """Read ``16,8,4``."""
+def bits_list(flag: str, text: str | None) -> tuple[Bits, ...] | None:
+    """Read ``16,8,4,1.58``."""
     if text is None:
         return None
     try:
-        return tuple(int(part) for part in text.split(","))
+        return tuple(plain_bits(float(part)) for part in text.split(","))
     except ValueError:
         raise UsageError(f"{flag} {text!r} is no list of bits; write for instance 8,4,2.") from None
 

@@ -40,18 +40,27 @@ Lambda = Annotated[
 ]
 Precisions = Annotated[
     str | None,
-    _flag("--precisions", _SPACE, "Bits to try, falling. [default: 16,12,10,8,6,5,4,3,2]", "BITS"),
-]
+    _flag("--precisions", _SPACE,
+          "Bits to try, falling: 16 to 2, 1.58 (ternary), 1. [default: 16,12,10,8,6,5,4,3,2]", "BITS"),
+]  # fmt: skip
 SensitivityPrecisions = Annotated[
     str | None,
     _flag("--sensitivity-precisions", _SPACE, "Bits of the sensitivity sweep. [default: all]", "BITS"),
 ]
 Layout = Annotated[
     str | None,
-    _flag("--layout", _SPACE, "Scales: tensor, channel or groupN, then /affine or /symmetric. "
-                              "[default: channel/affine]"),
+    _flag("--layout", _SPACE, "Scales: tensor, channel or groupN, then /affine, /offset, /symmetric or "
+                              "/midrise. [default: channel/affine]"),
 ]  # fmt: skip
-Quantizer = Annotated[str | None, _flag("--quantizer", _SPACE, "rtn or paper. [default: rtn]")]
+Quantizer = Annotated[
+    str | None, _flag("--quantizer", _SPACE, "rtn, mse, hqq, gptq or paper. [default: rtn]")
+]
+CalibrationSplit = Annotated[
+    str | None, _flag("--calibration-split", _DATA, "Split that gptq looks at; the task's own without it.")
+]
+Calibration = Annotated[
+    int | None, _flag("--calibration", _DATA, "How many windows or sentences gptq looks at.")
+]
 Fixed = Annotated[
     str | None,
     _flag("--fixed", _SPACE, "Format of what is not searched (LayerNorm, time_*). [default: fp16]"),

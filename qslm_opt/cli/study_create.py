@@ -74,6 +74,8 @@ def create(
     split: keys.Split = None,
     window: keys.Window = None,
     limit: keys.Limit = None,
+    calibration_split: keys.CalibrationSplit = None,
+    calibration: keys.Calibration = None,
     window_batch: keys.WindowBatch = None,
     matmul: keys.Matmul = None,
     embed_spike: keys.EmbedSpike = None,
@@ -113,6 +115,7 @@ def create(
             "pins": pins(pin or ()), "data": data, "split": split, "window": window, "limit": limit,
             "window_batch": window_batch, "matmul": matmul, "embed_spike": embed_spike,
             "rescale_every": rescale_every, "seed": seed, "device": device, "power_window": power_window,
+            "calibration_split": calibration_split, "calibration": calibration,
         },
     )  # fmt: skip
     made = made.located(Path.cwd())

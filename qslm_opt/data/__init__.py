@@ -17,8 +17,15 @@ TASK_KIND: dict[str, TaskKind] = {
 }
 """Every task, and whether its metric is perplexity (``lm``) or accuracy (``classification``)."""
 
+CALIBRATION_SPLIT: dict[str, str] = {
+    "demo": "train", "demo-classify": "train", "sst2": "train", "wikitext2": "validation"
+}  # fmt: skip
+"""What calibrated quantizers look at unless told otherwise: never what the task is measured on by default."""
+CALIBRATION_SEQUENCES: dict[TaskKind, int] = {"lm": 32, "classification": 1024}
+"""How many windows or sentences of it, unless told otherwise: about 25,000 tokens."""
+
 _PUBLIC = {"TaskData": "qslm_opt.data.taskdata", "load_task": "qslm_opt.data.tasks"}
-__all__ = ["TASK_KIND", "TaskKind", *_PUBLIC]
+__all__ = ["CALIBRATION_SEQUENCES", "CALIBRATION_SPLIT", "TASK_KIND", "TaskKind", *_PUBLIC]
 
 if TYPE_CHECKING:
     from qslm_opt.data.taskdata import TaskData as TaskData

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from qslm_opt import __version__
 from qslm_opt.errors import DeviceError, NumericsError, UsageError
 from qslm_opt.evaluate.batches import Batch, make_batches
+from qslm_opt.evaluate.calibrate import input_moments
 from qslm_opt.evaluate.memory import live_bytes
 from qslm_opt.evaluate.order import Evidence, hardness_strata
 from qslm_opt.evaluate.prefix import Boundary, PrefixCache, boundary_keys
@@ -113,6 +114,7 @@ class Engine:
         dtype: torch.dtype = torch.float32,
         prefix_bytes: int | None = None,
         reorder: bool = True,
+        calibration: Callable[[], TaskData] | None = None,
         narrate: Callable[[str], None] = silent,
     ) -> None:
         """Place the model on ``device``.
@@ -125,6 +127,7 @@ class Engine:
             dtype: float32, or float64 for golden numbers.
             prefix_bytes: bound of the boundary cache; 0 turns it off, None takes ``PREFIX_BYTES``.
             reorder: compute first what decides soonest.
+            calibration: gives the text that calibrated quantizers look at; asked for once, when one does.
             narrate: told once, in one line, when memory runs out and batches get smaller.
         """
         self.device = pick_device(device)
@@ -139,8 +142,10 @@ class Engine:
         free, total = self._gpu_bytes()
         self._view = QuantizedView(
             on_device, hierarchy, min(CACHE_BYTES[kind], int(WEIGHTS_SHARE * free)), ops.weight,
-            spikegpt.products(model.config),
+            spikegpt.products(model.config), self._input_moments,
         )  # fmt: skip
+        self._model, self._calibration = model, calibration
+        self._moments: dict[str, Tensor] | None = None
         self._fp32_bytes = hierarchy.fp32_bytes()
         limit = min(PREFIX_BYTES[kind], int(PREFIX_SHARE * free)) if prefix_bytes is None else prefix_bytes
         self._prefix_limit, self._reorder = limit, reorder
@@ -152,6 +157,16 @@ class Engine:
         """Whether the last evaluation began anywhere behind kept activations."""
         self._keys: dict[str, list[str]] = {}
         self._arrange()
+
+    def _input_moments(self) -> dict[str, Tensor]:
+        """Return the mean of x xᵀ of what every matrix reads, measured once."""
+        if self._moments is None:
+            if self._calibration is None:
+                raise UsageError("this engine has no calibration text; use a quantizer without, such as mse.")
+            data = self._calibration()
+            self._narrate(f"calibrating on {len(data.sequences):,} sequences of split {data.split!r}")
+            self._moments = input_moments(self._model.tensors, self.config, data, self.device)
+        return self._moments
 
     def _gpu_bytes(self) -> tuple[int, int]:
         """Free and all bytes of a GPU; a CPU's memory is not asked for.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from qslm_opt.errors import ModelError, NumericsError
 from qslm_opt.formats import FP32, Format
-from qslm_opt.quant.base import get_quantizer, quantize, quantize_dequantize
+from qslm_opt.quant.base import get_quantizer, is_calibrated, quantize, quantize_dequantize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from qslm_opt.setting import QuantSetting
 
 NO_PRODUCTS: Mapping[str, bool] = MappingProxyType({})
+Moments = Callable[[], "Mapping[str, Tensor]"]
+"""Gives the mean of x xᵀ over the inputs x of each matrix, by its name."""
 CACHE_BYTES = {"cpu": 2**31, "cuda": 2**34}
 """Most memory of the quantized tensors that are kept, by device type."""
 
@@ -39,11 +42,13 @@ class QuantizedView:
         cache_bytes: int = CACHE_BYTES["cpu"],
         weight: MakeWeight | None = None,
         products: Mapping[str, bool] = NO_PRODUCTS,
+        moments: Moments = dict,
     ) -> None:
         """Keep a reference to ``tensors``; raise ModelError when one of the hierarchy is missing.
 
         With ``weight`` the live tensors of ``products`` (name → whether it is the language-model head) come
         out as what it makes of them: codes keep their scale apart, so that products see whole numbers.
+        ``moments`` is asked by quantizers that are calibrated.
         """
         missing = [t.name for t in hierarchy.tensors() if t.name not in tensors]
         if missing:
@@ -55,7 +60,7 @@ class QuantizedView:
         self._hierarchy = hierarchy
         self._ties = {t.name: t.tied_to for t in hierarchy.tensors() if t.live and t.tied_to is not None}
         live = {t.name for t in hierarchy.tensors() if t.live}
-        self._weight = weight
+        self._weight, self._moments = weight, moments
         self._products = {n: head for n, head in products.items() if weight is not None and n in live}
         self._cache: OrderedDict[tuple[str, Format, str], Weight] = OrderedDict()
         self._cache_limit = cache_bytes
@@ -96,7 +101,7 @@ class QuantizedView:
         product = name in self._products
         if fmt == FP32 and not product:
             return self._tensors[source]
-        key = (name if product else source, fmt, quantizer if fmt.kind == "int" else "")
+        key = (name if product else source, fmt, quantizer if fmt.layout is not None else "")
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
@@ -105,7 +110,8 @@ class QuantizedView:
             if product:
                 value = self._product(name, weight, fmt, quantizer)
             else:
-                value = quantize_dequantize(weight, fmt, quantizer).to(weight.dtype)
+                moment = self._moment(name, fmt, quantizer)
+                value = quantize_dequantize(weight, fmt, quantizer, moment).to(weight.dtype)
         except NumericsError as error:
             raise NumericsError(f"tensor {source!r}: {error}") from None
         self._keep(key, value)
@@ -114,9 +120,15 @@ class QuantizedView:
     def _product(self, name: str, weight: Tensor, fmt: Format, quantizer: str) -> Weight:
         assert self._weight is not None
         head = self._products[name]
-        if fmt.kind != "int":
+        if fmt.layout is None:
             return self._weight(quantize_dequantize(weight, fmt, quantizer), None, head=head)
-        return self._weight(*quantize(weight, fmt, quantizer).factors(), head=head)
+        moment = self._moment(name, fmt, quantizer)
+        return self._weight(*quantize(weight, fmt, quantizer, moment).factors(), head=head)
+
+    def _moment(self, name: str, fmt: Format, quantizer: str) -> Tensor | None:
+        if fmt.layout is None or not is_calibrated(quantizer):
+            return None
+        return self._moments().get(name)
 
     def _keep(self, key: tuple[str, Format, str], value: Weight) -> None:
         """Cache a tensor and drop those unused for longest beyond the limit."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, log10
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch.nn.functional import pad
@@ -31,43 +31,49 @@ class QuantizedTensor:
     """Integer codes with what is needed to read them: what a packed file stores of one tensor."""
 
     codes: Tensor
-    """int32, shape of the weight."""
+    """int32, shape of the weight, each as ``qslm_opt.formats`` describes; -1, 0 or 1 for ternary."""
     scale: Tensor
     """(rows, groups) in the precision that is stored: float16 or float32. Empty for ``sign``."""
     zero: Tensor | None
-    """int32 (rows, groups): the code of 0.0; None for symmetric and ``sign`` formats."""
+    """(rows, groups): the code of 0.0, int32 for affine, stored as a scale is for offset; None without."""
     fmt: Format
     shape: tuple[int, ...]
 
     def dequantize(self) -> Tensor:
-        """Return float32 (codes - zero) * scale in the shape of the weight."""
+        """Return the float32 weights that the codes stand for, in the shape of the weight."""
         if self.fmt.layout is None:
             return self.codes.float()
-        groups = split_groups(self.codes, self.fmt.layout)
-        if self.zero is not None:
-            groups = groups - self.zero[..., None]
-        return join_groups(groups.float() * self.scale.float()[..., None], self.shape)
+        return join_groups(self._steps() * self.scale.float()[..., None], self.shape)
 
     def factors(self) -> tuple[Tensor, Tensor | None]:
         """Return (values, scale) whose product is ``dequantize``: float32 [N, K], and float32 [N] or None.
 
         Whole numbers and one scale a row where the scales are per tensor or per row; with scales inside a
-        row the dequantized values and None.
+        row, and with zero points that are not whole, the dequantized values and None.
         """
         layout = self.fmt.layout
-        if layout is None or layout.granularity not in ("tensor", "channel"):
+        if layout is None or layout.granularity == "group" or layout.symmetry == "offset":
             return self.dequantize(), None
-        groups = split_groups(self.codes, layout)
-        if self.zero is not None:
-            groups = groups - self.zero[..., None]
-        values = join_groups(groups.float(), self.shape)
+        values = join_groups(self._steps(), self.shape)
         return values, self.scale.float().flatten().expand(values.shape[0])
+
+    def _steps(self) -> Tensor:
+        """Return the weights in units of their scales: float32 (rows, groups, size)."""
+        assert self.fmt.layout is not None
+        groups = split_groups(self.codes, self.fmt.layout)
+        if self.zero is not None:
+            return groups.float() - self.zero.float()[..., None]
+        if self.fmt.layout.symmetry == "midrise":
+            groups = 2 * groups - (self.fmt.levels - 1)
+        return groups.float()
 
 
 class Quantizer(Protocol):
     """An algorithm that chooses the scales and codes of integer formats."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What ``--quantizer`` and settings call it."""
 
     def check(self, fmt: Format) -> None:
         """Raise SettingError, naming the fix, unless the algorithm has the integer format ``fmt``."""
@@ -77,6 +83,16 @@ class Quantizer(Protocol):
 
         Raises SettingError as ``check`` does, NumericsError for weights that ``fmt`` cannot hold.
         """
+
+
+@runtime_checkable
+class CalibratedQuantizer(Quantizer, Protocol):
+    """A quantizer that also looks at what the matrix reads."""
+
+    calibrated: bool
+
+    def quantize(self, weight: Tensor, fmt: Format, moment: Tensor | None = None) -> QuantizedTensor:
+        """See Quantizer; ``moment`` [K, K] is the mean of x xᵀ over the inputs x of a matrix [N, K]."""
 
 
 _REGISTRY: dict[str, Quantizer] = {}
@@ -103,16 +119,30 @@ def get_quantizer(name: str) -> Quantizer:
     return _REGISTRY[name]
 
 
-def quantize(weight: Tensor, fmt: Format, quantizer: str = "rtn") -> QuantizedTensor:
-    """Return the codes of ``weight`` in an integer or sign format."""
+def is_calibrated(name: str) -> bool:
+    """Whether the quantizer of that name looks at what matrices read."""
+    return isinstance(get_quantizer(name), CalibratedQuantizer)
+
+
+def quantize(
+    weight: Tensor, fmt: Format, quantizer: str = "rtn", moment: Tensor | None = None
+) -> QuantizedTensor:
+    """Return the codes of ``weight`` in a format with codes.
+
+    ``moment`` is what a CalibratedQuantizer takes; others leave it aside.
+    """
     algorithm = get_quantizer(quantizer)
     if fmt.kind == "sign":
         codes = sign_codes(weight)
         return QuantizedTensor(codes, codes.new_empty(0, dtype=torch.float32), None, fmt, tuple(weight.shape))
+    if isinstance(algorithm, CalibratedQuantizer):
+        return algorithm.quantize(weight, fmt, moment)
     return algorithm.quantize(weight, fmt)
 
 
-def quantize_dequantize(weight: Tensor, fmt: Format, quantizer: str = "rtn") -> Tensor:
+def quantize_dequantize(
+    weight: Tensor, fmt: Format, quantizer: str = "rtn", moment: Tensor | None = None
+) -> Tensor:
     """Return the float32 values that a model in format ``fmt`` computes with.
 
     ``fp32`` returns ``weight`` itself; every other format a new tensor of its shape and device.
@@ -123,7 +153,7 @@ def quantize_dequantize(weight: Tensor, fmt: Format, quantizer: str = "rtn") -> 
     if fmt == FP16:
         get_quantizer(quantizer)
         return _through_float16(weight)
-    return quantize(weight, fmt, quantizer).dequantize()
+    return quantize(weight, fmt, quantizer, moment).dequantize()
 
 
 def sqnr_db(weight: Tensor, dequantized: Tensor) -> float:
@@ -137,9 +167,12 @@ def sqnr_db(weight: Tensor, dequantized: Tensor) -> float:
 
 
 def int_layout(fmt: Format) -> Layout:
-    """Return the layout of an integer format; raise SettingError for any other."""
+    """Return the layout of a format with codes and scales; raise SettingError for any other."""
     if fmt.layout is None:
-        raise SettingError(f"format {fmt} has no integer codes; use intBITS/GRANULARITY/SYMMETRY.")
+        raise SettingError(
+            f"format {fmt} has no codes with a scale; use intBITS/GRANULARITY/SYMMETRY "
+            "or ternary/GRANULARITY."
+        )
     return fmt.layout
 
 
@@ -154,6 +187,14 @@ def split_groups(values: Tensor, layout: Layout) -> Tensor:
     size = min(layout.group_size, columns)
     short = -columns % size
     return (pad(matrix, (0, short)) if short else matrix).reshape(rows, -1, size)
+
+
+def inside_groups(weight: Tensor, layout: Layout) -> Tensor | None:
+    """Return float32 (1, groups, size): 1 for weights, 0 for what fills a short last group; None: all are."""
+    columns = matrix_shape(tuple(weight.shape))[1]
+    if layout.granularity != "group" or columns % min(layout.group_size, columns) == 0:
+        return None
+    return split_groups(torch.ones(1, columns, device=weight.device), layout)
 
 
 def join_groups(groups: Tensor, shape: tuple[int, ...]) -> Tensor:

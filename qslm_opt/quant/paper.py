@@ -56,8 +56,9 @@ class PaperQuantizer:
         self.check(fmt)
         check_weights(weight, fmt)
         values = weight.detach().float()
-        scale, zero = _scale_and_zero(values, fmt.bits)
-        codes = _codes(values, scale, zero, fmt.bits)
+        bits = int(fmt.bits)
+        scale, zero = _scale_and_zero(values, bits)
+        codes = _codes(values, scale, zero, bits)
         one = (1, 1)
         return QuantizedTensor(codes, scale.reshape(one), zero.int().reshape(one), fmt, tuple(weight.shape))
 

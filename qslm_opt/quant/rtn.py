@@ -1,8 +1,11 @@
-"""``rtn``: round to nearest (half to even), with the scale of the smallest grid that covers the range.
+"""``rtn``: round to nearest (half to even), with the scale that follows from the range of the weights.
 
-The range always includes 0, which therefore has an exact code, and no weight is moved by more than
-half a step. Symmetric: s = max|w| / (2^(b-1) - 1), codes -(2^(b-1) - 1) … 2^(b-1) - 1. Affine:
-s = (max - min) / (2^b - 1), zero point round(-min / s), codes 0 … 2^b - 1.
+The range always includes 0, and no weight is moved by more than half a step (of ``midrise`` a whole one,
+whose steps are 2 s apart): symmetric s = max|w| / (2^(b-1) - 1); midrise s = max|w| / (2^b - 1); affine and
+offset s = (max - min) / (2^b - 1) with the zero point -min / s, rounded for affine.
+
+Formats of three levels and less would lose most weights that way. They take s = mean |w|, as BitNet b1.58
+does: at 1 bit that is the scale of least squared error.
 """
 
 from __future__ import annotations
@@ -11,25 +14,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from qslm_opt.errors import NumericsError
-from qslm_opt.quant.base import (
-    FP16_MAX,
-    QuantizedTensor,
-    check_weights,
-    int_layout,
-    join_groups,
-    register,
-    split_groups,
-)
+from qslm_opt.quant.base import FP16_MAX, QuantizedTensor, check_weights, int_layout, register, split_groups
+from qslm_opt.quant.grid import Grid, check_scale, made, stored_scale
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from qslm_opt.formats import Format
-
-_SMALLEST_FP16 = 2.0**-24
-_SMALLEST_FP32 = 2.0**-126
-"""Smallest normal float32: a scale below it may be flushed to 0. A range of 0 takes it too."""
 
 
 class RoundToNearest:
@@ -38,56 +29,54 @@ class RoundToNearest:
     name = "rtn"
 
     def check(self, fmt: Format) -> None:
-        """Accept every integer format."""
+        """Accept every format with scales."""
         int_layout(fmt)
 
     def quantize(self, weight: Tensor, fmt: Format) -> QuantizedTensor:
         """See Quantizer. NumericsError also when a range is too wide for a float16 scale."""
-        layout = int_layout(fmt)
+        layout, grid = int_layout(fmt), Grid.of(fmt)
         lowest, highest = check_weights(weight, fmt)
         groups = split_groups(weight.detach().float(), layout)  # (rows, groups, size)
         low, high = groups.amin(-1).clamp(max=0.0), groups.amax(-1).clamp(min=0.0)
-        top = 2 ** (fmt.bits - 1) - 1 if layout.symmetric else 2**fmt.bits - 1
-        span = torch.maximum(-low, high).double() if layout.symmetric else high.double() - low.double()
-        scale = _stored_scale(span / top, fmt)
-        widest = max(-lowest, highest) if layout.symmetric else max(highest, 0.0) - min(lowest, 0.0)
-        if widest / top > FP16_MAX:  # only then may a scale be too large, and a GPU is asked which is
-            _check_scale(scale, float((span / top).max()), lowest, highest, fmt)
-        codes, zero, shape = _steps(groups, scale), None, tuple(weight.shape)
-        if layout.symmetric:
-            codes.clamp_(-top, top)
-        else:
-            zero = -_steps(low[..., None], scale)[..., 0]  # (rows, groups)
-            codes.add_(zero[..., None]).clamp_(0, top)
-            zero = zero.to(torch.int32)
-        return QuantizedTensor(join_groups(codes, shape).to(torch.int32), scale, zero, fmt, shape)
+        exact = self._exact(groups, low, high, fmt, grid, matrix_columns(weight, fmt))
+        scale = stored_scale(exact, fmt, cover=True)
+        widest = max(highest, 0.0) - min(lowest, 0.0) if layout.has_zeros else max(-lowest, highest)
+        if widest / grid.top > FP16_MAX:  # only then may a scale be too large, and a GPU is asked which is
+            check_scale(scale, float(exact.max()), lowest, highest, fmt)
+        return made(groups, grid, scale, zero_point(low, scale, fmt), fmt, tuple(weight.shape))
+
+    def _exact(
+        self, groups: Tensor, low: Tensor, high: Tensor, fmt: Format, grid: Grid, columns: Tensor | int
+    ) -> Tensor:
+        """Return the float64 scales, (rows, groups)."""
+        if coarse(fmt):
+            return groups.abs().double().sum(-1) / columns
+        span = torch.maximum(-low, high).double()
+        if fmt.layout is not None and fmt.layout.has_zeros:
+            span = high.double() - low.double()
+        return span / grid.top
 
 
-def _steps(groups: Tensor, scale: Tensor) -> Tensor:
-    """Return the nearest whole number of steps, half to even, as float32."""
-    return (groups / scale.float()[..., None]).round_()
+def coarse(fmt: Format) -> bool:
+    """Whether a format has so few levels that its scale cannot be that of the range."""
+    return fmt.kind == "ternary" or fmt.bits == 1
 
 
-def _stored_scale(exact: Tensor, fmt: Format) -> Tensor:
-    """Return float64 scales in the precision in which ``fmt`` stores them.
-
-    A float16 scale is the next one above, so that the grid still covers the range.
-    """
-    if fmt.scale_bytes == 4:
-        return exact.float().clamp_(min=_SMALLEST_FP32)
-    nearest = exact.clamp(min=_SMALLEST_FP16).half()
-    below = (nearest.double() < exact).to(torch.int16)
-    return (nearest.view(torch.int16) + below).view(torch.float16)  # adding 1 gives the next float16
+def zero_point(low: Tensor, scale: Tensor, fmt: Format) -> Tensor | None:
+    """Return the code of 0.0 for grids that begin at ``low`` (at most 0), as ``fmt`` stores it."""
+    if fmt.layout is None or not fmt.layout.has_zeros:
+        return None
+    zero = -low / scale.float()
+    return zero.round_() if fmt.layout.symmetry == "affine" else zero.to(scale.dtype)
 
 
-def _check_scale(scale: Tensor, largest: float, low: float, high: float, fmt: Format) -> None:
-    """Raise NumericsError with the tensor's range when a scale is too large for float16."""
-    if bool(scale.isinf().any()):
-        raise NumericsError(
-            f"weights range from {low:g} to {high:g}; {fmt} needs a scale of "
-            f"{largest:g}, above float16's 65504: use granularity tensor or more than 8 bits, "
-            "whose scales are float32."
-        )
+def matrix_columns(weight: Tensor, fmt: Format) -> Tensor | int:
+    """Return how many weights share each scale: a number, or (groups,) where the last group is short."""
+    layout = int_layout(fmt)
+    ones = torch.ones_like(weight[:1] if weight.dim() > 1 else weight)
+    if layout.granularity == "tensor":
+        return weight.numel()
+    return split_groups(ones, layout).sum(-1)[0]
 
 
 register(RoundToNearest())

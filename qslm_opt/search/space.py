@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from qslm_opt.errors import InfeasibleError, SettingError
-from qslm_opt.formats import SIGN, Format, Layout
+from qslm_opt.formats import SIGN, WIDTHS, Bits, Format, Layout
 from qslm_opt.hierarchy.tree import NETWORK, Block, Module
 from qslm_opt.search.tables import Levels, Tables
 from qslm_opt.setting import QuantSetting
@@ -32,9 +32,9 @@ class SearchSpace:
     """Everything the tiers need to know about the model and the spec; pure arithmetic, no model."""
 
     hierarchy: Hierarchy
-    precisions: tuple[int, ...]
+    precisions: tuple[Bits, ...]
     """Bits that are tried, descending."""
-    sensitivity_precisions: tuple[int, ...]
+    sensitivity_precisions: tuple[Bits, ...]
     layout: Layout
     fixed: Format
     quantizer: str
@@ -102,7 +102,7 @@ class SearchSpace:
         return (NETWORK, *self.blocks, *self.modules)
 
     @cached_property
-    def lowest(self) -> int:
+    def lowest(self) -> Bits:
         """The fewest bits a searched unit may have."""
         return min(self.precisions)
 
@@ -127,18 +127,18 @@ class SearchSpace:
         """Return the modules of ``modules`` that belong to ``block``."""
         return tuple(self.modules[i] for i in self.positions(block))
 
-    def uniform(self, bits: int) -> Levels:
+    def uniform(self, bits: Bits) -> Levels:
         """Return the levels that give every searched module ``bits``."""
         return (bits,) * len(self.modules)
 
-    def with_level(self, levels: Levels, unit: str, bits: int) -> Levels:
+    def with_level(self, levels: Levels, unit: str, bits: Bits) -> Levels:
         """Return ``levels`` with all searched modules of ``unit`` at ``bits``."""
         changed = list(levels)
         for position in self.positions(unit):
             changed[position] = bits
         return tuple(changed)
 
-    def below(self, bits: int) -> int | None:
+    def below(self, bits: Bits) -> Bits | None:
         """Return the next precision below ``bits``, or None at the lowest."""
         return next((p for p in self.precisions if p < bits), None)
 
@@ -195,7 +195,7 @@ class SearchSpace:
                 f"memory budget {self.budget:,} bytes cannot be reached: with all searched units at "
                 f"{self.lowest} bits the model still needs {smallest:,} bytes; "
                 f"raise the budget to at least {smallest:,} bytes"
-                + ("." if self.lowest == 2 else f", or allow fewer than {self.lowest} bits.")
+                + ("." if self.lowest == WIDTHS[-1] else f", or allow fewer than {self.lowest} bits.")
             )
 
     @cached_property
@@ -218,7 +218,7 @@ class SearchSpace:
     def _is_free(self, block: Block, module: Module) -> bool:
         return module.searched and block.unit not in self.pins and module.unit not in self.pins
 
-    def _entries(self, block: Block, levels: Levels, network: int) -> dict[str, Format]:
+    def _entries(self, block: Block, levels: Levels, network: Bits) -> dict[str, Format]:
         entries = {block.unit: self.pins[block.unit]} if block.unit in self.pins else {}
         positions = self.positions(block.unit)
         if positions:
@@ -242,6 +242,6 @@ def _sign_pins(hierarchy: Hierarchy, given: Mapping[str, Format]) -> dict[str, F
     return found
 
 
-def _most_frequent(levels: Sequence[int], prefer: int) -> int:
+def _most_frequent(levels: Sequence[Bits], prefer: Bits) -> Bits:
     counts = Counter(levels)
     return max(counts, key=lambda bits: (counts[bits], bits == prefer, bits))

@@ -9,13 +9,14 @@ from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from qslm_opt.formats import Bits
 from qslm_opt.setting import SETTING_VERSION
 
 if TYPE_CHECKING:
     from qslm_opt.formats import Format
     from qslm_opt.hierarchy.tree import Hierarchy
 
-Levels = tuple[int, ...]
+Levels = tuple[Bits, ...]
 """Bits for each of the searched modules, in their order."""
 _KEPT_DIGESTS = 1024
 """More than the settings that one look ahead of the walk touches."""
@@ -28,7 +29,7 @@ class Tables:
     hierarchy: Hierarchy
     modules: tuple[str, ...]
     """The searched modules that are not pinned."""
-    formats: Mapping[int, Format]
+    formats: Mapping[Bits, Format]
     """Level → format."""
     pins: Mapping[str, Format]
     quantizer: str
@@ -66,11 +67,11 @@ class Tables:
         return {}
 
     @cached_property
-    def _written(self) -> dict[int, str]:
+    def _written(self) -> dict[Bits, str]:
         return {bits: json.dumps(str(fmt)) for bits, fmt in self.formats.items()}
 
     @cached_property
-    def _bytes(self) -> list[dict[int, int]]:
+    def _bytes(self) -> list[dict[Bits, int]]:
         """Level → bytes of the searched tensors, a table for each of ``modules``."""
         found = {m.unit: [t.shape for t in m.tensors if t.searched] for m in self.hierarchy.modules()}
         return [

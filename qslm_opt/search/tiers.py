@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Literal
 
-from qslm_opt.formats import FP32, Format
+from qslm_opt.formats import FP32, Bits, Format
 from qslm_opt.hierarchy.tree import NETWORK
 from qslm_opt.search.space import FP32_BITS, SearchSpace
 from qslm_opt.search.tables import Levels
@@ -64,7 +64,7 @@ class Proposal:
 
     tier: Tier
     unit: str
-    bits: int
+    bits: Bits
     levels: Levels
     parent: Levels
     """Levels of the incumbent that it was made from; a hint for prefix caches."""
@@ -100,7 +100,7 @@ class State:
     order: tuple[str, ...] = ()
     """Blocks, least sensitive first; empty before the sensitivity tier is complete."""
     losses: tuple[float, ...] = ()
-    lowest_ok: int | None = None
+    lowest_ok: Bits | None = None
     """Lowest uniform level so far that fits the memory and is metric_ok."""
 
 
@@ -179,7 +179,7 @@ class TierMachine:
         """Return whether what is proposed in ``state`` depends on verdicts before it."""
         return state.phase not in ("sensitivity", "global")
 
-    def _proposal(self, tier: Tier, unit: str, bits: int, levels: Levels, parent: Levels) -> Proposal:
+    def _proposal(self, tier: Tier, unit: str, bits: Bits, levels: Levels, parent: Levels) -> Proposal:
         fixed = FP32 if tier == "sensitivity" else None
         memory = self.space.memory(levels, fixed)
         digest = self.space.digest(levels, fixed)
@@ -205,7 +205,7 @@ class TierMachine:
         free = {position for unit in units for position in self.space.positions(unit)}
         return self.space.floor(levels, free) <= self.space.budget
 
-    def _level(self, state: State, unit: str) -> int:
+    def _level(self, state: State, unit: str) -> Bits:
         return state.incumbent[self.space.positions(unit)[0]]
 
     def _after_sensitivity(self, state: State, verdict: Verdict) -> State:
@@ -223,7 +223,7 @@ class TierMachine:
             block for _, _, block in sorted(zip(means, range(len(means)), self.space.blocks, strict=True))
         )
 
-    def _after_global(self, state: State, lowest_ok: int | None) -> State:
+    def _after_global(self, state: State, lowest_ok: Bits | None) -> State:
         if state.index + 1 < len(self.space.precisions):
             return replace(state, index=state.index + 1, lowest_ok=lowest_ok)
         if lowest_ok is None:

@@ -376,7 +376,7 @@ def test_info_needs_no_tokenizer(tmp_path: Path) -> None:
     (("info", "MODEL", "--task", "wikitext"), r"Did you mean 'wikitext2'\?"),
     (("evaluate", "MODEL"), "Missing option '--task'"),
     (("evaluate", "MODEL", "--task", "demo", "--bits", "17"), "17 bits is not a width"),
-    (("evaluate", "MODEL", "--task", "demo", "--bits", "1"), "1 bits is not a width"),
+    (("evaluate", "MODEL", "--task", "demo", "--bits", "1.5"), "1.5 bits is not a width"),
     (("evaluate", "MODEL", "--task", "demo", "--limit", "0"), "limit 0 is out of range"),
     (("evaluate", "MODEL", "--task", "demo", "--scope", "all"), "give --bits too"),
     (("evaluate", "MODEL", "--task", "demo", "--bits", "4", "--scope", "al"), r"Did you mean 'all'\?"),

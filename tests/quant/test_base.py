@@ -1,4 +1,4 @@
-"""The registry, the formats without integer codes, and the signal-to-noise ratio."""
+"""The registry, the formats without codes, and the signal-to-noise ratio."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from qslm_opt.formats import FP16, FP32, SIGN, Format
 from qslm_opt.quant import get_quantizer, quantize, quantize_dequantize, quantizer_names, sqnr_db
 
 
-def test_both_quantizers_are_known_by_name() -> None:
-    assert quantizer_names() == ("paper", "rtn")
-    assert [get_quantizer(name).name for name in quantizer_names()] == ["paper", "rtn"]
+def test_every_quantizer_is_known_by_its_name() -> None:
+    assert quantizer_names() == ("gptq", "hqq", "mse", "paper", "rtn")
+    assert tuple(get_quantizer(name).name for name in quantizer_names()) == quantizer_names()
 
 
 @pytest.mark.parametrize("fmt", [FP32, FP16, SIGN, Format.parse("int4/tensor/affine")], ids=str)
 def test_an_unknown_quantizer_is_refused_whatever_the_format(fmt: Format) -> None:
-    with pytest.raises(SettingError, match=r"'papper' is unknown; .* paper, rtn\. Did you mean 'paper'"):
+    with pytest.raises(SettingError, match=r"'papper' is unknown; .* mse, paper, rtn\. Did you mean 'paper'"):
         quantize_dequantize(torch.ones(2), fmt, "papper")
 
 
@@ -44,7 +44,7 @@ def test_fp16_refuses_what_it_cannot_hold(bad: float) -> None:
 
 
 def test_float_formats_have_no_codes_to_store() -> None:
-    with pytest.raises(SettingError, match="fp16 has no integer codes"):
+    with pytest.raises(SettingError, match="fp16 has no codes"):
         quantize(torch.ones(2), FP16)
 
 

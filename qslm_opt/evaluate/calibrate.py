@@ -1,0 +1,85 @@
+"""Calibration: what the matrices of the unquantized model read on text that no study is measured on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from qslm_opt.errors import NumericsError
+from qslm_opt.evaluate.batches import make_batches
+from qslm_opt.kernels.ops import fast_ops
+from qslm_opt.kernels.products import float32_products
+from qslm_opt.models import spikegpt
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qslm_opt.data import TaskData
+    from qslm_opt.kernels.ops import Operand, Weight
+    from qslm_opt.kernels.products import Current
+    from qslm_opt.models.spikegpt import SpikeGPTConfig
+
+ROWS = 4096
+"""Most token positions per batch."""
+
+
+class _Recorder:
+    """Sums x xᵀ of every matrix product; products know their weight only as an object."""
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        self._names = names
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.inside: Tensor | None = None
+        """(B, T) bool: positions that are not padding; None when all are."""
+
+    def add(self, x: Tensor, weight: Weight) -> None:
+        rows = x[self.inside] if self.inside is not None and x.dim() == 3 else x.flatten(0, -2)
+        name, rows = self._names[id(weight)], rows.float()
+        moment = (rows.T @ rows).double()
+        self.sums[name] = self.sums[name] + moment if name in self.sums else moment
+        self.counts[name] = self.counts.get(name, 0) + rows.shape[0]
+
+
+def input_moments(
+    tensors: Mapping[str, Tensor], config: SpikeGPTConfig, data: TaskData, device: torch.device
+) -> dict[str, Tensor]:
+    """Return the mean of x xᵀ, float32 [K, K] on ``device``, over the inputs x of every matrix product.
+
+    By the name of the matrix. Computed with float32 products, padding left out. Raises NumericsError when an
+    input is not finite.
+    """
+    p = {name: tensor.to(device, torch.float32) for name, tensor in tensors.items()}
+    heads = spikegpt.products(config)
+    recorder = _Recorder({id(p[name]): name for name in heads})
+    ops = fast_ops(device.type, "fp32")
+    compute = ops.linear
+
+    def linear(x: Operand, weight: Weight) -> Current:
+        recorder.add(x, weight)
+        return compute(x, weight)
+
+    ops = replace(ops, linear=linear, weight=None)
+    with torch.inference_mode(), float32_products(tf32=False):
+        for batch in make_batches(data, ROWS, None, device):
+            recorder.inside = None
+            if batch.lengths is not None:
+                places = torch.arange(batch.ids.shape[1], device=device)
+                recorder.inside = places < batch.lengths[:, None]
+            h, _, _ = spikegpt.forward(p, config, batch.ids, ops, lengths=batch.lengths)
+            if data.kind == "lm":
+                recorder.add(h, p["head.weight"])
+    return {name: _mean(name, total, recorder.counts[name]) for name, total in recorder.sums.items()}
+
+
+def _mean(name: str, total: Tensor, count: int) -> Tensor:
+    mean = (total / count).float()
+    if not bool(torch.isfinite(mean).all()):
+        raise NumericsError(
+            f"what {name!r} reads on the calibration text is not finite; repair the checkpoint, or use a "
+            "quantizer without calibration such as mse."
+        )
+    return mean
