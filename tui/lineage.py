@@ -107,7 +107,7 @@ def _may_be_parent(other: TrialRecord, record: TrialRecord) -> bool:
     return met and other.bytes > record.bytes and other.tier != "sensitivity"
 
 
-def _differs_only_in(mine: Formats, others: Formats, unit: str, bits: int) -> bool:
+def _differs_only_in(mine: Formats, others: Formats, unit: str, bits: float) -> bool:
     if not mine or mine.keys() != others.keys():
         return False
     inside = [m for m in mine if unit in (m, m.partition("/")[0])]

@@ -54,13 +54,13 @@ def why(view: StudyView, record: TrialRecord, setting: QuantSetting, unit: str, 
 
 
 def _verdict(
-    view: StudyView, record: TrialRecord, lower: TrialRecord | None, bits: int, lam: float
+    view: StudyView, record: TrialRecord, lower: TrialRecord | None, bits: float, lam: float
 ) -> tuple[str, str]:
     """Return the reason in few words, and as a sentence."""
     return _nothing_lower(view, bits) if lower is None else _against(view, record, lower, lam)
 
 
-def bits_words(bits: int) -> str:
+def bits_words(bits: float) -> str:
     """Return ``4 bits``, ``1 bit``."""
     return f"{bits} bit{'' if bits == 1 else 's'}"
 
@@ -80,7 +80,7 @@ def _fixed(view: StudyView, unit: str, formats: list[Format]) -> str:
     return ""
 
 
-def lower_trial(view: StudyView, unit: str, bits: int) -> TrialRecord | None:
+def lower_trial(view: StudyView, unit: str, bits: float) -> TrialRecord | None:
     """Return the trial of the next fewer bits: of ``unit`` itself, else of its block, else of the network."""
     names = (NETWORK, unit.partition("/")[0], unit)
     tried = [
@@ -135,7 +135,7 @@ def _held(view: StudyView, record: TrialRecord, lower: TrialRecord, what: str, l
     )
 
 
-def _nothing_lower(view: StudyView, bits: int) -> tuple[str, str]:
+def _nothing_lower(view: StudyView, bits: float) -> tuple[str, str]:
     lowest = min(view.row.spec.precisions)
     if bits <= lowest:
         return "the lowest precision", f"{bits} bits is the lowest precision of this study."
@@ -144,7 +144,7 @@ def _nothing_lower(view: StudyView, bits: int) -> tuple[str, str]:
     return "not lowered yet", "The search has not tried fewer bits here yet."
 
 
-def _origin(view: StudyView, record: TrialRecord, unit: str, bits: int) -> str:
+def _origin(view: StudyView, record: TrialRecord, unit: str, bits: float) -> str:
     """Return which trial gave the unit its bits."""
     for name in (unit, unit.partition("/")[0], NETWORK):
         made = [
@@ -157,7 +157,7 @@ def _origin(view: StudyView, record: TrialRecord, unit: str, bits: int) -> str:
     return ""
 
 
-def _alone(view: StudyView, unit: str, bits: int) -> str:
+def _alone(view: StudyView, unit: str, bits: float) -> str:
     """Return how the block minds losing bits, among the others."""
     block, found = unit.partition("/")[0], sensitivity(view)
     level = min({b for name, b in found if name == block}, key=lambda b: (abs(b - bits), b), default=None)

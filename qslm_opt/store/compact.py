@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Engine, delete, inspect, select, text
 
 from qslm_opt.errors import StorageError, UsageError
+from qslm_opt.safe import masked
 from qslm_opt.store.engine import open_engine
 from qslm_opt.store.failures import storage_errors
 from qslm_opt.store.repository import Repository
 from qslm_opt.store.tables import METADATA, OPTUNA_REPORTS, OPTUNA_STUDIES, OPTUNA_TRIALS
-from qslm_opt.store.urls import is_grpc, is_sqlite, masked, sqlite_path
+from qslm_opt.store.urls import is_grpc, is_sqlite, sqlite_path
 
 if TYPE_CHECKING:
     from qslm_opt.store.rows import StudyRow
