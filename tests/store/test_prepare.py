@@ -89,7 +89,8 @@ def test_an_upgrade_keeps_a_copy_of_the_older_file(tmp_path: Path, monkeypatch: 
     study.trial(0.9)
     study.close()
     monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, add_column))
-    with pytest.raises(SchemaError, match=f"has schema {NEWEST}, older than {NEWEST + 1}; 'qslm-opt study list' upgrades it"):
+    older = f"has schema {NEWEST}, older than {NEWEST + 1}; 'qslm-opt study list' upgrades it"
+    with pytest.raises(SchemaError, match=older):
         Repository(study.url, read_only=True)
     prepare(study.url)
     assert version_of(tmp_path / "q.db") == NEWEST + 1
