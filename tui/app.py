@@ -126,7 +126,7 @@ class QslmApp(RunningApp):
             self._reader.stop()
         self._turn += 1
         turn, self.study = self._turn, name
-        self.view, self.trouble, self.chosen = None, None, None
+        self.view, self.trouble, self.chosen, self.pinned = None, None, None, None
         self._reader = Poller(
             self._open_source,
             name,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from qslm_opt.errors import QslmError
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 Formats = Mapping[str, "Format"]
 STEPPED = ("block", "module")
 """Tiers whose trials change one unit of a trial before them."""
+_LOOK_BACK = 40
+"""A parent is the incumbent of its time: among so many trials that met the bound before its child."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,19 @@ def read_setting(text: str) -> QuantSetting | None:
         return None
 
 
-def trial_formats(view: StudyView, record: TrialRecord) -> dict[str, Format]:
+def trial_formats(view: StudyView, record: TrialRecord) -> Formats:
     """Return the trial's formats by searched module; empty when its text is damaged."""
-    setting = read_setting(record.setting)
-    return formats_of(view.row.hierarchy, setting) if setting is not None else {}
+    return _expanded(record.setting, _searched(view))
+
+
+def _searched(view: StudyView) -> tuple[str, ...]:
+    return tuple(m.unit for m in view.row.hierarchy.modules() if m.searched)
+
+
+@lru_cache(maxsize=512)
+def _expanded(text: str, modules: tuple[str, ...]) -> Formats:
+    setting = read_setting(text)
+    return {} if setting is None else {module: setting.format_of(module) for module in modules}
 
 
 def changes(hierarchy: Hierarchy, before: Formats, after: Formats) -> list[Change]:
@@ -79,15 +91,13 @@ def parent(view: StudyView, record: TrialRecord) -> TrialRecord | None:
     """Return the trial that ``record`` lowered one unit of; None for the first two tiers, or when gone."""
     if record.tier not in STEPPED:
         return None
-    mine = trial_formats(view, record)
-    earlier = (t for t in reversed(view.ended) if t.number < record.number)
-    later = (t for t in view.ended if t.number > record.number)
-    for source in (earlier, later):
-        for other in source:
-            if _may_be_parent(other, record) and _differs_only_in(
-                mine, trial_formats(view, other), record.unit, record.bits
-            ):
-                return other
+    searched = _searched(view)
+    mine = _expanded(record.setting, searched)
+    earlier = (t for t in reversed(view.ended) if t.number < record.number and _may_be_parent(t, record))
+    later = (t for t in view.ended if t.number > record.number and _may_be_parent(t, record))
+    for other in (*islice(earlier, _LOOK_BACK), *islice(later, _LOOK_BACK)):
+        if _differs_only_in(mine, _expanded(other.setting, searched), record.unit, record.bits):
+            return other
     return None
 
 
@@ -101,7 +111,7 @@ def _differs_only_in(mine: Formats, others: Formats, unit: str, bits: int) -> bo
     if not mine or mine.keys() != others.keys():
         return False
     inside = [m for m in mine if unit in (m, m.partition("/")[0])]
-    if any(others[m] != mine[m] for m in mine.keys() - set(inside)):
+    if any(others[m] != fmt for m, fmt in mine.items() if m not in inside):
         return False
     return any(others[m].bits > bits for m in inside)
 

@@ -59,9 +59,8 @@ def columns(metric: str) -> tuple[Column, ...]:
     )
 
 
-def top_rooms(rows: Sequence[Ranked]) -> dict[str, float]:
+def top_rooms(feasible: Sequence[TrialRecord]) -> dict[str, float]:
     """Return constraint → the most room that any feasible candidate has; the bars are full there."""
-    feasible = [row.record for row in rows if row.record.feasible]
     return {key: max((-t.slack.get(key, 0.0) for t in feasible), default=0.0) for key in CONSTRAINTS}
 
 

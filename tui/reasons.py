@@ -48,9 +48,16 @@ def why(view: StudyView, record: TrialRecord, setting: QuantSetting, unit: str, 
     if fixed:
         return Why(words, fixed, f"{_sentence(fixed)}.", "", "")
     lower = lower_trial(view, unit, bits)
-    short, reason = _nothing_lower(view, bits) if lower is None else _against(view, record, lower, lam)
+    short, reason = _verdict(view, record, lower, bits, lam)
     origin = _origin(view, record, unit, bits)
     return Why(words, short, reason, origin, _alone(view, unit, lower.bits if lower else bits))
+
+
+def _verdict(
+    view: StudyView, record: TrialRecord, lower: TrialRecord | None, bits: int, lam: float
+) -> tuple[str, str]:
+    """Return the reason in few words, and as a sentence."""
+    return _nothing_lower(view, bits) if lower is None else _against(view, record, lower, lam)
 
 
 def bits_words(bits: int) -> str:
@@ -74,12 +81,15 @@ def _fixed(view: StudyView, unit: str, formats: list[Format]) -> str:
 
 
 def lower_trial(view: StudyView, unit: str, bits: int) -> TrialRecord | None:
-    """Return the trial that gave ``unit`` or its block (else the network) the next fewer bits."""
-    for names in ({unit, unit.partition("/")[0]}, {NETWORK}):
-        tried = [t for name in names for t in view.by_unit.get(name, ()) if t.bits < bits and not t.extra]
-        if tried:
-            return max(tried, key=lambda t: (t.bits, t.number))
-    return None
+    """Return the trial of the next fewer bits: of ``unit`` itself, else of its block, else of the network."""
+    names = (NETWORK, unit.partition("/")[0], unit)
+    tried = [
+        (trial.bits, nearness, trial.number, trial)
+        for nearness, name in enumerate(names)
+        for trial in view.by_unit.get(name, ())
+        if trial.bits < bits and not trial.extra
+    ]
+    return max(tried, key=lambda found: found[:3])[-1] if tried else None
 
 
 def _against(view: StudyView, record: TrialRecord, lower: TrialRecord, lam: float) -> tuple[str, str]:
@@ -177,8 +187,15 @@ def _sentence(words: str) -> str:
 
 def block_notes(view: StudyView, record: TrialRecord, setting: QuantSetting, lam: float) -> dict[str, str]:
     """Return block → the short reason for its bits."""
-    blocks = [b.unit for b in view.row.hierarchy.blocks if searched_modules(b)]
-    return {unit: why(view, record, setting, unit, lam).short for unit in blocks}
+    notes = {}
+    for block in view.row.hierarchy.blocks:
+        formats = [setting.format_of(module.unit) for module in searched_modules(block)]
+        if formats:
+            bits = max(fmt.bits for fmt in formats)
+            fixed = _fixed(view, block.unit, formats)
+            lower = lower_trial(view, block.unit, bits)
+            notes[block.unit] = fixed or _verdict(view, record, lower, bits, lam)[0]
+    return notes
 
 
 def neighbours(view: StudyView, unit: str) -> list[TrialRecord]:

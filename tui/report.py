@@ -22,6 +22,7 @@ from tui.text import (
     state_sign,
     state_word,
 )  # fmt: skip
+from tui.windows import measured_lines
 
 if TYPE_CHECKING:
     from qslm_opt.results import TrialRecord
@@ -142,7 +143,19 @@ def _cost(view: StudyView, record: TrialRecord) -> list[Run]:
     runs += line(
         "power", watts, "", joules + ("" if record.power_w is not None else " (no meter read this run)")
     )
-    runs += line("firing rate", number_text(record.firing_rate))
+    runs += _window(view, record)
+    return runs + line("firing rate", number_text(record.firing_rate))
+
+
+def _window(view: StudyView, record: TrialRecord) -> list[Run]:
+    """Return the trial's power window where one was kept and read."""
+    window = None if view.power is None else view.power.windows.get(record.uuid)
+    if window is None:
+        return []
+    runs: list[Run] = []
+    for i, words in enumerate(measured_lines(view, window)):
+        label = f"{'' if i else 'energy window':<17}"
+        runs += [(label, "dim"), *((plain(part), role) for part, role in words), ("\n", "")]
     return runs
 
 

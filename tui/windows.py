@@ -46,8 +46,13 @@ def window_lines(view: StudyView, record: TrialRecord | None, power: Power) -> l
     window = windows.get(record.uuid)
     if window is None:
         return [*lines, [(_no_window(record), "dim")], *_recorded(record, power), *_others(windows)]
+    return [*lines, *measured_lines(view, window), *_others(windows)]
+
+
+def measured_lines(view: StudyView, window: PowerWindow) -> list[list[Run]]:
+    """Return a window's mean and spread, joules, joules per item, and whether it is steady."""
     unit = "sentence" if view.metric == "accuracy" else "token"
-    return [*lines, _mean(window), _energy(window), _items(window, unit), _steady(window), *_others(windows)]
+    return [_mean(window), _energy(window), _items(window, unit), _steady(window)]
 
 
 def _who(view: StudyView, record: TrialRecord) -> list[Run]:

@@ -15,8 +15,9 @@ def device(index: int = 0, **given: object) -> PowerDevice:
     """Return a GPU that is read."""
     values: dict[str, object] = {
         "id": f"gpu{index}", "study_uuid": "u-opt-14m", "host": "bench-1", "pid": 4242,
-        "device": f"cuda:{index}", "index": index, "name": "NVIDIA H200", "source": "replay", "limit_w": LIMIT,
-        "memory_bytes": 150 * 10**9, "idle_w": IDLE, "idle_std_w": 0.8, "rate_hz": 20.0, "started": BEGIN,
+        "device": f"cuda:{index}", "index": index, "name": "NVIDIA H200", "source": "replay",
+        "limit_w": LIMIT, "memory_bytes": 150 * 10**9, "idle_w": IDLE, "idle_std_w": 0.8, "rate_hz": 20.0,
+        "started": BEGIN,
     }  # fmt: skip
     return PowerDevice(**{**values, **given})  # type: ignore[arg-type]
 
@@ -42,7 +43,8 @@ def window(watts: float = 561.4, **given: object) -> PowerWindow:
     values: dict[str, object] = {
         "source": "replay", "samples": 368, "rate_hz": 19.9, "mean_w": watts, "std_w": 6.3,
         "energy_j": 10_352.0, "idle_w": IDLE, "memory_bytes": 41 * 10**9, "seconds": 18.4,
-        "counter_j": 10_352.0, "integral_j": 10_311.0, "began": BEGIN, "ended": BEGIN + 1, "repeats": 2, "domain": "instant", "steady": True,
+        "counter_j": 10_352.0, "integral_j": 10_311.0, "began": BEGIN, "ended": BEGIN + 1, "repeats": 2,
+        "domain": "instant", "steady": True,
         "steady_reason": "halves differ by 0.8 W, less than 3 standard errors (1.9 W)", "limit_w": LIMIT,
         "temperature_c": 63.0, "items": 8000, "device": "cuda:0",
     }  # fmt: skip

@@ -44,7 +44,8 @@ async def test_live_it_shows_limit_idle_trials_clock_and_the_newest_window(size:
         text = screen_of(pilot.app)
         for mark in (
             "14:19:25 to 14:21:25 (2 min)  ● live", "limit 700 W ┄", "idle 75.0 W", "throttled", "#62 ○",
-            "GB", "°C", "97 %", NOW, "Window of #56, the newest", "10.4 kJ by the counter", "difference +0.40 %",
+            "GB", "°C", "97 %", NOW,
+            "Window of #56, the newest", "10.4 kJ by the counter", "difference +0.40 %",
             "1.29 J per token, 8,000 tokens", "2 runs", "instant power", "steady: halves differ",
             "σ 6.30 W  n 368",
             "7 windows in this study",
@@ -241,3 +242,45 @@ def test_a_trial_without_window_says_why() -> None:
     study = Study().fill()
     assert "the model was not run" in said(study, 42) and "it still runs" in said(study, 63)
     assert joules(None) == "n/a" and joules(12.34) == "12.3 J" and joules(12_340.0) == "12.3 kJ"
+
+
+async def test_a_trials_numbers_hold_its_energy_window() -> None:
+    async with run(app_on(recorded(Study().fill()), pane="trials")) as pilot:
+        app = pilot.app
+        assert isinstance(app, QslmApp)
+        await until(pilot, lambda: app.view is not None and app.view.power is not None)
+        app.open_trial(56)
+        await pilot.pause()
+        text = screen_of(app)
+        for words in ("energy window    mean 596 W", "1.29 J per token", "steady: halves"):
+            assert words in text
+
+
+async def test_another_study_is_followed_from_its_own_end_and_nothing_stays_pinned() -> None:
+    repository = recorded(Study().fill())
+    older = Study("older", blocks=2).fill("global", running=False)
+    older.state = "finished"
+    repository.made.append(older)
+    async with watching(repository) as pilot:
+        app = pilot.app
+        assert isinstance(app, QslmApp)
+        await pilot.press("g")
+        app.pin(48)
+        await until(pilot, lambda: "looking back" in screen_of(app))
+        app.open_study("older")
+        await until(pilot, lambda: app.view is not None and app.view.row.name == "older")
+        await until(pilot, lambda: "recording's end; the study is finished" in screen_of(app))
+        assert app.pinned is None and "looking back" not in screen_of(app)
+
+
+async def test_every_key_of_the_power_screen_is_in_its_help() -> None:
+    async with watching(recorded(Study().fill()), (120, 60)) as pilot:
+        await pilot.press("?")
+        await pilot.pause()
+        text = screen_of(pilot.app)
+        for words in (
+            "Look at the moment before", "Look at the moment after", "Look a quarter of the stretch back",
+            "Show a shorter stretch of time", "Show a longer stretch of time", "Look at the next trial",
+            "Follow the newest sample", "Look at the begin of the recording",
+        ):  # fmt: skip
+            assert words in text, words

@@ -19,7 +19,7 @@ from tui.widgets.table import WindowTable
 def row_of(study: Study, place: int) -> list[tuple[str, str]]:
     view = view_of(study)
     rows = view.ranked(view.row.spec.lam)
-    return rank_row(view, rows[place], 0, False, False, top_rooms(rows))
+    return rank_row(view, rows[place], 0, False, False, top_rooms(view.feasible))
 
 
 def cell(study: Study, place: int, title: str, nth: int = 0) -> str:

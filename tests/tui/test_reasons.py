@@ -99,6 +99,12 @@ def test_a_module_is_judged_by_the_nearest_of_its_own_trials_and_those_of_its_bl
     assert below is not None and below.unit == "attention.0/att.key" and below.bits == 2
 
 
+def test_the_nearest_lower_level_is_the_reason_also_when_all_blocks_took_it_together() -> None:
+    found = reason(Study().fill(), "attention.3", 46)
+    assert found.bits == "6 bits"
+    assert found.reason == "5 bits everywhere fits too and ranks higher at λ 20: #47, 34.37."
+
+
 def test_every_searched_block_has_a_note() -> None:
     view = view_of(Study().fill())
     record = view.by_number[48]

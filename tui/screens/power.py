@@ -80,6 +80,7 @@ class PowerPane(Pane):
         """Follow at first."""
         self._scrub = Scrub()
         self._number: int | None = None
+        self._study = ""
 
     def on_resize(self, event: events.Resize) -> None:
         """Fit the words anew."""
@@ -97,6 +98,9 @@ class PowerPane(Pane):
 
     def show_view(self, view: StudyView) -> None:
         """Show the stretch, and the trial that is looked at."""
+        if view.row.uuid != self._study:
+            self._study = view.row.uuid
+            self._move(Scrub())
         power, scrub, bounds = view.power or Power(), self._scrub, self._bounds(view)
         why = power.why_not() if view.power is not None else "reading the recording"
         self.set_class(bool(why), "-none")

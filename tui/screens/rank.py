@@ -14,6 +14,7 @@ from textual.widgets import Static
 from tui.glyphs import glyphs, plain
 from tui.keys import LAM_KEYS, PIN_KEYS
 from tui.noise import gap
+from tui.power import PowerSpan
 from tui.ranking import chosen_lines, columns, rank_row, top_rooms
 from tui.screens.study import Pane
 from tui.text import lam_text
@@ -35,6 +36,7 @@ class RankPane(Pane):
     """λ moves the ruler, the table and the plot's best together."""
 
     FOCUS = "#ranking"
+    POWER: PowerSpan | None = PowerSpan(1.0, None, 1)  # for the windows of trials
     BINDINGS: ClassVar[list[BindingType]] = [
         *LAM_KEYS,
         Binding("f", "app.toggle_feasible", "all", id="rank.feasible",
@@ -69,6 +71,7 @@ class RankPane(Pane):
         """Name the ruler and the plot."""
         self._rows: list[Ranked] = []
         self._tops: dict[str, float] = {}
+        self._measured: tuple[TrialRecord, ...] | None = None
         signs = glyphs()
         self.query_one("#ruler-panel").border_title = f"Who wins for which {signs.lam}"
         self.query_one("#rank-plot").border_subtitle = f"{signs.best} best at this {signs.lam}"
@@ -82,7 +85,8 @@ class RankPane(Pane):
         """Rank at the app's λ and show it."""
         dash, table = self.dash, self.query_one("#ranking", WindowTable)
         self._rows = view.ranked(dash.lam, dash.feasible_only)
-        self._tops = top_rooms(self._rows)
+        if self._measured is not view.feasible:
+            self._measured, self._tops = view.feasible, top_rooms(view.feasible)
         self.query_one(Ruler).show(view.winners, dash.lam, view.row.spec.lam)
         table.set_columns(columns(view.metric))
         table.empty = self._empty(view)

@@ -14,6 +14,7 @@ from textual.widgets import Input, Static
 from qslm_opt.errors import UsageError
 from tui.filters import HELP, parse_filter
 from tui.glyphs import glyphs, plain
+from tui.power import PowerSpan
 from tui.report import trial_runs
 from tui.screens.cells import room_cell
 from tui.screens.study import Pane
@@ -57,6 +58,7 @@ _SORTS: Sequence[tuple[str, Callable[[TrialRecord, bool], Any]]] = (
     ("metric, best first", lambda t, up: _INFINITY if t.value is None else -t.value if up else t.value),
     ("memory", lambda t, _: t.bytes),
     ("seconds, longest first", lambda t, _: -(t.seconds or 0.0)),
+    ("energy, least first", lambda t, _: _INFINITY if t.energy_j is None else t.energy_j),
     ("room, least violation first", lambda t, _: max(t.slack.values(), default=_INFINITY)),
 )
 
@@ -65,6 +67,7 @@ class TrialsPane(Pane):
     """The table of all trials."""
 
     FOCUS = "#trial-table"
+    POWER: PowerSpan | None = PowerSpan(1.0, None, 1)  # for the windows of trials
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("/", "filter", "filter", id="trials.filter", tooltip="Filter the trials"),
         Binding("s", "sort", "sort", id="trials.sort", tooltip="Sort by the next thing"),
