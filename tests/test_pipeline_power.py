@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from qslm_opt.formats import FP32, Format
 from qslm_opt.pipeline import Session
 from qslm_opt.setting import UNQUANTIZED, QuantSetting
 from qslm_opt.spec import StudySpec
@@ -43,11 +44,10 @@ def test_the_window_of_a_run_counts_what_was_computed_and_only_where_all_of_it_w
 ) -> None:
     session.baseline()
     bench = Ticking(session, monkeypatch)
-    setting = QuantSetting({"attention.3": session_format()})
-    evaluation, window = session.run(setting, parent=UNQUANTIZED, meter=bench.meter)
+    evaluation, window = session.run(coarse("attention.3"), parent=UNQUANTIZED, meter=bench.meter)
     assert window is not None
     assert window.items is None  # it began behind the activations of the unquantized model
-    again, window = session.run(session_setting("input"), parent=UNQUANTIZED, meter=bench.meter)
+    again, window = session.run(coarse("input"), parent=UNQUANTIZED, meter=bench.meter)
     assert window is not None
     assert (window.items, window.repeats) == (again.used, 1)
     assert window.seconds == pytest.approx(session.engine.batches)
@@ -60,7 +60,7 @@ def test_a_longer_measurement_repeats_whole_runs_until_the_time_is_over(
     session.baseline()
     bench = Ticking(session, monkeypatch)
     batches = session.engine.batches
-    window = session.measure(session_setting("attention.3"), bench.meter, batches + 1.5)
+    window = session.measure(coarse("attention.3"), bench.meter, batches + 1.5)
     assert window is not None
     assert bench.batches == batches + 2  # it ends with the batch in which the time is over
     assert (window.seconds, window.repeats) == (pytest.approx(batches + 2), 2)
@@ -78,11 +78,6 @@ def test_a_longer_measurement_ends_after_the_batch_in_which_it_is_told_to_stop(
     assert window.seconds == pytest.approx(2.0)
 
 
-def session_format() -> Any:
-    from qslm_opt.formats import Format
-
-    return Format.parse("int4/channel/affine")
-
-
-def session_setting(unit: str) -> QuantSetting:
-    return QuantSetting({unit: session_format()})
+def coarse(unit: str) -> QuantSetting:
+    """A setting in which one unit alone is quantized."""
+    return QuantSetting({"network": FP32, unit: Format.parse("int4/channel/affine")}, fixed=FP32)

@@ -52,6 +52,7 @@ _PANELS = """
 .panel:focus-within { border: round $primary; }
 .-ascii .panel { border: ascii $foreground 30%; }
 .-ascii .panel:focus-within { border: ascii $primary; }
+NewStudyDialog.-ascii .arrow { display: none; }
 OverviewPane.-low #time-panel { border: none; padding: 0 2; }
 """
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qslm_opt.cli.meters import meter_of
 from qslm_opt.cli.model_options import Data, Device, Model, Split, Task, Window
 from qslm_opt.cli.model_options import Limit as Limited
 from qslm_opt.cli.model_session import open_session, setting_of, spec_of
 from qslm_opt.cli.options import Json
 from qslm_opt.cli.output import console, digits, narrate, print_json, print_line, print_table, table
-from qslm_opt.cli.running import meter_of
 from qslm_opt.errors import DeviceError, UsageError, did_you_mean
 from qslm_opt.measure.comparing import compare, interleaved
 from qslm_opt.spec import MATMULS

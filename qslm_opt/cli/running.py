@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from qslm_opt.cli.facts import ENDED, StudyFacts
+from qslm_opt.cli.meters import REST_KEY, meter_of, told_at_rest
 from qslm_opt.cli.options import command, reading
 from qslm_opt.cli.output import narrate, print_json
 from qslm_opt.cli.placement import Place, describe, held_to, places_of
@@ -23,7 +24,6 @@ from qslm_opt.errors import InfeasibleError, UsageError
 
 if TYPE_CHECKING:
     from qslm_opt.cli.options import ProgressKind
-    from qslm_opt.measure.meter import Meter
     from qslm_opt.pipeline import Session
     from qslm_opt.spec import StudySpec
 
@@ -72,10 +72,14 @@ def run(
             narrate(describe(places))
         with ExitStack() as stack:
             # First the meter: the device is at rest only before the other workers start.
-            meter = stack.enter_context(meter_of(session, idle=row.state != "running"))
+            idle = row.state != "running" or told_at_rest(name)
+            meter = stack.enter_context(meter_of(session, idle=idle))
             stack.enter_context(held_to(places[0]))
             own = row.spec.device
-            stack.enter_context(workers_on(name, url, places[1:], own, power_window=power_window))
+            alone = [place for place in places if places.count(place) == 1]
+            stack.enter_context(
+                workers_on(name, url, places[1:], own, power_window=power_window, at_rest=alone)
+            )
             stack.enter_context(listener)
             summary = run_study(name, url, session, listener=listener, meter=meter, since=_began["at"])
     report(name, url, as_json=as_json, ended=summary.state in ENDED)
@@ -172,12 +176,12 @@ def need_terminal() -> None:
 @contextmanager
 def workers_on(
     name: str, url: str, places: Sequence[Place], own: str, *, quiet: bool = False,
-    power_window: float | None = None,
+    power_window: float | None = None, at_rest: Sequence[Place] = (),
 ) -> Iterator[None]:  # fmt: skip
     """Run a process on the study at each place; end them when this one is interrupted or fails.
 
-    ``own`` is the study's own device, which a worker knows. ``quiet`` ones do not narrate; an exit code of
-    theirs that is a failure is narrated here all the same.
+    ``own`` is the study's own device, which a worker knows. On the places ``at_rest`` nobody else computes.
+    ``quiet`` ones do not narrate; an exit code of theirs that is a failure is narrated here all the same.
     """
     processes: list[subprocess.Popen[bytes]] = []
     try:
@@ -186,7 +190,10 @@ def workers_on(
             worker = subprocess.Popen(
                 [*_resume(name), "--progress", "none", *_on(device), *_window(power_window)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                env={**_environment(url), **place.environment(os.environ)},
+                env={
+                    **_environment(url), **place.environment(os.environ),
+                    **({REST_KEY: name} if place in at_rest else {}),
+                },
                 stderr=subprocess.DEVNULL if quiet else None,
             )  # fmt: skip
             processes.append(worker)
@@ -229,22 +236,3 @@ def _on(device: str | None) -> list[str]:
 
 def _window(seconds: float | None) -> list[str]:
     return [] if seconds is None else ["--power-window", repr(seconds)]
-
-
-@contextmanager
-def meter_of(session: Session, *, idle: bool) -> Iterator[Meter]:
-    """Open the power meter of the session's device; with ``idle``, measure the device at rest first."""
-    from qslm_opt.measure.meter import open_meter
-
-    device, uuid = session.engine.device, None
-    if device.type == "cuda":
-        import torch
-
-        uuid = str(torch.cuda.get_device_properties(device).uuid)
-    meter = open_meter(str(device), uuid=uuid, synchronize=session.engine.synchronise)
-    try:
-        if idle:
-            meter.measure_idle()
-        yield meter
-    finally:
-        meter.close()

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
+from sqlalchemy import Connection, Select, delete, func, insert, select, update
 
 from qslm_opt.results import THROTTLES, PowerDevice, PowerSample, PowerWindow
 from qslm_opt.store.tables import POWER_DEVICE, POWER_ROLLUP, POWER_SAMPLE, POWER_STATE, POWER_WINDOW
@@ -50,7 +50,7 @@ class PowerRecords:
         last of the rest. Long spans are then read from the roll-up.
         """
         with self._read() as connection:
-            found = connection.execute(_lane(device_id)).first()
+            found = _lane(connection, device_id)
             if found is None or until < since:
                 return []
             lane, started = found
@@ -79,7 +79,7 @@ class PowerRecords:
     def add_power_samples(self, device_id: str, samples: Iterable[PowerSample]) -> None:
         """Store samples of a device that was added; those that are not later than what it has are not."""
         with self._write() as connection:
-            found = connection.execute(_lane(device_id)).first()
+            found = _lane(connection, device_id)
             if found is None:  # its study was deleted meanwhile
                 return
             lane, started = found
@@ -117,8 +117,11 @@ def delete_power(connection: Connection, study_uuids: Sequence[str]) -> None:
 # ---------------------------------------------------------------------------------------- reading
 
 
-def _lane(device_id: str) -> Select[tuple[int, float]]:
-    return select(POWER_DEVICE.c.lane, POWER_DEVICE.c.started).where(POWER_DEVICE.c.id == device_id)
+def _lane(connection: Connection, device_id: str) -> tuple[int, float] | None:
+    """Return the lane of a device and when it started; None when there is no such device."""
+    d = POWER_DEVICE.c
+    row = connection.execute(select(d.lane, d.started).where(d.id == device_id)).first()
+    return None if row is None else (int(row[0]), float(row[1]))
 
 
 def _power_query(lane: int, span: tuple[int, int], width: int | None) -> Select[Any]:
@@ -149,7 +152,9 @@ def _state_query(lane: int, span: tuple[int, int], width: int | None) -> Select[
     return query.where(t.at_ms.in_(last.scalar_subquery()))
 
 
-def _joined(power: Sequence[Row[Any]], states: Sequence[Row[Any]], started: float) -> Iterator[PowerSample]:
+def _joined(
+    power: Sequence[Sequence[Any]], states: Sequence[Any], started: float
+) -> Iterator[PowerSample]:
     """Yield a sample for each row of power with the last state until then."""
     place = -1
     for at_ms, milliwatts in power:
@@ -159,7 +164,7 @@ def _joined(power: Sequence[Row[Any]], states: Sequence[Row[Any]], started: floa
         yield _sample(started + at_ms / 1000, watts, states[place] if place >= 0 else None)
 
 
-def _sample(at: float, watts: float | None, state: Row[Any] | None) -> PowerSample:
+def _sample(at: float, watts: float | None, state: Any) -> PowerSample:
     if state is None:
         return PowerSample(at, watts)
     return PowerSample(
