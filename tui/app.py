@@ -53,6 +53,7 @@ _PANELS = """
 .panel:focus-within { border: round $primary; }
 .-ascii .panel { border: ascii $foreground 30%; }
 .-ascii .panel:focus-within { border: ascii $primary; }
+NewStudyDialog.-ascii .arrow { display: none; }
 OverviewPane.-low #time-panel { border: none; padding: 0 2; }
 """
 
@@ -127,7 +128,7 @@ class QslmApp(RunningApp):
             self._reader.stop()
         self._turn += 1
         turn, self.study = self._turn, name
-        self.view, self.trouble, self.chosen = None, None, None
+        self.view, self.trouble, self.chosen, self.pinned = None, None, None, None
         self._reader = Poller(
             self._open_source,
             name,

@@ -254,3 +254,33 @@ async def test_a_trials_numbers_hold_its_energy_window() -> None:
         text = screen_of(app)
         for words in ("energy window    mean 596 W", "1.29 J per token", "steady: halves"):
             assert words in text
+
+
+async def test_another_study_is_followed_from_its_own_end_and_nothing_stays_pinned() -> None:
+    repository = recorded(Study().fill())
+    older = Study("older", blocks=2).fill("global", running=False)
+    older.state = "finished"
+    repository.made.append(older)
+    async with watching(repository) as pilot:
+        app = pilot.app
+        assert isinstance(app, QslmApp)
+        await pilot.press("g")
+        app.pin(48)
+        await until(pilot, lambda: "looking back" in screen_of(app))
+        app.open_study("older")
+        await until(pilot, lambda: app.view is not None and app.view.row.name == "older")
+        await until(pilot, lambda: "recording's end; the study is finished" in screen_of(app))
+        assert app.pinned is None and "looking back" not in screen_of(app)
+
+
+async def test_every_key_of_the_power_screen_is_in_its_help() -> None:
+    async with watching(recorded(Study().fill()), (120, 60)) as pilot:
+        await pilot.press("?")
+        await pilot.pause()
+        text = screen_of(pilot.app)
+        for words in (
+            "Look at the moment before", "Look at the moment after", "Look a quarter of the stretch back",
+            "Show a shorter stretch of time", "Show a longer stretch of time", "Look at the next trial",
+            "Follow the newest sample", "Look at the begin of the recording",
+        ):  # fmt: skip
+            assert words in text, words

@@ -186,3 +186,15 @@ async def test_a_study_that_is_killed_while_it_is_shown_says_so_and_how_to_go_on
         repository.made.clear()
         repository.version += 1
         await until(pilot, lambda: "is gone from the storage" in screen_of(pilot.app))
+
+
+async def test_every_dialog_is_ascii_where_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QSLM_OPT_ASCII", "1")
+    async with shown(*three(), name=None, size=(80, 24)) as pilot:
+        for keys, mark in (
+            (["n"], "New study"), (["escape", "x"], "Stop?"), (["escape", "down", "D"], "Delete?"),
+            (["escape", "?"], "Help: studies"), (["escape", "up", "enter"], "Tiers"), (["e"], "Export"),
+        ):  # fmt: skip
+            await pilot.press(*keys)
+            await until(pilot, lambda mark=mark: mark in screen_of(pilot.app), mark)  # type: ignore[misc]
+            assert screen_of(pilot.app).isascii(), {c for c in screen_of(pilot.app) if not c.isascii()}
