@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from qslm_opt.errors import QslmError
 from tui.bitmap import block_bits
-from tui.events import why_text
 from tui.glyphs import glyphs
+from tui.reasons import block_notes
 from tui.text import bytes_text, lam_text, metric_text, significant
 
 if TYPE_CHECKING:
@@ -26,27 +26,14 @@ def widest_block(view: StudyView, record: TrialRecord) -> tuple[str, float] | No
     return max(blocks, key=lambda part: part[1])
 
 
-def refusal(view: StudyView, unit: str, bits: float) -> TrialRecord | None:
-    """Return the trial that was refused with fewer bits for a unit: the one with the most of those bits."""
-    found = [
-        t for t in view.ended
-        if t.unit == unit and t.bits < bits and not t.feasible and t.tier in ("global", "block", "module")
-    ]  # fmt: skip
-    return max(found, key=lambda t: (t.bits, t.number), default=None)
-
-
-def why_line(view: StudyView, record: TrialRecord) -> str:
-    """Return ``attention.3 keeps 8 bits: at 6 ppl 2.3 % past (#31)``, empty with nothing to say."""
+def why_line(view: StudyView, record: TrialRecord, lam: float) -> str:
+    """Return ``attention.3 keeps 8 bits. 6 bits: ppl 2.3 % past (#31)``, empty with nothing to say."""
     block = widest_block(view, record)
     if block is None:
         return ""
     unit, bits = block
     width = f"{int(bits)} bits" if bits == int(bits) else f"{significant(bits, 2)} bits on average"
-    tried = refusal(view, unit, bits)
-    if tried is None:
-        return f"{unit} keeps {width}: fewer were not tried alone"
-    why = why_text(view.metric, tried) or tried.state
-    return f"{unit} keeps {width}: at {tried.bits} {why} (#{tried.number})"
+    return f"{unit} keeps {width}. {block_notes(view, record, view.setting(record), lam)[unit]}"
 
 
 def next_choice(view: StudyView, lam: float) -> str:

@@ -87,7 +87,7 @@ def test_the_widest_block_has_its_reason_and_a_larger_lambda_its_choice() -> Non
     view = view_of(Study().fill())
     best = view.best(20.0)
     assert best is not None
-    assert why_line(view, best) == "attention.0 keeps 4 bits: at 2 ppl 1.5 % past (#51)"
+    assert why_line(view, best, 20.0) == "attention.0 keeps 4 bits. 3 bits: fits, ranks lower (#50)"
     assert next_choice(view, 20.0).startswith("λ from 71.5: #50 35.15")
     assert next_choice(view, 1e9) == "a larger λ chooses no other"
     words = ["".join(part for part, _ in line) for line in best_lines(view, 20.0, True, 60)]

@@ -62,7 +62,7 @@ class ModelPane(Pane):
 
     def on_resize(self, event: events.Resize) -> None:
         """Give the reasons more lines where there are more."""
-        self.set_class(event.size.height >= 32, "-tall")
+        self.set_class(event.size.height >= 28, "-tall")
         self.call_after_refresh(self.refresh_view)
 
     def action_next_layer(self) -> None:

@@ -105,7 +105,7 @@ class PowerPane(Pane):
         why = power.why_not() if view.power is not None else "reading the recording"
         self.set_class(bool(why), "-none")
         if why:
-            self._say_why(why if view.power is not None else "", view)
+            self._say_why(why.rstrip(".") if view.power is not None else "")
             return
         shown = replace(power, since=scrub.since(bounds), until=scrub.until(bounds))
         marks = marks_of(reversed(view.trials), shown.since, shown.until)
@@ -120,7 +120,7 @@ class PowerPane(Pane):
         if view is not None and view.power is not None and self._scrub.live and view.row.state == "running":
             self.show_view(view)
 
-    def _say_why(self, why: str, view: StudyView) -> None:
+    def _say_why(self, why: str) -> None:
         """Say why there is nothing to draw, and what to do."""
         self.query_one("#lanes-panel").border_title = "Power"
         self.query_one("#lanes-panel").border_subtitle = ""

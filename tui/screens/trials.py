@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import events
 from textual.binding import Binding, BindingType
@@ -13,54 +13,22 @@ from textual.widgets import Input, Static
 
 from qslm_opt.errors import UsageError
 from tui.filters import HELP, parse_filter
-from tui.glyphs import glyphs, plain
+from tui.glyphs import plain
 from tui.power import PowerSpan
 from tui.report import trial_runs
-from tui.screens.cells import room_cell
 from tui.screens.study import Pane
-from tui.text import bytes_text, metric_text, number_text, percent, state_role, state_sign, state_word
+from tui.trialrows import SORTS, columns, trial_row
 from tui.widgets.paint import text
 from tui.widgets.scrollbar import fit_scrollbar
-from tui.widgets.table import Cell, Column, WindowTable
+from tui.widgets.table import WindowTable
 
 if TYPE_CHECKING:
     from qslm_opt.results import TrialRecord
     from tui.model import StudyView
 
-_INFINITY = float("inf")
 _HINT = "tier:block (state:pruned or mem<2.1MB) unit:attention.3 not fmt:int3"
 _DETAIL_FROM = 150
 """From this width on the trial under the cursor is shown beside the table."""
-
-
-def _columns(metric: str) -> tuple[Column, ...]:
-    word = "acc" if metric == "accuracy" else "ppl"
-    return (
-        Column("trial", 6, right=True),
-        Column("state", 10),
-        Column("tier", 11, drop=2),
-        Column("unit", 16, grow=True),
-        Column("bits", 4, right=True),
-        Column(word, 8, right=True),
-        Column("memory", 8, right=True),
-        Column("saving", 7, right=True, drop=5),
-        Column(f"{word} room", 8, right=True),
-        Column("mem room", 8, right=True),
-        Column("seconds", 7, right=True, drop=6),
-        Column("power W", 7, right=True, drop=8),
-        Column("energy J", 8, right=True, drop=9),
-        Column("ended", 8, drop=7),
-    )
-
-
-_SORTS: Sequence[tuple[str, Callable[[TrialRecord, bool], Any]]] = (
-    ("number", lambda t, _: t.number),
-    ("metric, best first", lambda t, up: _INFINITY if t.value is None else -t.value if up else t.value),
-    ("memory", lambda t, _: t.bytes),
-    ("seconds, longest first", lambda t, _: -(t.seconds or 0.0)),
-    ("energy, least first", lambda t, _: _INFINITY if t.energy_j is None else t.energy_j),
-    ("room, least violation first", lambda t, _: max(t.slack.values(), default=_INFINITY)),
-)
 
 
 class TrialsPane(Pane):
@@ -95,7 +63,7 @@ class TrialsPane(Pane):
         yield Static(id="filter-help")
         with Horizontal():
             with Vertical(classes="panel", id="trials-panel"):
-                yield WindowTable(_columns("perplexity"), empty="no trial yet", id="trial-table")
+                yield WindowTable(columns("perplexity"), empty="no trial yet", id="trial-table")
             with VerticalScroll(classes="panel", id="trial-detail", can_focus=False):
                 yield Static(id="trial-facts")
 
@@ -121,14 +89,14 @@ class TrialsPane(Pane):
         except UsageError as error:
             self._problem = str(error)
         up = view.metric == "accuracy"
-        self._rows.sort(key=lambda t: (_SORTS[self.sort][1](t, up), t.number))
+        self._rows.sort(key=lambda t: (SORTS[self.sort][1](t, up), t.number))
         newest = max(range(len(self._rows)), key=lambda i: self._rows[i].number, default=0)
         kept = next((i for i, t in enumerate(self._rows) if t.number == here), 0)
-        table.set_columns(_columns(view.metric))
+        table.set_columns(columns(view.metric))
         table.empty = "no trial matches the filter; escape empties it" if written else "no trial yet"
         pinned = self.dash.pinned
         table.set_rows(
-            len(self._rows), lambda i: _row(view, self._rows[i], pinned), newest if self.follow else kept
+            len(self._rows), lambda i: trial_row(view, self._rows[i], pinned), newest if self.follow else kept
         )
         self._titles(view, written)
         self._show_detail(view)
@@ -153,7 +121,7 @@ class TrialsPane(Pane):
     def _titles(self, view: StudyView, written: str) -> None:
         panel = self.query_one("#trials-panel")
         count = f"{len(self._rows)} of {len(view.trials)}" if written else f"{len(view.trials)}"
-        panel.border_title = f"{count} trials by {_SORTS[self.sort][0]}"
+        panel.border_title = f"{count} trials by {SORTS[self.sort][0]}"
         follow = "following the newest, r stops" if self.follow else "enter: all numbers of a trial"
         panel.border_subtitle = plain(follow)
         words = (f"{self._problem} The last filter that could be read stays.", "infeasible")
@@ -177,7 +145,7 @@ class TrialsPane(Pane):
 
     def action_sort(self) -> None:
         """Sort by the next of the orders."""
-        self.sort = (self.sort + 1) % len(_SORTS)
+        self.sort = (self.sort + 1) % len(SORTS)
         self.refresh_view()
 
     def action_follow(self) -> None:
@@ -219,25 +187,3 @@ class TrialsPane(Pane):
         if event.index < len(self._rows):
             self.dash.open_trial(self._rows[event.index].number)
 
-
-def _row(view: StudyView, record: TrialRecord, pinned: int | None) -> list[Cell]:
-    role = state_role(record)
-    best = view.best(view.row.spec.lam)
-    mark = glyphs().best if best is not None and best.number == record.number else ""
-    name = (f"{mark}#{record.number}", "best" if mark else "")
-    return [
-        (f"{glyphs().pin}#{record.number}", "key") if record.number == pinned else name,
-        (f"{state_sign(record)} {state_word(record)}", role),
-        (record.tier, "dim"),
-        (record.unit, ""),
-        (str(record.bits), ""),
-        (metric_text(view.metric, record.value), role),
-        (bytes_text(record.bytes), ""),
-        (percent(record.saving), "dim"),
-        room_cell(record, "metric"),
-        room_cell(record, "memory"),
-        (number_text(record.seconds) if record.seconds is not None else glyphs().dash, "dim"),
-        (number_text(record.power_w), "dim"),
-        (number_text(record.energy_j), "dim"),
-        ((record.finished or "")[11:19], "dim"),
-    ]

@@ -58,7 +58,7 @@ def best_lines(view: StudyView, lam: float, tall: bool, width: int) -> list[list
     lines = [_numbers(view, best, width)]
     if tall:
         lines += _bits(view, best, width)
-        why = why_line(view, best)
+        why = why_line(view, best, lam)
         lines += [[("why   ", "dim"), (clip(why, width - 6), "")]] if why else []
     else:
         lines.append([("bits ", "dim"), (clip(_bar(view, best), width - 5), "bar")])
