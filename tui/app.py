@@ -10,11 +10,10 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import SystemCommand
@@ -23,22 +22,21 @@ from textual.css.query import NoMatches
 from textual.screen import Screen
 
 from qslm_opt.errors import UsageError, did_you_mean
-from qslm_opt.safe import file_stem
 from tui.config import Config, check_keymap, check_theme, read_config
 from tui.glyphs import ascii_wanted
-from tui.keys import APP_KEYS, action_ids, app_keys, commands, key_lines
+from tui.keys import APP_KEYS, action_ids, app_keys, commands
 from tui.messages import ReadFailed, StudiesRead, ViewRead
 from tui.panes import PANES, pane_class
-from tui.reader import Poller, Source, Trouble
-from tui.running import RunningApp
+from tui.poller import Poller
+from tui.reader import Source, Trouble
 from tui.screens.base import SizedScreen
-from tui.screens.dialogs import HelpDialog, TrialDialog
+from tui.screens.dialogs import TrialDialog
 from tui.screens.start import StartScreen, TroubleScreen
-from tui.screens.study import Pane, StudyScreen
-from tui.text import cli_command, exact_lam
+from tui.screens.study import StudyScreen
+from tui.sharing import SharingApp
+from tui.text import cli_command
 
 if TYPE_CHECKING:
-    from qslm_opt.results import TrialRecord
     from qslm_opt.store import StudyRow
     from tui.power import PowerSpan
     from tui.reader import StudyLine
@@ -58,7 +56,7 @@ OverviewPane.-low #time-panel { border: none; padding: 0 2; }
 """
 
 
-class QslmApp(RunningApp):
+class QslmApp(SharingApp):
     """A read-only view of the studies in one storage."""
 
     TITLE = "qslm-opt"
@@ -177,11 +175,6 @@ class QslmApp(RunningApp):
                 self.switch_mode("trouble")
             self.refresh_shown()
 
-    @property
-    def base_screen(self) -> Screen[object] | None:
-        """The screen under any dialog; None while the app closes."""
-        return next(iter(self.screen_stack), None)
-
     def refresh_shown(self) -> None:
         """Show what changed on the screen in front."""
         screen = self.base_screen
@@ -236,73 +229,6 @@ class QslmApp(RunningApp):
             self.notify(
                 "ctrl+c again asks how to stop the search; q closes the dashboard, the search goes on."
             )
-
-    def action_export(self) -> None:
-        """Ask in which form what is shown shall be written, and write it."""
-        from tui.screens.choice import export_question
-
-        if self.view is None:
-            self.action_save_svg()
-            return
-        self.push_screen(export_question(f"what screen {self.pane} shows"), self._export)
-
-    def _export(self, form: str | None) -> None:
-        from tui.export import to_csv, to_json
-
-        if form == "svg":
-            self.call_after_refresh(self.action_save_svg)
-        elif form is not None and self.view is not None:
-            trials = self._shown_trials()
-            whole = to_json(self.view, self.pane, self.lam, self.chosen_number, trials)
-            self._write(form, to_csv(trials) if form == "csv" else whole)
-
-    def _shown_trials(self) -> Sequence[TrialRecord]:
-        screen = self.base_screen
-        pane = screen.pane if isinstance(screen, StudyScreen) else None
-        if self.view is None or pane is None:
-            return ()
-        return pane.shown_trials(self.view)
-
-    def command(self) -> str:
-        """Return the command line that says the same as this screen."""
-        if self.study is None:
-            return cli_command("study", "list", url=self.url)
-        if self.pane == "rank":
-            return cli_command(
-                "study", "candidates", self.study, "--lambda", exact_lam(self.lam), url=self.url
-            )
-        return cli_command("study", "show", self.study, url=self.url)
-
-    def action_copy_command(self) -> None:
-        """Copy the equal command line."""
-        self.copy_to_clipboard(self.command())
-        self.notify(self.command(), title="Copied", markup=False)
-
-    def action_save_svg(self) -> None:
-        """Save the screen as an SVG in the working directory."""
-        self._write("svg", self.export_screenshot(title=self.picture_title()))
-
-    def _write(self, form: str, content: str) -> None:
-        stem = file_stem(self.study or "qslm-opt")
-        path = Path(f"{stem}-{self.pane}-{self.clock():%Y%m%d-%H%M%S}.{form}")
-        try:
-            path.write_text(content, encoding="utf-8")
-        except OSError as error:
-            self.notify(f"{path} cannot be written: {error.strerror}.", severity="error", markup=False)
-            return
-        self.notify(str(path.absolute()), title="Saved", markup=False)
-
-    def picture_title(self) -> str:
-        """Return the title of an exported picture."""
-        return f"qslm-opt {self.study or ''}".strip()
-
-    def action_help(self) -> None:
-        """Show the keys of this screen and the signs."""
-        screen = self.base_screen
-        part = screen.pane if isinstance(screen, StudyScreen) else screen
-        name = self.pane if isinstance(screen, StudyScreen) else "studies"
-        notes = part.NOTES if isinstance(part, (Pane, SizedScreen)) else ()
-        self.push_screen(HelpDialog(key_lines(self, self.screen), f"Help: {name}", notes))
 
     def get_key_display(self, binding: Binding) -> str:
         """Return how a key is shown; by its name where only ASCII is wanted."""

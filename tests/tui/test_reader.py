@@ -7,7 +7,8 @@ from typing import Any
 
 from qslm_opt.errors import SchemaError, StorageError, StudyNotFoundError
 from tests.tui.fakes import START, FakeRepository, Study
-from tui.reader import Poller, StudiesReader, StudyReader, Trouble, trouble_of
+from tui.poller import Poller, trouble_of
+from tui.reader import StudiesReader, StudyReader, Trouble
 
 
 class Clock:
