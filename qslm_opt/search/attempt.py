@@ -50,6 +50,9 @@ class SessionLike(Protocol):
     def baseline(self) -> Baseline:
         """Measure the unquantized model."""
 
+    def probe(self) -> str:
+        """Return a sum over every bit of a small computation: equal where the same settings give the same."""
+
     def run(
         self,
         setting: QuantSetting,
@@ -115,6 +118,7 @@ class Attempts:
     ) -> None:
         self.session, self.study, self.sampler, self.judge = session, study, sampler, judge
         self.listener, self.meter, self.interrupts = listener, meter, interrupts
+        self._said_silent: set[tuple[str, ...]] = set()
 
     def carry_out(self, trial: OpenTrial, proposal: Proposal, record: TrialRecord) -> None:
         """Run a proposal and tell its outcome.
@@ -145,9 +149,19 @@ class Attempts:
             run, power = self.session.run(
                 setting, parent=parent, bound=bound, report=report, meter=self.meter
             )
+        self._say_silent(trial, run)
         if power is not None and not self.sampler.was_alone(self.study, trial.number):
             power = None  # the window holds the others' power too
         return self.judge.judge(proposal, run, power)
+
+    def _say_silent(self, trial: OpenTrial, run: Evaluation) -> None:
+        """Say, once for each set of blocks, that a setting silences them: its metric counts all the same."""
+        if run.silent and run.silent not in self._said_silent:
+            self._said_silent.add(run.silent)
+            self.listener.on_narrate(
+                f"trial {trial.number}: no neuron fires in {', '.join(run.silent)}; "
+                "the metric counts as it was measured"
+            )
 
     def _tell(self, trial: OpenTrial, outcome: Outcome, record: TrialRecord) -> None:
         ended = outcome.state, outcome.score, outcome.attributes, outcome.constraints
