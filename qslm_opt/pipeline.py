@@ -119,7 +119,33 @@ class Session:
         self.engine.synchronise()
         with meter.window() as window:
             evaluation = self.engine.evaluate(setting, parent=parent, bound=bound, report=report)
-        return evaluation, window.result()
+        # What began behind kept activations computed less than its tokens: joules per token would lie.
+        return evaluation, window.result(items=None if self.engine.reused else evaluation.used)
+
+    def measure(
+        self,
+        setting: QuantSetting,
+        meter: Meter,
+        seconds: float,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> PowerWindow | None:
+        """Run ``setting`` over the data again and again for ``seconds``, and return that window alone.
+
+        Every block of every batch is computed: nothing kept of earlier runs shortens these. The weights are
+        quantized before the window begins, as far as they can be kept. The last run ends with the batch with
+        which the time is over. ``stop`` is asked after every batch. None where the meter says nothing.
+        """
+        items, runs = 0, 0
+
+        def enough(_: Progress) -> bool:
+            return stop() or window.seconds >= seconds
+
+        self.engine.prepare(setting)
+        with meter.window() as window:
+            while not runs or not (stop() or window.seconds >= seconds):
+                items += self.engine.evaluate(setting, report=enough, fresh=True).used
+                runs += 1
+        return window.result(items=items, repeats=runs)
 
 
 def _check_heads(model: LoadedModel, task: str, kind: str) -> None:

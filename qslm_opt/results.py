@@ -189,6 +189,11 @@ class PowerWindow:
         return self.energy_j / self.items if self.energy_j is not None and self.items else None
 
     @property
+    def run_j(self) -> float | None:
+        """Joules per run of the setting; None where the energy was not read."""
+        return None if self.energy_j is None else self.energy_j / self.repeats
+
+    @property
     def counter_difference(self) -> float | None:
         """Counter over integral − 1; None unless both were read."""
         return self.counter_j / self.integral_j - 1 if self.counter_j and self.integral_j else None
@@ -225,6 +230,7 @@ class TrialRecord:
     power_w: float | None = None
     """Mean power; None where no meter read it."""
     energy_j: float | None = None
+    """Energy of one run of the setting."""
     firing_rate: float | None = None
     started: str | None = None
     """ISO 8601 local time without offset, as Optuna stores it."""

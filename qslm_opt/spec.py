@@ -28,8 +28,9 @@ _UNITS = {
 }  # fmt: skip
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z%]*)")
 BOUNDS = ("max_drop", "min_accuracy", "max_increase", "max_perplexity")
-_NOT_DECIDING = ("name", "device", "matmul", "lam", "seed", "model", "data")
+_NOT_DECIDING = ("name", "device", "matmul", "lam", "seed", "model", "data", "power_window")
 """Keys that the spec's hash leaves out: what model, data, device and matmul lead to is in the fingerprint."""
+MOST_POWER_WINDOW = 600.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class StudySpec:
     """Precision of the matrix products: fp32, tf32, fp16 or split; auto takes the fastest exact enough."""
     window_batch: int | None = None
     """Windows or sentences per batch; None picks a size for the device."""
+    power_window: float = 2.0
+    """Seconds that the power of a candidate is measured at least, where there is a meter; 0: no longer."""
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -104,6 +107,11 @@ class StudySpec:
             raise SpecError(
                 f"matmul {self.matmul!r} is unknown; use one of {', '.join(MATMULS)}."
                 f"{did_you_mean(self.matmul, MATMULS)}"
+            )
+        if not 0 <= self.power_window <= MOST_POWER_WINDOW:
+            raise SpecError(
+                f"power_window {self.power_window} is out of range; "
+                f"it is seconds from 0 (off) to {MOST_POWER_WINDOW:g}."
             )
         if self.rescale_every < 0:
             raise SpecError(f"rescale_every {self.rescale_every} is negative; use 0 (never) or 6.")
@@ -269,7 +277,7 @@ def _typed(key: str, value: Any) -> Any:
     """Coerce a decoded value to the field's type; raise SpecError when it cannot be."""
     kinds: dict[str, tuple[type[Any], ...]] = {
         "lam": (int, float), "lambda": (int, float), "max_drop": (int, float),
-        "min_accuracy": (int, float), "max_perplexity": (int, float),
+        "min_accuracy": (int, float), "max_perplexity": (int, float), "power_window": (int, float),
         "max_increase": (int, float, str), "memory_budget": (int, str),
         "window": (int,), "limit": (int,), "window_batch": (int,), "seed": (int,),
         "rescale_every": (int,), "sign_embedding": (bool,), "pins": (dict,),

@@ -130,6 +130,8 @@ def test_a_value_of_the_wrong_type_is_refused_with_its_value(key, value, words):
         ("limit", 0, "limit 0 is out of range"),
         ("window", -1, "window -1 is out of range"),
         ("window_batch", 0, "window_batch 0"),
+        ("power_window", -1, "power_window -1"),
+        ("power_window", 601, "power_window 601"),
         ("embed_spike", "yes", "use on, off or auto"),
         ("rescale_every", -6, "-6 is negative"),
         ("max_drop", 2.0, "a share in 0..1"),
@@ -307,7 +309,8 @@ def test_a_missing_a_broken_and_a_binary_file_each_have_their_message(tmp_path):
 
 def test_name_device_lambda_seed_and_paths_do_not_decide_the_result():
     spec = make()
-    same = make(name="other", device="cuda:1", lam=3.0, seed=1, model="moved/", data="elsewhere")
+    same = make(name="other", device="cuda:1", lam=3.0, seed=1, model="moved/", data="elsewhere",
+                power_window=0.0)  # fmt: skip
     assert same.hash() == spec.hash()
     assert spec.renamed("other").name == "other"
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from qslm_opt.evaluate.bounds import MetricBound
     from qslm_opt.measure.meter import Meter
+    from qslm_opt.results import PowerWindow
 
 LAST = 200
 """The medians are over so many trials at the end, when the study is largest."""
@@ -177,6 +178,12 @@ class InstantSession:
     ) -> tuple[Evaluation, None]:
         """Return the evaluation of ``setting``, measured to the end."""
         return self._result(setting), None
+
+    def measure(
+        self, setting: QuantSetting, meter: Meter, seconds: float, stop: Callable[[], bool]
+    ) -> PowerWindow | None:
+        """Return nothing: there is no model to measure."""
+        return None
 
     def _result(self, setting: QuantSetting) -> Evaluation:
         kept = all(

@@ -17,11 +17,11 @@ from qslm_opt.spec import StudySpec
 DEMOS: dict[str, dict[str, Any]] = {
     "demo": {
         "name": "demo", "model": "demo", "task": "demo", "max_increase": "5%", "memory_budget": "12%",
-        "precisions": [8, 6, 5, 4, 3, 2],
+        "precisions": [8, 6, 5, 4, 3, 2], "power_window": 0.5,
     },
     "demo-classify": {
         "name": "demo-classify", "model": "demo", "task": "demo-classify", "max_drop": 0.005,
-        "memory_budget": "12%", "precisions": [8, 6, 5, 4, 3, 2],
+        "memory_budget": "12%", "precisions": [8, 6, 5, 4, 3, 2], "power_window": 0.5,
     },
 }  # fmt: skip
 """The two demo studies; ``studies/demo.toml`` and ``studies/demo-classify.toml`` say the same."""

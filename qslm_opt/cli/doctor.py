@@ -12,11 +12,14 @@ from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qslm_opt.cli.placement import available_cores
+
+if TYPE_CHECKING:
+    from qslm_opt.measure.nvml_source import NvmlSource
 
 SCHEMA = 1
 _PACKAGES = (
@@ -118,29 +121,47 @@ def _torch() -> Iterator[Check]:
 
 
 def _gpu_meter(index: int, uuid: str | None) -> Iterator[Check]:
-    from qslm_opt.measure.nvml import NvmlMeter, open_nvml
+    from qslm_opt.measure.nvml import NvmlUnavailableError, open_source
+    from qslm_opt.measure.reading import steady_clock
 
-    meter = open_nvml(index, uuid=uuid)
     name = f"cuda:{index} power"
-    if not isinstance(meter, NvmlMeter):
-        yield _null("GPU", name, meter.reason or "")
+    try:
+        source = open_source(index, uuid)
+    except NvmlUnavailableError as error:
+        yield _null("GPU", name, str(error))
         return
-    watts, used = meter.measure_idle(0.2), meter.memory_bytes()
-    if watts is None:
-        yield _null("GPU", name, meter.reason or "NVML answers 0 W; use a GPU with a power sensor")
-    else:
-        counter = (
-            "with an energy counter" if meter.counts_energy else "no energy counter: energy is integrated"
-        )
-        yield Check("GPU", name, True, f"NVML, {watts:.1f} W now, {counter}")
-    if used is not None:
-        yield Check("GPU", f"cuda:{index} memory", True, f"{used / 1e9:.1f} GB in use by all processes")
-    meter.close()
+    try:
+        reading, found = source.read(steady_clock()), source.describe()
+        watts, used = reading.sample.power_w, reading.sample.memory_bytes
+        limit = "" if found.limit_w is None else f" of {found.limit_w:.0f} W"
+        if watts is None:
+            yield _null("GPU", name, "NVML answered without a number; ask again")
+        else:
+            yield Check("GPU", name, True, f"NVML, {watts:.1f} W now{limit}, {_kind(source)}")
+        gone = source.missing()
+        told = None if gone else "memory, utilization, clocks, temperature, throttle reasons, energy counter"
+        why = f"this GPU or its driver does not tell: {', '.join(gone)}" if gone else None
+        fix = "a newer driver may; what is missing is shown as n/a" if gone else None
+        yield Check("GPU", f"cuda:{index} sensors", not gone, told, why=why, fix=fix)
+        if used is not None:
+            yield Check("GPU", f"cuda:{index} memory", True, f"{used / 1e9:.1f} GB in use by all processes")
+    except Exception as error:  # noqa: BLE001  a GPU that is lost says so in its own words
+        yield _null("GPU", name, f"NVML stopped answering: {error}; look at nvidia-smi")
+    finally:
+        source.close()
+
+
+def _kind(source: NvmlSource) -> str:
+    """Return what a GPU's watts and joules are, in words."""
+    reading = "instant readings" if source.domain == "instant" else "readings averaged over a second"
+    counter = "with an energy counter" if source.counts_energy else "no energy counter: energy is integrated"
+    return "; ".join(part for part in (f"{reading}, {counter}", source.shared) if part)
 
 
 def _power() -> Iterator[Check]:
-    from qslm_opt.measure.meter import open_meter
+    from qslm_opt.measure.meter import ENVIRONMENT_KEY, open_meter
     from qslm_opt.measure.nvml import NvmlUnavailableError, load_nvml
+    from qslm_opt.measure.rapl import open_rapl
 
     try:
         nvml = load_nvml()
@@ -149,12 +170,20 @@ def _power() -> Iterator[Check]:
     else:
         yield Check("Power", "NVML", True, f"driver {nvml.nvmlSystemGetDriverVersion()}")
         nvml.nvmlShutdown()
-    meter = open_meter("cpu")
+    meter = open_rapl()
     if meter.reason is None:
         yield Check("Power", "RAPL", True, "energy of the CPU packages, all processes together")
     else:
         yield _null("Power", "RAPL", meter.reason)
     meter.close()
+    if os.environ.get(ENVIRONMENT_KEY):
+        chosen = open_meter("cpu")
+        yield Check(
+            "Power", ENVIRONMENT_KEY, chosen.source == "replay", os.environ[ENVIRONMENT_KEY],
+            why=None if chosen.source == "replay" else "no device is measured",
+            fix=f"unset {ENVIRONMENT_KEY} to measure the devices themselves",
+        )  # fmt: skip
+        chosen.close()
 
 
 def _null(group: str, name: str, reason: str) -> Check:

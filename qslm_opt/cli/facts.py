@@ -37,6 +37,11 @@ class StudyFacts:
         return self.row.spec.metric
 
     @property
+    def item(self) -> str:
+        """What the task consists of: ``sentence`` or ``token``."""
+        return "sentence" if self.metric == "accuracy" else "token"
+
+    @property
     def baseline(self) -> float | None:
         """The unquantized model's metric, None until it was measured."""
         return self.row.baseline.value if self.row.baseline else None

@@ -14,6 +14,7 @@ from qslm_opt.cli import dashboard, demo, running, study, watch
 from qslm_opt.cli.bench import bench
 from qslm_opt.cli.doctor import doctor
 from qslm_opt.cli.model import app as model_app
+from qslm_opt.cli.power import app as power_app
 from qslm_opt.errors import QslmError
 from qslm_opt.safe import printable
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(study.app)
 app.add_typer(model_app)
+app.add_typer(power_app)
 app.command()(demo.demo)
 app.command()(watch.watch)
 app.command()(dashboard.dashboard)

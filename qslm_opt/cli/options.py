@@ -50,6 +50,11 @@ Progress = Annotated[
     typer.Option("--progress", help="auto: a bar on a terminal, else one line a trial. plain: lines. none."),
 ]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes that search together.")]
+PowerWindow = Annotated[
+    float | None,
+    typer.Option("--power-window", metavar="SECONDS", show_default=False,
+                 help="Measure a candidate's power for so long; 0: only while it is evaluated. [default: 2]"),
+]  # fmt: skip
 Watch = Annotated[bool, typer.Option("--watch", help="Run in the background and open the dashboard.")]
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from qslm_opt.cli.facts import ENDED, StudyFacts
+from qslm_opt.cli.meters import REST_KEY, meter_of, told_at_rest
 from qslm_opt.cli.options import command, reading
 from qslm_opt.cli.output import narrate, print_json
 from qslm_opt.cli.placement import Place, describe, held_to, places_of
@@ -24,7 +25,6 @@ from qslm_opt.safe import file_stem
 
 if TYPE_CHECKING:
     from qslm_opt.cli.options import ProgressKind
-    from qslm_opt.measure.meter import Meter
     from qslm_opt.pipeline import Session
     from qslm_opt.spec import StudySpec
 
@@ -52,12 +52,14 @@ def open_session(spec: StudySpec) -> Session:
 
 
 def run(
-    name: str, url: str, session: Session, *, progress: ProgressKind, workers: int = 1, as_json: bool = False
-) -> None:
+    name: str, url: str, session: Session, *, progress: ProgressKind, workers: int = 1, as_json: bool = False,
+    power_window: float | None = None,
+) -> None:  # fmt: skip
     """Run a study to its end in this process and ``workers - 1`` others, then print its candidates.
 
     Raises InfeasibleError when it ends without one, and leaves with 130 when it is interrupted. Without a
-    GPU of its own to each, the workers share one, or the CPU's cores.
+    GPU of its own to each, the workers share one, or the CPU's cores. ``power_window`` is what the other
+    processes are told to use in place of the study's own.
     """
     with resumable(name, url):
         from qslm_opt.search.driver import run_study
@@ -71,9 +73,14 @@ def run(
             narrate(describe(places))
         with ExitStack() as stack:
             # First the meter: the device is at rest only before the other workers start.
-            meter = stack.enter_context(_meter(session, idle=row.state != "running"))
+            idle = row.state != "running" or told_at_rest(name)
+            meter = stack.enter_context(meter_of(session, idle=idle))
             stack.enter_context(held_to(places[0]))
-            stack.enter_context(workers_on(name, url, places[1:], row.spec.device))
+            own = row.spec.device
+            alone = [place for place in places if places.count(place) == 1]
+            stack.enter_context(
+                workers_on(name, url, places[1:], own, power_window=power_window, at_rest=alone)
+            )
             stack.enter_context(listener)
             summary = run_study(name, url, session, listener=listener, meter=meter, since=_began["at"])
     report(name, url, as_json=as_json, ended=summary.state in ENDED)
@@ -117,14 +124,17 @@ def read_facts(name: str, url: str | None, lam: float | None = None) -> StudyFac
 
 
 def run_detached(
-    name: str, url: str, workers: int, device: str | None = None
+    name: str, url: str, workers: int, device: str | None = None, power_window: float | None = None
 ) -> tuple[subprocess.Popen[bytes], Path]:
     """Start ``study resume`` as a process that outlives this one; return it and its log file."""
     log = log_file(name)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [*_resume(name), "--progress", "plain", "--workers", str(workers), *_on(device)],
+            [
+                *_resume(name), "--progress", "plain", "--workers", str(workers), *_on(device),
+                *_window(power_window),
+            ],
             stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=_environment(url), start_new_session=True,
         )  # fmt: skip
     return process, log
@@ -136,12 +146,14 @@ def log_file(name: str) -> Path:
     return Path(home) / "qslm-opt" / f"{file_stem(name)}.log"
 
 
-def watch_in_background(name: str, url: str, workers: int, device: str | None = None) -> None:
+def watch_in_background(
+    name: str, url: str, workers: int, device: str | None = None, power_window: float | None = None
+) -> None:
     """Run the study in a process of its own, on its own device or ``device``; open the dashboard here."""
     from qslm_opt.cli.watch import open_dashboard
 
     need_terminal()
-    process, log = run_detached(name, url, workers, device)
+    process, log = run_detached(name, url, workers, device, power_window)
     open_dashboard(url, name)
     code = process.poll()
     if code is None:
@@ -164,20 +176,25 @@ def need_terminal() -> None:
 
 @contextmanager
 def workers_on(
-    name: str, url: str, places: Sequence[Place], own: str, *, quiet: bool = False
-) -> Iterator[None]:
+    name: str, url: str, places: Sequence[Place], own: str, *, quiet: bool = False,
+    power_window: float | None = None, at_rest: Sequence[Place] = (),
+) -> Iterator[None]:  # fmt: skip
     """Run a process on the study at each place; end them when this one is interrupted or fails.
 
-    ``own`` is the study's own device, which a worker knows. ``quiet`` ones do not narrate; an exit code of
-    theirs that is a failure is narrated here all the same.
+    ``own`` is the study's own device, which a worker knows. On the places ``at_rest`` nobody else computes.
+    ``quiet`` ones do not narrate; an exit code of theirs that is a failure is narrated here all the same.
     """
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for place in places:
+            device = None if place.device == own else place.device
             worker = subprocess.Popen(
-                [*_resume(name), "--progress", "none", *_on(None if place.device == own else place.device)],
+                [*_resume(name), "--progress", "none", *_on(device), *_window(power_window)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                env={**_environment(url), **place.environment(os.environ)},
+                env={
+                    **_environment(url), **place.environment(os.environ),
+                    **({REST_KEY: name} if place in at_rest else {}),
+                },
                 stderr=subprocess.DEVNULL if quiet else None,
             )  # fmt: skip
             processes.append(worker)
@@ -218,20 +235,5 @@ def _on(device: str | None) -> list[str]:
     return [] if device is None else ["--device", device]
 
 
-@contextmanager
-def _meter(session: Session, *, idle: bool) -> Iterator[Meter]:
-    """Open the power meter of the session's device; with ``idle``, measure the device at rest first."""
-    from qslm_opt.measure.meter import open_meter
-
-    device, uuid = session.engine.device, None
-    if device.type == "cuda":
-        import torch
-
-        uuid = str(torch.cuda.get_device_properties(device).uuid)
-    meter = open_meter(str(device), uuid=uuid, synchronize=session.engine.synchronise)
-    try:
-        if idle:
-            meter.measure_idle()
-        yield meter
-    finally:
-        meter.close()
+def _window(seconds: float | None) -> list[str]:
+    return [] if seconds is None else ["--power-window", repr(seconds)]

@@ -14,6 +14,7 @@ from qslm_opt.cli.options import (
     Device,
     Json,
     Name,
+    PowerWindow,
     Progress,
     ProgressKind,
     Storage,
@@ -80,6 +81,7 @@ def create(
     storage: Storage = None,
     device: Device = None,
     workers: Workers = 1,
+    power_window: PowerWindow = None,
     no_run: Annotated[bool, typer.Option("--no-run", help="Create it only.")] = False,
     watch: Watch = False,
     progress: Progress = "auto",
@@ -103,7 +105,7 @@ def create(
             "layout": layout, "quantizer": quantizer, "fixed": fixed, "sign_embedding": sign_embedding,
             "pins": pins(pin or ()), "data": data, "split": split, "window": window, "limit": limit,
             "window_batch": window_batch, "matmul": matmul, "embed_spike": embed_spike,
-            "rescale_every": rescale_every, "seed": seed, "device": device,
+            "rescale_every": rescale_every, "seed": seed, "device": device, "power_window": power_window,
         },
     )  # fmt: skip
     made = made.located(Path.cwd())
@@ -122,6 +124,7 @@ def resume(
     storage: Storage = None,
     device: Device = None,
     workers: Workers = 1,
+    power_window: PowerWindow = None,
     watch: Watch = False,
     progress: Progress = "auto",
     json: Json = False,
@@ -136,11 +139,15 @@ def resume(
         report(name, url, as_json=json)
         return
     if watch:
-        watch_in_background(name, url, workers, device)
+        watch_in_background(name, url, workers, device, power_window)
         return
-    spec = row.spec if device is None else replace(row.spec, device=device)
+    seconds = row.spec.power_window if power_window is None else power_window
+    spec = replace(row.spec, device=device or row.spec.device, power_window=seconds)
     with resumable(name, url):
-        run(name, url, open_session(spec), progress=progress, workers=workers, as_json=json)
+        run(
+            name, url, open_session(spec), progress=progress, workers=workers, as_json=json,
+            power_window=power_window,
+        )  # fmt: skip
 
 
 def create_and_run(

@@ -156,6 +156,8 @@ class Engine:
         self._size, self._rows = batch, min(ROWS[data.kind][kind], fitting)
         self._strata: list[list[int]] | None = None
         self._told = False
+        self.reused = False
+        """Whether the last evaluation began anywhere behind kept activations."""
         self._keys: dict[str, list[str]] = {}
         self._arrange()
 
@@ -190,6 +192,7 @@ class Engine:
         parent: QuantSetting | None = None,
         bound: MetricBound | None = None,
         report: Callable[[Progress], bool] | None = None,
+        fresh: bool = False,
     ) -> Evaluation:
         """Evaluate ``setting`` over all batches, or until ``report`` says stop.
 
@@ -202,6 +205,7 @@ class Engine:
                 search, and nothing is.
             bound: when given, every Progress carries the best metric that is still possible.
             report: called after every batch; True stops the run, and the value is then None.
+            fresh: compute every block, also what is kept of earlier evaluations.
 
         Raises:
             NumericsError: the logits hold NaN or infinity.
@@ -211,10 +215,15 @@ class Engine:
             try:
                 if parent is not None:
                     self._arrange_by_hardness()
-                return self._evaluate(setting, parent, bound, report)
+                return self._evaluate(setting, parent, bound, report, fresh=fresh)
             except torch.OutOfMemoryError:
                 pass
             self._halve()
+
+    def prepare(self, setting: QuantSetting) -> None:
+        """Quantize the weights of ``setting``, where that was not done."""
+        self._view.apply(setting)
+        self.synchronise()
 
     def _arrange_by_hardness(self) -> None:
         """Put the sentences that the unquantized model gets wrong, or nearly, into batches of their own."""
@@ -232,10 +241,12 @@ class Engine:
         bound: MetricBound | None = None,
         report: Callable[[Progress], bool] | None = None,
         hardness: np.ndarray | None = None,
+        fresh: bool = False,
     ) -> Evaluation:
         """See ``evaluate``; with ``hardness`` (sentences,), the loss of each is written there."""
         start = perf_counter()
-        keys = self._keys_of(setting)
+        keys = [] if fresh else self._keys_of(setting)
+        self.reused = False
         if parent is not None:
             self._prefix.follow(self._keys_of(parent))
         tensors = self._view.apply(setting)
@@ -349,6 +360,7 @@ class Engine:
         """Return the residual stream after the last block, and the spikes of each, float64 scalars."""
         found = self._prefix.deepest(index, keys)
         if found:
+            self.reused = True
             first, x, spikes = found[0], found[1].x, found[1].spikes
         else:
             first, x, spikes = 0, spikegpt.embed(tensors, self.config, batch.ids), ()

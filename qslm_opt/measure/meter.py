@@ -6,16 +6,23 @@ missing watt must not cost a trial. What it returns was measured, never estimate
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from qslm_opt.measure.sampling import Sample, summarize
-from qslm_opt.results import PowerWindow
+from qslm_opt.errors import UsageError
+from qslm_opt.results import PowerDevice, PowerSample, PowerWindow
 
 DEFAULT_RATE_HZ = 20.0
 """Samples per second that are asked for; the rate that was reached is in the PowerWindow."""
+ENVIRONMENT_KEY = "QSLM_OPT_METER"
+"""``off``, or ``replay:FILE``: plays a recording in place of the device's own meter."""
+
+Listener = Callable[[PowerSample], None]
+"""Told of every sample, in the meter's thread; must not wait and must not raise."""
 
 
 class Window(Protocol):
@@ -27,8 +34,16 @@ class Window(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
 
-    def result(self) -> PowerWindow | None:
-        """Return what was measured, None where nothing could be; RuntimeError while the window is open."""
+    @property
+    def seconds(self) -> float:
+        """How long the window has been open, or was."""
+        ...
+
+    def result(self, *, items: int | None = None, repeats: int = 1) -> PowerWindow | None:
+        """Return what was measured, None where nothing could be; RuntimeError while the window is open.
+
+        ``items`` tokens or sentences and ``repeats`` runs were inside it.
+        """
         ...
 
 
@@ -45,6 +60,11 @@ class Meter(Protocol):
         """Why there is no reading, mostly followed by ``; `` and the fix; None while the meter works."""
         ...
 
+    @property
+    def board(self) -> str | None:
+        """Names the physical device whose power is read; None without one."""
+        ...
+
     def window(self) -> Window:
         """Return a new window. Windows of one meter may overlap."""
         ...
@@ -56,89 +76,67 @@ class Meter(Protocol):
         """
         ...
 
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Tell ``listener`` of every sample from now on; return the call that ends this."""
+        ...
+
+    def describe(self) -> PowerDevice:
+        """Return what is measured, with the rest and the rate so far; id, study and process are blank."""
+        ...
+
     def close(self) -> None:
         """Release the device. Windows opened later give None."""
         ...
 
 
-class ClosedWindow:
-    """A window whose result is known beforehand (null and replay)."""
+class _NoWindow:
+    """The window of a meter that measures nothing."""
 
-    def __init__(self, outcome: PowerWindow | None) -> None:
-        self._outcome = outcome
+    seconds = 0.0
+
+    def __init__(self) -> None:
         self._left = False
 
-    def __enter__(self) -> ClosedWindow:
+    def __enter__(self) -> _NoWindow:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._left = True
 
-    def result(self) -> PowerWindow | None:
-        """Return the known result; RuntimeError before the window was left."""
+    def result(self, *, items: int | None = None, repeats: int = 1) -> None:
+        """Return None; RuntimeError before the window was left."""
         if not self._left:
             raise RuntimeError("the window is still open; leave its `with` block first")
-        return self._outcome
 
 
 class NullMeter:
     """No meter: every result is None, and ``reason`` says why."""
 
     source = "null"
+    board: str | None = None
 
-    def __init__(self, reason: str = "no power meter was asked for") -> None:
+    def __init__(self, reason: str = "no power meter was asked for", device: str = "cpu") -> None:
         self.reason: str | None = reason
+        self._device = device
 
-    def window(self) -> ClosedWindow:
+    def window(self) -> _NoWindow:
         """Return a window without a result."""
-        return ClosedWindow(None)
+        return _NoWindow()
 
     def measure_idle(self, seconds: float = 1.0) -> None:
         """Return None at once."""
         return
 
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Tell nothing, ever."""
+        return lambda: None
+
+    def describe(self) -> PowerDevice:
+        """Return a device that says why it is not read."""
+        return PowerDevice("", "", "", 0, self._device, reason=self.reason)
+
     def close(self) -> None:
         """Do nothing."""
-
-
-class ReplayMeter:
-    """Plays recordings: the n-th window gives what the n-th recording measured."""
-
-    source = "replay"
-
-    def __init__(
-        self,
-        recordings: Iterable[Sequence[Sample]],
-        *,
-        idle: Sequence[Sample] | None = None,
-        memory_bytes: int | None = None,
-    ) -> None:
-        """Take one recording of (seconds, watts) a window, and one of the device at rest."""
-        self._recordings = iter([list(r) for r in recordings])
-        self._idle = idle
-        self._idle_w: float | None = None
-        self._memory_bytes = memory_bytes
-        self.reason: str | None = None
-
-    def window(self) -> ClosedWindow:
-        """Return the next recording's window; without a result when there is none left."""
-        samples = next(self._recordings, None)
-        if samples is None:
-            self.reason = "the recording has ended; record more windows"
-            return ClosedWindow(None)
-        found = summarize(samples, source=self.source, idle_w=self._idle_w, memory_bytes=self._memory_bytes)
-        self.reason = None if found else f"the recording has {len(samples)} samples; a window needs 2"
-        return ClosedWindow(found)
-
-    def measure_idle(self, seconds: float = 1.0) -> float | None:
-        """Return the mean watts of the recording at rest; None when there is none."""
-        rest = summarize(self._idle or (), source=self.source)
-        self._idle_w = rest.mean_w if rest else None
-        return self._idle_w
-
-    def close(self) -> None:
-        """Forget the recordings that are left."""
-        self._recordings = iter([])
 
 
 def open_meter(
@@ -152,8 +150,12 @@ def open_meter(
 
     ``uuid`` (``str(torch.cuda.get_device_properties(device).uuid)``) names the GPU for certain where
     CUDA and NVML may count differently. ``synchronize`` (``torch.cuda.synchronize``) is called before
-    a window opens and before it closes, so that the window holds the work and nothing else.
+    a window opens and before it closes, so that the window holds the work and nothing else. The
+    environment's QSLM_OPT_METER wins: ``off``, or ``replay:FILE``; UsageError for anything else in it.
     """
+    chosen = os.environ.get(ENVIRONMENT_KEY, "")
+    if chosen:
+        return _chosen(chosen, device, synchronize, rate_hz)
     match = re.fullmatch(r"cuda(?::(\d+))?", device)
     if match:
         from qslm_opt.measure.nvml import open_nvml
@@ -163,4 +165,20 @@ def open_meter(
         from qslm_opt.measure.rapl import open_rapl
 
         return open_rapl(rate_hz=rate_hz)
-    return NullMeter(f"no power meter is known for device {device!r}; NVML reads cuda, RAPL reads cpu")
+    why = f"no power meter is known for device {device!r}; NVML reads cuda, RAPL reads cpu"
+    return NullMeter(why, device)
+
+
+def _chosen(
+    text: str, device: str, synchronize: Callable[[], None] | None, rate_hz: float
+) -> Meter:
+    kind, _, rest = text.partition(":")
+    if text == "off":
+        return NullMeter(f"{ENVIRONMENT_KEY} is off; unset it to measure", device)
+    if kind == "replay" and rest:
+        from qslm_opt.measure.replay import open_replay
+
+        return open_replay(Path(rest), device, synchronize=synchronize, rate_hz=rate_hz)
+    raise UsageError(
+        f"{ENVIRONMENT_KEY} is {text!r}; write replay:FILE (play a recording) or off, or unset it."
+    )

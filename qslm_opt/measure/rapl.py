@@ -5,17 +5,18 @@ A reading covers whole packages, every process included, without the memory modu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from threading import Lock
-from time import sleep
 
-from qslm_opt.measure.meter import Meter, NullMeter
-from qslm_opt.measure.sampling import Sample, SamplingWindow
-from qslm_opt.results import PowerWindow
+from qslm_opt.measure.meter import DEFAULT_RATE_HZ, Meter, NullMeter
+from qslm_opt.measure.reading import Clock, Reading
+from qslm_opt.measure.sampled import SampledMeter
+from qslm_opt.results import PowerDevice, PowerSample
 
 POWERCAP = Path("/sys/class/powercap")
+CPUINFO = Path("/proc/cpuinfo")
+_MIN_STEP_SECONDS = 1e-4
+"""Readings closer together than this give no watts: the counter moves about a thousand times a second."""
 
 
 class RaplDomain:
@@ -27,6 +28,7 @@ class RaplDomain:
         self._range_uj = int((folder / "max_energy_range_uj").read_text())
         self._last_uj = int(self._counter.read_text())
         self._total_uj = 0
+        self.limit_w = _limit_w(folder)
 
     def joules(self) -> float:
         """Return the energy since this object was made, in joules. Call it at least once a wrap (minutes)."""
@@ -37,73 +39,42 @@ class RaplDomain:
         return self._total_uj / 1e6
 
 
-class RaplMeter:
-    """Measures the sum of all CPU packages; made by ``open_rapl``."""
+class RaplSource:
+    """Reads the sum of all CPU packages. Its watts are the mean since the reading before."""
 
-    source = "rapl"
+    name, domain, quick, shared, board = "rapl", "counter", True, "", "cpu"
 
-    def __init__(self, folders: Sequence[Path], rate_hz: float) -> None:
-        self._folders, self._rate_hz = tuple(folders), rate_hz
-        self._idle_w: float | None = None
-        self.reason: str | None = None
+    def __init__(self, folders: Sequence[Path], *, cpuinfo: Path = CPUINFO) -> None:
+        """Open the counters; OSError or ValueError when one cannot be read."""
+        self._domains = [RaplDomain(folder) for folder in folders]
+        self._name = f"{_model(cpuinfo)}, {len(folders)} package{'s' * (len(folders) > 1)}"
+        self._last: tuple[float, float] | None = None
 
-    def window(self) -> SamplingWindow:
-        """Return a window that reads the counters in a thread."""
-        domains: list[RaplDomain] = []
-        one_at_a_time = Lock()  # the window's last sample does not wait for its thread
+    def describe(self) -> PowerDevice:
+        """Return the CPU's name and the packages' long-term power limit."""
+        limits = [domain.limit_w for domain in self._domains]
+        known = [limit for limit in limits if limit is not None]
+        limit = sum(known) if len(known) == len(limits) else None
+        return PowerDevice("", "", "", 0, "cpu", name=self._name, limit_w=limit)
 
-        def read() -> float:
-            with one_at_a_time:
-                if not domains:
-                    domains.extend(RaplDomain(folder) for folder in self._folders)
-                return sum(domain.joules() for domain in domains)
-
-        return SamplingWindow(read, self._finish, rate_hz=self._rate_hz, failed=self._failed)
-
-    def measure_idle(self, seconds: float = 1.0) -> float | None:
-        """Return the mean watts of the packages at rest, kept as ``idle_w`` of later windows."""
-        with self.window() as window:
-            sleep(seconds)
-        rest = window.result()
-        self._idle_w = rest.mean_w if rest else None
-        return self._idle_w
+    def read(self, clock: Clock) -> Reading:
+        """Return the counter, and the watts since the last reading."""
+        joules, at = sum(domain.joules() for domain in self._domains), clock()
+        watts = None
+        if self._last is not None and at - self._last[0] >= _MIN_STEP_SECONDS:
+            watts = (joules - self._last[1]) / (at - self._last[0])
+        if watts is not None or self._last is None:
+            self._last = at, joules
+        return Reading(PowerSample(at, watts), joules)
 
     def close(self) -> None:
         """Do nothing: the counters are plain files."""
 
-    def _finish(self, samples: Sequence[Sample]) -> PowerWindow | None:
-        self.reason = None
-        return summarize_counter(samples, source=self.source, idle_w=self._idle_w)
 
-    def _failed(self, error: Exception) -> None:
-        self.reason = f"RAPL stopped answering: {error}"
-
-
-def summarize_counter(
-    samples: Sequence[Sample], *, source: str, idle_w: float | None = None
-) -> PowerWindow | None:
-    """Return mean, spread and energy of (seconds, joules) readings; None when the counter never moved.
-
-    The mean is the whole energy over the whole time; the spread is that of the power between readings.
-    """
-    steps = [(t1, (e1 - e0) / (t1 - t0)) for (t0, e0), (t1, e1) in pairwise(samples) if t1 > t0]
-    energy_j = samples[-1][1] - samples[0][1] if steps else 0.0
-    if energy_j <= 0:
-        return None
-    duration = samples[-1][0] - samples[0][0]
-    centre = sum(w for _, w in steps) / len(steps)
-    return PowerWindow(
-        source=source,
-        samples=len(samples),
-        rate_hz=(len(samples) - 1) / duration,
-        mean_w=energy_j / duration,
-        std_w=(sum((w - centre) ** 2 for _, w in steps) / len(steps)) ** 0.5,
-        energy_j=energy_j,
-        idle_w=idle_w,
-    )
-
-
-def open_rapl(*, rate_hz: float = 10.0, root: Path = POWERCAP) -> Meter:
+def open_rapl(
+    *, rate_hz: float = DEFAULT_RATE_HZ, root: Path = POWERCAP,
+    synchronize: Callable[[], None] | None = None,
+) -> Meter:  # fmt: skip
     """Return the meter of this machine's CPU packages, or a NullMeter with the reason why there is none."""
     packages = [folder for folder in sorted(root.glob("intel-rapl:*")) if _is_package(folder)]
     if not packages:
@@ -111,8 +82,7 @@ def open_rapl(*, rate_hz: float = 10.0, root: Path = POWERCAP) -> Meter:
             f"no RAPL energy counter under {root}; use Linux on a bare machine (virtual ones hide it)"
         )
     try:
-        for folder in packages:
-            RaplDomain(folder)
+        source = RaplSource(packages)
     except PermissionError:
         return NullMeter(
             f"RAPL's counters under {root} may be read by root only; "
@@ -120,7 +90,7 @@ def open_rapl(*, rate_hz: float = 10.0, root: Path = POWERCAP) -> Meter:
         )
     except (OSError, ValueError) as error:
         return NullMeter(f"RAPL's counters cannot be read: {error}; see {root}")
-    return RaplMeter(packages, rate_hz)
+    return SampledMeter(source, rate_hz=rate_hz, synchronize=synchronize)
 
 
 def _is_package(folder: Path) -> bool:
@@ -129,3 +99,18 @@ def _is_package(folder: Path) -> bool:
         return (folder / "name").read_text().startswith("package")
     except OSError:
         return False
+
+
+def _limit_w(folder: Path) -> float | None:
+    try:
+        return int((folder / "constraint_0_power_limit_uw").read_text()) / 1e6
+    except (OSError, ValueError):
+        return None
+
+
+def _model(cpuinfo: Path) -> str:
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")

@@ -15,6 +15,8 @@ from qslm_opt.results import TrialRecord
 from qslm_opt.search.interrupts import Interrupts
 from qslm_opt.search.ledger import OpenTrial, close_trial
 from qslm_opt.search.outcome import Judge, Outcome
+from qslm_opt.search.owners import shares_board
+from qslm_opt.search.power import PowerOf
 from qslm_opt.search.sampler import STATES, TieredSampler
 from qslm_opt.search.verdicts import INTERRUPTED
 
@@ -63,6 +65,11 @@ class SessionLike(Protocol):
         meter: Meter | None = None,
     ) -> tuple[Evaluation, PowerWindow | None]:
         """Evaluate one setting."""
+
+    def measure(
+        self, setting: QuantSetting, meter: Meter, seconds: float, stop: Callable[[], bool]
+    ) -> PowerWindow | None:
+        """Run one setting for so many seconds, or until ``stop`` says so, under the meter alone."""
 
 
 class Listener(Protocol):
@@ -115,18 +122,22 @@ class Attempts:
         listener: Listener,
         meter: Meter | None,
         interrupts: Interrupts,
+        power: PowerOf | None = None,
     ) -> None:
         self.session, self.study, self.sampler, self.judge = session, study, sampler, judge
         self.listener, self.meter, self.interrupts = listener, meter, interrupts
         self._said_silent: set[tuple[str, ...]] = set()
+        self.power = power or PowerOf(session, meter)
 
     def carry_out(self, trial: OpenTrial, proposal: Proposal, record: TrialRecord) -> None:
         """Run a proposal and tell its outcome.
 
-        KeyboardInterrupt and unexpected errors come out again after FAIL was told.
+        KeyboardInterrupt and unexpected errors come out again after FAIL was told; a KeyboardInterrupt
+        while only the power was measured, after the outcome itself was.
         """
+        power, interrupted = None, False
         try:
-            outcome = self._outcome(trial, proposal)
+            outcome, power, interrupted = self._outcome(trial, proposal)
         except NumericsError as error:
             outcome = Outcome.failed(f"NumericsError: {error}")
         except KeyboardInterrupt:
@@ -136,10 +147,17 @@ class Attempts:
             self._tell(trial, Outcome.failed(f"{type(error).__name__}: {error}"), record)
             raise
         self._tell(trial, outcome, record)
+        if power is not None:
+            self.power.keep(record.uuid, power)
+        if interrupted:
+            raise KeyboardInterrupt
 
-    def _outcome(self, trial: OpenTrial, proposal: Proposal) -> Outcome:
+    def _outcome(
+        self, trial: OpenTrial, proposal: Proposal
+    ) -> tuple[Outcome, PowerWindow | None, bool]:
+        """Return the outcome, its power, and whether Ctrl-C came while that was measured."""
         if not proposal.run:
-            return self.judge.violates_memory(proposal)
+            return self.judge.violates_memory(proposal), None, False
         space = self.judge.space
         bound = None if proposal.tier == "sensitivity" else self.judge.bound
         setting = space.setting_of(proposal.levels, proposal.fixed)
@@ -150,9 +168,26 @@ class Attempts:
                 setting, parent=parent, bound=bound, report=report, meter=self.meter
             )
         self._say_silent(trial, run)
-        if power is not None and not self.sampler.was_alone(self.study, trial.number):
-            power = None  # the window holds the others' power too
-        return self.judge.judge(proposal, run, power)
+        outcome, interrupted = self.judge.judge(proposal, run, None), False
+        if self.meter is None:
+            return outcome, None, False
+        power = self._alone(power, trial)
+        if self.power.wants_more(outcome, power) and self._is_alone(trial):
+            try:
+                with self.interrupts.exposed():
+                    longer = self.power.measure(setting)
+                power = self._alone(longer, trial) or power
+            except KeyboardInterrupt:
+                interrupted = True
+        return self.judge.judge(proposal, run, power), power, interrupted
+
+    def _alone(self, power: PowerWindow | None, trial: OpenTrial) -> PowerWindow | None:
+        """Return the window, None when it holds the power of others' trials too."""
+        return power if power is not None and self._is_alone(trial) else None
+
+    def _is_alone(self, trial: OpenTrial) -> bool:
+        board = self.meter.board if self.meter is not None else None
+        return self.sampler.was_alone(self.study, trial.number, lambda owner: shares_board(owner, board))
 
     def _say_silent(self, trial: OpenTrial, run: Evaluation) -> None:
         """Say, once for each set of blocks, that a setting silences them: its metric counts all the same."""

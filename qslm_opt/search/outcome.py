@@ -92,7 +92,7 @@ def _attributes(run: Evaluation, power: PowerWindow | None) -> dict[str, Any]:
         "correct": run.correct,
         "seconds": run.seconds,
         "power_w": power.mean_w if power else None,
-        "energy_j": power.energy_j if power else None,
+        "energy_j": power.run_j if power else None,
         "firing_rate": run.firing_rate,
         "silent": list(run.silent) or None,
         "evaluation": json.dumps(whole, separators=(",", ":")),

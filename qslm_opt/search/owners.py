@@ -27,14 +27,18 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def registered() -> Iterator[str]:
-    """Register a run of this process; yield the text that marks its trials, their attribute ``owner``."""
+def registered(board: str | None = None) -> Iterator[str]:
+    """Register a run of this process; yield the text that marks its trials, their attribute ``owner``.
+
+    ``board`` names the device whose power the run measures, None where it measures none.
+    """
     run = uuid4().hex
     with _lock:
         _running_here.add(run)
     try:
         pid = os.getpid()
-        yield json.dumps({"host": socket.gethostname(), "pid": pid, "born": _born(pid), "run": run})
+        mark = {"host": socket.gethostname(), "pid": pid, "born": _born(pid), "run": run}
+        yield json.dumps(mark if board is None else {**mark, "board": board})
     finally:
         with _lock:
             _running_here.discard(run)
@@ -52,6 +56,19 @@ def is_gone(owner: str | None) -> bool | None:
     if pid == os.getpid() and born == _born(pid):
         return run not in _running_here
     return not _exists(pid) or born != _born(pid)
+
+
+def shares_board(owner: str | None, board: str | None) -> bool:
+    """Return whether an owner's run may draw power from ``board`` of this host.
+
+    It does unless it is on another host, or measures another board.
+    """
+    try:
+        value = json.loads(owner or "")
+        host, other = value["host"], value.get("board")
+    except (ValueError, KeyError, TypeError):
+        return True
+    return host == socket.gethostname() and (board is None or other is None or other == board)
 
 
 def close_stale(storage: BaseStorage, study_id: int, patience: float) -> list[FrozenTrial]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
@@ -16,7 +17,9 @@ from qslm_opt.search.interrupts import Interrupts
 from qslm_opt.search.ledger import OpenTrial, close_trial, load_study, one_transaction, open_storage
 from qslm_opt.search.outcome import Judge
 from qslm_opt.search.owners import close_stale, registered
+from qslm_opt.search.power import PowerOf
 from qslm_opt.search.pruner import ConstraintPruner
+from qslm_opt.search.recording import Recording
 from qslm_opt.search.sampler import NothingToProposeError, TieredSampler
 from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.summary import RunSummary, summarize, unneeded
@@ -66,7 +69,12 @@ class Run:
     def until_end(self) -> RunSummary:
         """Work on the study; the state it is left in is stored also when an error or Ctrl-C ends it."""
         uuid = self.row.uuid
-        with registered() as owner, Heart(self.repository, uuid, "baseline") as self.heart:
+        with ExitStack() as stack:
+            owner = stack.enter_context(registered(self.meter.board if self.meter else None))
+            self.heart = stack.enter_context(Heart(self.repository, uuid, "baseline"))
+            self.recording = Recording(self.repository, uuid, self.meter) if self.meter else None
+            if self.recording is not None:
+                stack.enter_context(self.recording)
             self._open(owner)
             try:
                 self._begin()
@@ -116,8 +124,12 @@ class Run:
         with self.interrupts.exposed():
             check_process(self.study, self.session, self.listener.on_narrate)
         judge = Judge(self.space, bound, self.row.spec.lam)
+        power = PowerOf(
+            self.session, self.meter, self.recording,
+            lambda: self.repository.stop_requested(self.row.uuid), self.listener.on_narrate,
+        )  # fmt: skip
         self.attempts = Attempts(
-            self.session, self.study, self.sampler, judge, self.listener, self.meter, self.interrupts
+            self.session, self.study, self.sampler, judge, self.listener, self.meter, self.interrupts, power
         )
         self._close_stale()
         self._follow(self.sampler.refresh(self.study))
@@ -195,6 +207,7 @@ class Run:
         progress = self.sampler.walk.progress()
         self.listener.on_trial_start(record, sum(p.done for p in progress), sum(p.total for p in progress))
         self.attempts.carry_out(trial, proposal, record)
+        self.attempts.power.complain()
         self._follow(self.sampler.walk)
         return True
 

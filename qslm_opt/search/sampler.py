@@ -19,7 +19,7 @@ from qslm_opt.search.verdicts import VerdictTable, read
 from qslm_opt.search.walk import Walk
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from optuna.distributions import BaseDistribution
     from optuna.storages import BaseStorage
@@ -77,6 +77,8 @@ class TieredSampler(BaseSampler):
         self._revision = 0
         self.others = False
         """Whether, at the last look, other trials were running."""
+        self._busy: list[str | None] = []
+        """Owners of those."""
         self.enqueued = False
         """Whether, at the last look, trials were waiting that somebody enqueued."""
 
@@ -143,12 +145,19 @@ class TieredSampler(BaseSampler):
         write_parameters(storage, trial.id, _parameters(proposal), self.distributions)
         return trial, proposed
 
-    def was_alone(self, study: Study, number: int) -> bool:
-        """Return whether no other trial has been running since the last look, when ``number`` started."""
+    def was_alone(
+        self, study: Study, number: int, shares: Callable[[str | None], bool] = lambda owner: True
+    ) -> bool:
+        """Return whether no other trial has been running since the last look, when ``number`` started.
+
+        Only those count whose attribute ``owner`` shares the device, as ``shares`` says.
+        """
         with self._lock:
             trials = self._lookout.trials(study, self._table, but=number)
-        later = any(t.number > number and t.state != TrialState.WAITING for t in trials)
-        return not self.others and not later
+            busy = list(self._busy)
+        later = (t for t in trials if t.number > number and t.state != TrialState.WAITING)
+        busy += (t.user_attrs.get("owner") for t in later)
+        return not any(shares(owner) for owner in busy)
 
     def suggest(self, trial: Trial) -> Proposal:
         """Suggest the three parameters of a running trial and return its proposal.
@@ -266,6 +275,7 @@ class TieredSampler(BaseSampler):
         self.enqueued = any(t.state == TrialState.WAITING for t in trials)
         running = [t for t in trials if t.state == TrialState.RUNNING and t.number != but]
         self.others = bool(running)
+        self._busy = [t.user_attrs.get("owner") for t in running]
         return {t.user_attrs.get("digest", "") for t in running}
 
     def _describe(self, proposal: Proposal) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
+from sqlalchemy import Connection, Select, delete, func, insert, select, update
 
 from qslm_opt.results import THROTTLES, PowerDevice, PowerSample, PowerWindow
 from qslm_opt.store.tables import POWER_DEVICE, POWER_ROLLUP, POWER_SAMPLE, POWER_STATE, POWER_WINDOW
@@ -50,7 +50,7 @@ class PowerRecords:
         last of the rest. Long spans are then read from the roll-up.
         """
         with self._read() as connection:
-            found = connection.execute(_lane(device_id)).first()
+            found = _lane(connection, device_id)
             if found is None or until < since:
                 return []
             lane, started = found
@@ -77,14 +77,18 @@ class PowerRecords:
                 connection.execute(insert(POWER_DEVICE).values(id=device.id, **values))
 
     def add_power_samples(self, device_id: str, samples: Iterable[PowerSample]) -> None:
-        """Store samples of a device that was added; they are later than those it has."""
+        """Store samples of a device that was added; those that are not later than what it has are not."""
         with self._write() as connection:
-            found = connection.execute(_lane(device_id)).first()
+            found = _lane(connection, device_id)
             if found is None:  # its study was deleted meanwhile
                 return
             lane, started = found
+            last = connection.execute(
+                select(func.max(POWER_SAMPLE.c.at_ms)).where(POWER_SAMPLE.c.lane == lane)
+            ).scalar()
             by_moment = {_ms(sample.at, started): sample for sample in samples}
-            for table, rows in _rows(sorted(by_moment.items())).items():
+            new = [(at, by_moment[at]) for at in sorted(by_moment) if last is None or at > last]
+            for table, rows in _rows(new).items():
                 if rows:
                     connection.execute(insert(table), [{"lane": lane, **row} for row in rows])
 
@@ -113,8 +117,11 @@ def delete_power(connection: Connection, study_uuids: Sequence[str]) -> None:
 # ---------------------------------------------------------------------------------------- reading
 
 
-def _lane(device_id: str) -> Select[tuple[int, float]]:
-    return select(POWER_DEVICE.c.lane, POWER_DEVICE.c.started).where(POWER_DEVICE.c.id == device_id)
+def _lane(connection: Connection, device_id: str) -> tuple[int, float] | None:
+    """Return the lane of a device and when it started; None when there is no such device."""
+    d = POWER_DEVICE.c
+    row = connection.execute(select(d.lane, d.started).where(d.id == device_id)).first()
+    return None if row is None else (int(row[0]), float(row[1]))
 
 
 def _power_query(lane: int, span: tuple[int, int], width: int | None) -> Select[Any]:
@@ -146,7 +153,7 @@ def _state_query(lane: int, span: tuple[int, int], width: int | None) -> Select[
 
 
 def _joined(
-    power: Sequence[Row[Any]], states: Sequence[Row[Any]], started: float
+    power: Sequence[Sequence[Any]], states: Sequence[Any], started: float
 ) -> Iterator[PowerSample]:
     """Yield a sample for each row of power with the last state until then."""
     place = -1
@@ -157,7 +164,7 @@ def _joined(
         yield _sample(started + at_ms / 1000, watts, states[place] if place >= 0 else None)
 
 
-def _sample(at: float, watts: float | None, state: Row[Any] | None) -> PowerSample:
+def _sample(at: float, watts: float | None, state: Any) -> PowerSample:
     if state is None:
         return PowerSample(at, watts)
     return PowerSample(
@@ -195,13 +202,18 @@ def _device_values(device: PowerDevice) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _part(row: Mapping[str, Any]) -> int:
+    return int(row["at_ms"]) // ROLLUP_MS
+
+
 def _rows(samples: Sequence[tuple[int, PowerSample]]) -> dict[Table, list[dict[str, Any]]]:
     """Return the rows of each table for samples by their moment."""
-    power = [{"at_ms": at, "power_mw": _milliwatts(sample.power_w)} for at, sample in samples]
-    parts = groupby(power, lambda row: row["at_ms"] // ROLLUP_MS)
+    power: list[dict[str, Any]] = [
+        {"at_ms": at, "power_mw": _milliwatts(sample.power_w)} for at, sample in samples
+    ]
     return {
         POWER_SAMPLE: power,
-        POWER_ROLLUP: [_mean(list(part)) for _, part in parts],
+        POWER_ROLLUP: [_mean(list(part)) for _, part in groupby(power, _part)],
         POWER_STATE: list(_states(samples)),
     }
 
@@ -218,7 +230,7 @@ def _states(samples: Sequence[tuple[int, PowerSample]]) -> Iterator[dict[str, An
     for at, sample in samples:
         state = _state(sample)
         known = {key: last.get(key) for key in state}
-        urgent = not last or state["throttle"] & ~known["throttle"]
+        urgent = not last or state["throttle"] & ~last["throttle"]
         if urgent or (state != known and at - last["at_ms"] >= STATE_MS):
             last = {"at_ms": at, **state}
             yield last

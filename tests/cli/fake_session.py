@@ -48,6 +48,9 @@ class FakeSession:
             report(Progress(50, 100, 45, 15.0, None))
         return self._evaluate(setting), None
 
+    def measure(self, setting: QuantSetting, meter: Any, seconds: float, stop: Any) -> None:
+        return None
+
     def _evaluate(self, setting: QuantSetting) -> Evaluation:
         formats = setting.resolve(self.hierarchy).values()
         correct = 90 - self._cost * sum(LOSS[f.bits] for f in formats if isinstance(f, Format))

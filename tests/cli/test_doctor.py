@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 from qslm_opt.cli import doctor as module
 from qslm_opt.cli.doctor import Check, as_text, doctor, examine
 from qslm_opt.errors import StorageError
-from qslm_opt.measure.nvml import NvmlMeter
+from qslm_opt.measure.nvml_source import NvmlSource
+from qslm_opt.measure.reading import Reading
+from qslm_opt.results import PowerDevice, PowerSample
 
 
 def checks_of(group: str) -> dict[str, Check]:
@@ -135,20 +137,63 @@ def test_a_torch_without_cuda_and_a_cuda_without_gpu_are_told_apart(monkeypatch)
     assert "finds no usable GPU" in checks_of("GPU")["CUDA"].why
 
 
-def test_a_gpu_is_shown_with_its_power_now_and_its_memory(monkeypatch):
-    meter = mock.create_autospec(NvmlMeter, instance=True)
-    meter.measure_idle.return_value = 75.25
-    meter.memory_bytes.return_value = 5_000_000_000
-    meter.counts_energy = True
-    opened = mock.Mock(return_value=meter)
+def gpu_source(monkeypatch, **says) -> mock.Mock:
+    """A machine with one GPU whose sensors say what is given."""
+    source = mock.create_autospec(NvmlSource, instance=True)
+    source.read.return_value = Reading(PowerSample(1.0, 75.25, 5_000_000_000), 3.0)
+    source.describe.return_value = PowerDevice("", "", "", 0, "cuda:0", limit_w=700.0)
+    source.missing.return_value = []
+    source.counts_energy, source.domain, source.shared = True, "instant", ""
+    for name, value in says.items():
+        setattr(source, name, value)
     monkeypatch.setitem(sys.modules, "torch", fake_torch(cuda="13.0", devices=1))
-    monkeypatch.setattr("qslm_opt.measure.nvml.open_nvml", opened)
+    monkeypatch.setattr("qslm_opt.measure.nvml.open_source", mock.Mock(return_value=source))
+    return source
+
+
+def test_a_gpu_is_shown_with_its_power_now_its_sensors_and_its_memory(monkeypatch):
+    source = gpu_source(monkeypatch)
     found = checks_of("GPU")
     assert found["cuda:0"].value == "NVIDIA H200, 150.0 GB, compute 9.0"
-    assert found["cuda:0 power"].value == "NVML, 75.2 W now, with an energy counter"
+    assert found["cuda:0 power"].value == (
+        "NVML, 75.2 W now of 700 W, instant readings, with an energy counter"
+    )
+    assert found["cuda:0 sensors"].ok
     assert found["cuda:0 memory"].value == "5.0 GB in use by all processes"
-    opened.assert_called_once_with(0, uuid="abc")
-    meter.close.assert_called_once_with()
+    source.close.assert_called_once_with()
+
+
+def test_what_a_gpu_does_not_tell_is_named(monkeypatch):
+    source = gpu_source(monkeypatch, counts_energy=False, domain="average", shared="MIG splits the board")
+    source.missing.return_value = ["temperature", "energy counter"]
+    found = checks_of("GPU")
+    assert found["cuda:0 power"].value.endswith(
+        "readings averaged over a second, no energy counter: energy is integrated; MIG splits the board"
+    )
+    sensors = found["cuda:0 sensors"]
+    assert (sensors.ok, sensors.value) == (False, None)
+    assert "does not tell: temperature, energy counter" in sensors.why
+    assert "n/a" in sensors.fix
+
+
+def test_a_gpu_that_is_lost_meanwhile_says_so(monkeypatch):
+    source = gpu_source(monkeypatch)
+    source.read.side_effect = RuntimeError("GPU is lost")
+    power = checks_of("GPU")["cuda:0 power"]
+    assert not power.ok
+    assert "GPU is lost" in power.why
+    source.close.assert_called_once_with()
+
+
+def test_a_recording_in_place_of_the_meters_is_told(monkeypatch, tmp_path):
+    monkeypatch.delenv("QSLM_OPT_METER", raising=False)
+    assert "QSLM_OPT_METER" not in checks_of("Power")
+    (tmp_path / "r.jsonl").write_text('{"at": 1, "power_w": 5}')
+    monkeypatch.setenv("QSLM_OPT_METER", f"replay:{tmp_path}/r.jsonl")
+    assert checks_of("Power")["QSLM_OPT_METER"].ok
+    monkeypatch.setenv("QSLM_OPT_METER", "off")
+    check = checks_of("Power")["QSLM_OPT_METER"]
+    assert (check.ok, check.why) == (False, "no device is measured")
 
 
 def test_a_gpu_whose_power_cannot_be_read_is_na_with_the_fix(monkeypatch):

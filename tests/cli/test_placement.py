@@ -147,16 +147,18 @@ def test_a_resume_places_its_workers_in_the_same_way(url, folder, capsys):
 def test_workers_on_a_gpu_have_no_limit_of_threads_and_their_own_device(url, folder, monkeypatch, capsys):
     places = (Place("cuda:0"), Place("cuda:1"), Place("cuda:0"))
     monkeypatch.setattr(running, "places_of", lambda session, workers: places)
-    commands = []
+    commands, rest = [], []
     popen = running.subprocess.Popen
 
     def start(words, **settings):
         commands.append(words[-2:])
+        rest.append(settings["env"].get("QSLM_OPT_AT_REST"))
         return popen(words, **settings)
 
     monkeypatch.setattr(running.subprocess, "Popen", start)
     assert run(["study", "create", "x", *FLAGS, "--workers", "3"]) == 0
     assert commands == [["--device", "cuda:1"], ["--device", "cuda:0"]]
+    assert rest == ["x", None]  # a GPU that two share is not at rest when the second one begins
     assert told(folder) == [dict.fromkeys(THREAD_LIMITS)] * 2
     assert "3 workers on cuda:0, cuda:1" in capsys.readouterr().err
 

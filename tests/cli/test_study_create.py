@@ -65,7 +65,8 @@ def test_every_flag_reaches_the_spec(
         "tensor/symmetric", "--quantizer", "rtn", "--fixed", "fp32", "--no-sign-embedding", "--pin",
         "input=int8/tensor/affine", "--pin", "input/emb=int4/group50/affine", "--data", "d", "--split",
         "test", "--limit", "7", "--window", "64", "--window-batch", "3", "--embed-spike", "off",
-        "--rescale-every", "6", "--seed", "5", "--device", "cpu", "--no-run", "--json",
+        "--rescale-every", "6", "--seed", "5", "--device", "cpu", "--power-window", "3.5",
+        "--no-run", "--json",
     ]  # fmt: skip
     assert run(["study", "create", *words]) == 0
     assert opened[0].spec == StudySpec(
@@ -73,7 +74,7 @@ def test_every_flag_reaches_the_spec(
         sensitivity_precisions=(4,), layout="tensor/symmetric", quantizer="rtn", fixed="fp32",
         sign_embedding=False, pins={"input": "int8/tensor/affine", "input/emb": "int4/group50/affine"},
         data="d", split="test", limit=7, window=64, window_batch=3, embed_spike="off", rescale_every=6,
-        seed=5, device="cpu",
+        seed=5, device="cpu", power_window=3.5,
     )  # fmt: skip
     captured = capsys.readouterr()
     assert json.loads(captured.out)["state"] == "created"
@@ -120,6 +121,7 @@ def test_wrong_specs_are_refused_with_the_fix(tmp_path: Path) -> None:
         (("--watch",), "the dashboard needs a terminal"),
         (("--model", "./nowhere"), "model './nowhere' does not exist"),
         (("--progress", "loud"), "--progress"),
+        (("--power-window", "-1"), "power_window -1.0 is out of range; it is seconds from 0 (off) to 600"),
     ],
 )
 def test_wrong_flags_exit_with_2_in_one_line(
@@ -251,11 +253,14 @@ def test_a_bound_that_the_unquantized_model_violates_exits_with_4(
     assert "the unquantized model already violates the bound" in capsys.readouterr().err
 
 
-def test_resume_can_name_another_device(url: str, sessions: Callable[..., list[FakeSession]]) -> None:
+def test_resume_can_name_another_device_and_power_window(
+    url: str, sessions: Callable[..., list[FakeSession]]
+) -> None:
     opened = sessions()
     assert run(["study", "create", "x", *FLAGS, "--max-drop", "0.1", "--no-run"]) == 0
-    assert run(["study", "resume", "x", "--device", "cpu", "--progress", "none"]) == 0
-    assert opened[-1].spec.device == "cpu"
+    words = ["--device", "cpu", "--power-window", "0.5"]
+    assert run(["study", "resume", "x", *words, "--progress", "none"]) == 0
+    assert (opened[-1].spec.device, opened[-1].spec.power_window) == ("cpu", 0.5)
 
 
 def test_the_storage_is_named_in_hints_when_it_is_not_the_default(
@@ -364,7 +369,10 @@ def test_an_interrupt_while_a_stored_study_is_loading_says_how_to_go_on(
     assert "Go on with: qslm-opt study resume demo-classify" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("given", "told"), [([], ""), (["--device", "cuda:1"], "--device cuda:1")])
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [([], ""), (["--device", "cuda:1"], "--device cuda:1"), (["--power-window", "0"], "--power-window 0.0")],
+)
 def test_the_workers_compute_on_the_device_that_was_given(
     url: str, sessions: Callable[..., list[FakeSession]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     given: list[str], told: str,
@@ -376,9 +384,9 @@ def test_the_workers_compute_on_the_device_that_was_given(
     monkeypatch.setattr(running, "_resume", lambda name: words)
     assert run(["study", "resume", "x", "--workers", "2", "--progress", "none", *given]) == 0
     assert (tmp_path / "words").read_text() == f"--progress none {told}".strip()
-    process, _ = running.run_detached("x", url, 1, "cuda:1")
+    process, _ = running.run_detached("x", url, 1, "cuda:1", 3.0)
     assert process.wait(30) == 0
-    assert (tmp_path / "words").read_text().endswith("--workers 1 --device cuda:1")
+    assert (tmp_path / "words").read_text().endswith("--workers 1 --device cuda:1 --power-window 3.0")
 
 
 class RestMeter(NullMeter):
@@ -460,7 +468,7 @@ def test_watch_runs_the_study_in_the_background_behind_the_dashboard(
     shown = []
     process = SimpleNamespace(pid=77, poll=lambda: code, returncode=None)
 
-    def start(name: str, url: str, workers: int, device: str | None = None) -> tuple[object, Path]:
+    def start(name: str, url: str, workers: int, *_: object) -> tuple[object, Path]:
         if code == 0:
             assert run(["study", "resume", name, "--progress", "none"]) == 0
         return process, Path("x.log")

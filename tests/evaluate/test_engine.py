@@ -15,7 +15,7 @@ from qslm_opt.errors import DeviceError, NumericsError, UsageError  # noqa: E402
 from qslm_opt.evaluate.batches import make_batches  # noqa: E402
 from qslm_opt.evaluate.bounds import MetricBound  # noqa: E402
 from qslm_opt.evaluate.engine import Engine, pick_device  # noqa: E402
-from qslm_opt.formats import SIGN, Format  # noqa: E402
+from qslm_opt.formats import FP32, SIGN, Format  # noqa: E402
 from qslm_opt.hierarchy.discover import discover  # noqa: E402
 from qslm_opt.models.loading import LoadedModel  # noqa: E402
 from qslm_opt.models.spikegpt import SpikeGPTConfig  # noqa: E402
@@ -203,3 +203,20 @@ def test_currents_beyond_the_largest_number_are_said_and_not_taken_for_silence()
     hot = Engine(model, discover(CONFIG, shapes, data.kind), data, device="cpu")
     with pytest.raises(NumericsError, match="the model's currents hold NaN or infinity"):
         hot.evaluate(UNQUANTIZED)
+
+
+# --------------------------------------------------------------------------------------------- measuring
+
+
+def test_a_fresh_evaluation_uses_nothing_that_is_kept_and_gives_the_same_numbers():
+    made = engine(lm_data())
+    setting = QuantSetting({"network": FP32, "attention.3": Format.parse("int4/channel/affine")}, fixed=FP32)
+    made.evaluate(UNQUANTIZED, parent=UNQUANTIZED)
+    assert not made.reused
+    kept = made.evaluate(setting, parent=UNQUANTIZED)
+    assert made.reused
+    fresh = made.evaluate(setting, fresh=True)
+    assert not made.reused
+    assert numbers(fresh) == numbers(kept)
+    made.evaluate(setting, parent=UNQUANTIZED)
+    assert made.reused  # and what is kept is still there

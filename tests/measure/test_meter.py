@@ -1,239 +1,243 @@
-"""Windows, the null meter and replayed recordings."""
+"""The sampled meter and its windows, on a device and a clock that stand still until they are moved."""
 
 from __future__ import annotations
 
 import threading
-from time import perf_counter, sleep
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from qslm_opt.measure.meter import NullMeter, ReplayMeter, open_meter
-from qslm_opt.measure.sampling import SamplingWindow, summarize, trapezoid
+from qslm_opt.errors import UsageError
+from qslm_opt.measure.meter import ENVIRONMENT_KEY, NullMeter, open_meter
+from qslm_opt.measure.reading import Reading, steady_clock
+from qslm_opt.measure.sampled import SampledMeter
+from qslm_opt.results import PowerSample
+from tests.measure.fakes import Bench, FakeSource
 
-RAMP = [(10.0, 100.0), (11.0, 200.0), (13.0, 200.0)]
 
-
-def measured(window):
+def test_a_window_holds_its_own_time_and_nothing_else() -> None:
+    bench = Bench()
+    bench.go(1.0, watts=lambda _: 900.0)
+    window = bench.meter.window()
     with window:
-        pass
-    return window.result()
+        bench.go(2.0, watts=lambda t: 100 + 100 * t)
+    bench.go(1.0, watts=lambda _: 900.0)
+    found = window.result(items=400, repeats=2)
+    assert found is not None
+    assert (found.samples, found.seconds, found.rate_hz) == (20, 2.0, 10.0)
+    # trapezoids of 110 … 300 W, with the first sample standing for the tenth of a second before it
+    assert found.integral_j == pytest.approx(0.1 * 110 + sum(0.1 * (105 + 10 * k) for k in range(1, 20)))
+    assert found.mean_w == pytest.approx(found.integral_j / 2)
+    assert (found.began, found.ended) == (1001.0, 1003.0)
+    assert (found.source, found.device, found.limit_w, found.domain) == ("nvml", "cuda:0", 700.0, "instant")
+    assert (found.items, found.repeats, found.item_j) == (400, 2, pytest.approx(found.energy_j / 400))
+    assert found.run_j == pytest.approx(found.energy_j / 2)
 
 
-# ---------------------------------------------------------------------------------------- arithmetic
+def test_windows_may_overlap() -> None:
+    bench = Bench()
+    outer, inner = bench.meter.window(), bench.meter.window()
+    with outer:
+        bench.go(1.0, watts=lambda _: 100.0)
+        with inner:
+            bench.go(1.0, watts=lambda _: 200.0)
+    assert inner.result().mean_w == pytest.approx(200.0)  # type: ignore[union-attr]
+    assert outer.result().samples == 20  # type: ignore[union-attr]
 
 
-def test_a_recording_adds_up_as_by_hand():
-    found = summarize(RAMP, source="replay")
-    assert found.energy_j == 150.0 + 400.0
-    assert found.mean_w == pytest.approx(550 / 3)
-    assert found.std_w == pytest.approx(((2 * (100 / 3) ** 2 + (200 / 3) ** 2) / 3) ** 0.5)
-    assert (found.samples, found.rate_hz) == (3, pytest.approx(2 / 3))
-    assert (found.idle_w, found.memory_bytes) == (None, None)
-
-
-def test_a_counters_energy_wins_over_the_integral_but_not_over_the_mean():
-    found = summarize(RAMP, source="nvml", energy_j=600.0)
-    assert (found.energy_j, found.mean_w) == (600.0, pytest.approx(550 / 3))
-
-
-@pytest.mark.parametrize(
-    "samples",
-    [
-        [],
-        [(0.0, 100.0)],
-        [(5.0, 100.0), (5.0, 120.0)],
-        [(0.0, 0.0), (1.0, 0.0)],
-        [(0.0, float("nan")), (1.0, 100.0)],
-        [(0.0, 100.0), (1.0, float("inf"))],
-    ],
-    ids=["none", "one", "no duration", "zero watts", "nan", "infinite"],
-)
-def test_what_was_not_measured_is_none_and_never_zero(samples):
-    assert summarize(samples, source="nvml") is None
-
-
-@given(st.floats(1, 1000), st.lists(st.floats(0.001, 10), min_size=1, max_size=30))
-def test_constant_power_has_that_mean_no_spread_and_that_energy(watts, steps):
-    times = [0.0]
-    for step in steps:
-        times.append(times[-1] + step)
-    found = summarize([(t, watts) for t in times], source="replay")
-    assert found.mean_w == pytest.approx(watts)
-    assert found.std_w == pytest.approx(0, abs=1e-9)
-    assert found.energy_j == pytest.approx(watts * times[-1])
-
-
-samples_ = st.lists(st.tuples(st.floats(0.001, 10), st.floats(0.1, 1000)), min_size=3, max_size=30)
-
-
-@given(samples_, st.data())
-def test_energy_of_two_halves_is_the_energy_of_the_whole(steps, data):
-    t, recording = 0.0, []
-    for step, watts in steps:
-        t += step
-        recording.append((t, watts))
-    cut = data.draw(st.integers(1, len(recording) - 2))
-    assert trapezoid(recording[: cut + 1]) + trapezoid(recording[cut:]) == pytest.approx(trapezoid(recording))
-
-
-@given(samples_)
-def test_the_mean_lies_between_the_lowest_and_the_highest_sample(steps):
-    recording = [(sum(s for s, _ in steps[: i + 1]), watts) for i, (_, watts) in enumerate(steps)]
-    found = summarize(recording, source="replay")
-    watts = [w for _, w in recording]
-    assert min(watts) * (1 - 1e-9) <= found.mean_w <= max(watts) * (1 + 1e-9)
-
-
-# --------------------------------------------------------------------------------------- null, replay
-
-
-def test_the_null_meter_has_no_result_and_says_why():
-    meter = NullMeter("no GPU here")
-    assert measured(meter.window()) is None
-    assert (meter.source, meter.reason, meter.measure_idle(0)) == ("null", "no GPU here", None)
-    meter.close()
-
-
-@pytest.mark.parametrize("meter", [NullMeter(), ReplayMeter([RAMP])], ids=["null", "replay"])
-def test_an_open_window_has_no_result_yet(meter):
-    with meter.window() as window, pytest.raises(RuntimeError, match="still open"):
-        window.result()
-
-
-def test_recordings_are_played_in_order_and_end():
-    meter = ReplayMeter([RAMP, [(0, 50.0), (2, 50.0)]], idle=[(0, 30.0), (1, 30.0)], memory_bytes=7)
-    assert meter.measure_idle() == 30.0
-    first, second, third = (measured(meter.window()) for _ in range(3))
-    assert (first.mean_w, first.idle_w, first.memory_bytes) == (pytest.approx(550 / 3), 30.0, 7)
-    assert (second.mean_w, second.energy_j, second.source) == (50.0, 100.0, "replay")
-    assert third is None
-    assert "has ended" in meter.reason
-
-
-def test_a_recording_too_short_to_measure_says_so():
-    meter = ReplayMeter([[(0, 50.0)]])
-    assert measured(meter.window()) is None
-    assert "has 1 samples" in meter.reason
-    assert meter.measure_idle() is None
-
-
-def test_a_closed_replay_has_no_windows_left():
-    meter = ReplayMeter([RAMP])
-    meter.close()
-    assert measured(meter.window()) is None
-
-
-# ----------------------------------------------------------------------------------------- the thread
-
-
-def sampler(read, **options):
-    failures = []
-    window = SamplingWindow(
-        read, lambda s: summarize(s, source="nvml"), **{"rate_hz": 200, "failed": failures.append, **options}
-    )
-    return window, failures
-
-
-def test_power_is_sampled_at_the_rate_asked_for_and_the_real_rate_is_reported():
-    window, _ = sampler(lambda: 42.0)
-    began = perf_counter()
-    with window:
-        sleep(0.3)
-    took = perf_counter() - began
-    found = window.result()
-    assert found.mean_w == pytest.approx(42.0)
-    assert found.samples >= 10  # 60 on a machine at rest
-    assert found.rate_hz <= 230
-    assert found.rate_hz == pytest.approx((found.samples - 1) / took, rel=0.2)
-    assert 42 * 0.3 <= found.energy_j <= 42.0 * took
-
-
-def test_the_shortest_window_still_has_its_two_ends():
-    watts = iter([100.0, 200.0])
-    window, _ = sampler(lambda: next(watts), rate_hz=1)
-    with window:
-        pass
-    assert (window.result().samples, window.result().mean_w) == (2, pytest.approx(150.0))
-
-
-def test_a_failed_read_gives_none_keeps_the_error_and_does_not_disturb_the_work():
-    answers = iter([100.0, 100.0])
-    window, failures = sampler(lambda: next(answers))  # StopIteration at the third read
-    done = False
-    with window:
-        sleep(0.1)
-        done = True
-    assert done
+def test_a_window_that_is_shorter_than_two_samples_has_no_result() -> None:
+    bench = Bench()
+    with bench.meter.window() as window:
+        bench.go(0.1)
     assert window.result() is None
-    assert [type(e) for e in failures] == [StopIteration]
 
 
-def has_ended(window) -> bool:
-    """Wait for the window's thread, which ends by itself."""
-    window._thread.join(30)
-    return not window._thread.is_alive()
+def test_a_device_at_0_watts_or_without_a_number_is_no_measurement() -> None:
+    for watts in (0.0, None, float("nan")):
+        bench = Bench(FakeSource(power_w=watts))
+        with bench.meter.window() as window:
+            bench.go(1.0)
+        assert window.result() is None
 
 
-def test_a_meter_that_answers_late_holds_up_no_work():
-    hung, go_on = threading.Event(), threading.Event()
-
-    def read() -> float:
-        if threading.current_thread() is not threading.main_thread():
-            hung.set()
-            go_on.wait(30)
-        return 1.0
-
-    window, failures = sampler(read, rate_hz=1000)
-    with window:
-        assert hung.wait(30)
-    assert not go_on.is_set()  # the window closed although its thread still waited for the device
-    samples = window.result().samples
-    go_on.set()
-    assert has_ended(window)
-    assert window.result().samples == samples == 2
-    assert failures == []
+def test_the_device_at_rest_stands_beside_every_later_window_with_its_spread() -> None:
+    bench = Bench(FakeSource(power_w=75.0))
+    bench.meter.pause = lambda seconds: bench.go(seconds, watts=lambda t: 75 + (1 if t > seconds / 2 else -1))
+    assert bench.meter.measure_idle(2.0) == pytest.approx(75.0, abs=0.2)
+    device = bench.meter.describe()
+    assert device.idle_w == pytest.approx(75.0, abs=0.2)
+    assert device.idle_std_w == pytest.approx(1.0, abs=0.01)
+    with bench.meter.window() as window:
+        bench.go(1.0, watts=lambda _: 500.0)
+    assert window.result().idle_w == device.idle_w  # type: ignore[union-attr]
 
 
-def test_work_that_raises_ends_the_thread_and_leaves_no_result():
-    window, failures = sampler(lambda: 1.0)
+def test_the_rate_that_was_reached_is_told_not_the_one_asked_for() -> None:
+    bench = Bench(rate_hz=20)
+    assert bench.meter.describe().rate_hz is None
+    bench.go(3.0, period=0.25)
+    assert bench.meter.describe().rate_hz == pytest.approx(4.0)
+
+
+def test_a_failed_reading_is_a_reason_until_the_device_answers_again() -> None:
+    bench = Bench()
+    with bench.meter.window() as window:
+        bench.go(0.5)
+        bench.source.error = OSError("the bus is gone")
+        bench.go(0.5)
+        assert bench.meter.reason == "NVML stopped answering: the bus is gone"
+        bench.source.error = None
+        bench.go(0.5)
+    assert bench.meter.reason is None
+    assert window.result().samples == 10  # type: ignore[union-attr]
+
+
+def test_work_that_raises_leaves_no_result_and_no_listener() -> None:
+    bench = Bench()
+    window = bench.meter.window()
     with pytest.raises(KeyError, match="the work"), window:
-        raise KeyError("the work")
-    assert has_ended(window)
+        raise KeyError(bench.go(1.0) or "the work")
     assert window.result() is None
-    assert failures == []
+    assert bench.meter._listeners == []
 
 
-def test_the_device_is_synchronised_before_the_first_and_before_the_last_sample():
+def test_the_device_is_synchronised_before_both_ends_but_not_after_a_failure() -> None:
     log: list[str] = []
-
-    def read() -> float:
-        log.append("read")
-        return 1.0
-
-    window, _ = sampler(read, rate_hz=0.5, synchronize=lambda: log.append("sync"))
-    with window:
-        log.append("work")
-    assert log == ["sync", "read", "work", "sync", "read"]
+    bench = Bench(synchronize=lambda: log.append(f"sync {bench.now - 1000:g}"))
+    with bench.meter.window():
+        bench.go(1.0)
+    assert log == ["sync 0", "sync 1"]
+    with pytest.raises(KeyError), bench.meter.window():
+        raise KeyError
+    assert log == ["sync 0", "sync 1", "sync 1"]
 
 
-def test_a_device_that_fails_to_synchronise_is_heard_and_the_thread_ends():
-    calls = iter([None])
-    window, _ = sampler(lambda: 1.0, synchronize=lambda: next(calls))
-    with pytest.raises(StopIteration), window:
-        pass
-    assert has_ended(window)
+def test_an_open_window_has_no_result_yet() -> None:
+    for meter in (NullMeter(), Bench().meter):
+        with pytest.raises(RuntimeError, match="still open"):
+            meter.window().result()
+        with meter.window() as window, pytest.raises(RuntimeError, match="still open"):
+            window.result()
+
+
+def test_a_source_that_answers_at_once_is_asked_at_both_ends() -> None:
+    source = FakeSource()
+    source.quick = True
+    bench = Bench(source)
+    with bench.meter.window() as window:
+        bench.now += 0.01
+    assert window.result().samples == 2  # type: ignore[union-attr]
+
+
+def test_closing_releases_the_device_once_and_later_windows_are_empty() -> None:
+    bench = Bench()
+    bench.meter.close()
+    bench.meter.close()
+    assert bench.source.closed == 1
+    with bench.meter.window() as window:
+        bench.go(1.0)
     assert window.result() is None
+    assert bench.meter.reason == "the meter was closed"
+
+
+def test_samples_are_told_to_all_who_listen_until_they_leave() -> None:
+    bench, heard = Bench(), []
+    stop = bench.meter.subscribe(heard.append)
+    bench.go(0.3)
+    stop()
+    bench.go(0.3)
+    assert [sample.at for sample in heard] == pytest.approx([1000.1, 1000.2, 1000.3])
 
 
 @pytest.mark.parametrize("rate", [0, -1, 1001, float("nan")])
-def test_a_rate_that_cannot_be_is_refused(rate):
+def test_a_rate_that_cannot_be_is_refused(rate: float) -> None:
     with pytest.raises(ValueError, match="out of range"):
-        sampler(lambda: 1.0, rate_hz=rate)
+        Bench(rate_hz=rate)
 
 
-def test_an_unknown_device_has_a_null_meter_that_names_it():
+# ------------------------------------------------------------------------------------------ the thread
+
+
+def test_the_thread_samples_by_itself_and_ends_with_the_meter() -> None:
+    enough = threading.Event()
+    meter = SampledMeter(FakeSource(), rate_hz=1000)
+    heard: list[PowerSample] = []
+
+    def listen(sample: PowerSample) -> None:
+        heard.append(sample)
+        if len(heard) >= 5:
+            enough.set()
+
+    meter.subscribe(listen)
+    assert enough.wait(60)
+    meter.close()
+    assert not meter._thread.is_alive()
+    assert [s.at for s in heard] == sorted(s.at for s in heard)
+
+
+class LateSource(FakeSource):
+    """A driver that answers only when it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.go_on = threading.Event(), threading.Event()
+
+    def read(self, clock: object) -> Reading:
+        self.asked.set()
+        self.go_on.wait(60)
+        return super().read(clock)  # type: ignore[arg-type]
+
+
+def test_a_meter_that_answers_late_holds_up_no_work() -> None:
+    source = LateSource()
+    meter = SampledMeter(source, rate_hz=1000)
+    assert source.asked.wait(60)
+    with meter.window() as window:
+        pass
+    assert window.result() is None
+    assert not source.go_on.is_set()  # the window closed although its device had not answered
+    source.go_on.set()
+    meter.close()
+
+
+def test_the_steady_clock_is_near_the_machines() -> None:
+    import time
+
+    clock = steady_clock()
+    assert abs(clock() - time.time()) < 5
+    assert clock() <= clock()
+
+
+# --------------------------------------------------------------------------------------- choosing one
+
+
+def test_the_null_meter_has_no_result_and_says_why() -> None:
+    meter = NullMeter("no GPU here", "cuda:1")
+    with meter.window() as window:
+        pass
+    assert window.result(items=3) is None
+    assert (meter.source, meter.reason, meter.measure_idle(0)) == ("null", "no GPU here", None)
+    device = meter.describe()
+    assert (device.device, device.source, device.reason) == ("cuda:1", "null", "no GPU here")
+    meter.subscribe(lambda sample: None)()
+    meter.close()
+
+
+def test_an_unknown_device_has_a_null_meter_that_names_it() -> None:
     meter = open_meter("mps")
     assert meter.source == "null"
-    assert "'mps'" in meter.reason
+    assert "'mps'" in str(meter.reason)
+
+
+def test_the_environment_can_turn_the_meter_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENVIRONMENT_KEY, "off")
+    meter = open_meter("cpu")
+    assert (meter.source, meter.reason) == ("null", "QSLM_OPT_METER is off; unset it to measure")
+
+
+@pytest.mark.parametrize("text", ["replay", "replay:", "on", "nvml"])
+def test_what_the_environment_cannot_mean_is_an_error_with_the_fix(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv(ENVIRONMENT_KEY, text)
+    with pytest.raises(UsageError, match=f"QSLM_OPT_METER is '{text}'; write replay:FILE"):
+        open_meter("cpu")

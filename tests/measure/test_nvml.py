@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import sys
-import threading
-from collections.abc import Iterator
-from time import perf_counter, sleep
 from types import ModuleType, SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import pynvml
 import pytest
 
-from qslm_opt.measure import nvml as nvml_module
-from qslm_opt.measure import sampling
 from qslm_opt.measure.meter import open_meter
-from qslm_opt.measure.nvml import NvmlMeter, NvmlUnavailableError, find_device
+from qslm_opt.measure.nvml import NvmlUnavailableError, count_devices, find_device, open_source
+from qslm_opt.measure.nvml_source import NvmlSource
+from qslm_opt.measure.sampled import SampledMeter
+from qslm_opt.results import PowerSample
+from tests.measure.fakes import Bench
 
 UNSUPPORTED = pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 LOST = pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
@@ -24,51 +24,94 @@ LOST = pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
 FUNCTIONS = (
     "nvmlInit", "nvmlShutdown", "nvmlDeviceGetCount", "nvmlDeviceGetName", "nvmlDeviceGetHandleByIndex",
     "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetMigMode", "nvmlDeviceGetPowerUsage",
-    "nvmlDeviceGetFieldValues",
-    "nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetMemoryInfo",
+    "nvmlDeviceGetFieldValues", "nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetMemoryInfo",
+    "nvmlDeviceGetUUID", "nvmlDeviceGetIndex", "nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetArchitecture",
+    "nvmlDeviceGetUtilizationRates", "nvmlDeviceGetClockInfo", "nvmlDeviceGetTemperature",
+    "nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons",
+    "nvmlDeviceIsMigDeviceHandle", "nvmlDeviceGetDeviceHandleFromMigDeviceHandle",
 )  # fmt: skip
+REST = {
+    "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=97, memory=40), "nvmlDeviceGetTemperature": 61,
+    "nvmlDeviceGetCurrentClocksEventReasons": 0x1 | 0x4 | 0x20,
+    "nvmlDeviceGetMemoryInfo": SimpleNamespace(used=5 * 2**30, total=141 * 2**30),
+}  # fmt: skip
+"""What the fake answers, by function; an exception is raised."""
 
 
 class Machine:
     """Knobs of the machine that the fake NVML shows."""
 
-    def __init__(self, fake: ModuleType) -> None:
+    def __init__(self, fake: Any) -> None:
         self.nvml = fake
         self.names = ["NVIDIA H200"]
         self.instant_mw: int | None = 300_000
+        self.energy_mj: int | None = 7_000_000
         self.average_mw: int | Exception = 250_000
-        self.counter_mj: Iterator[int] | Exception = iter(range(0, 10**9, 1000))
+        self.counter_mj: int | Exception = 7_000_000
         self.mig: list[int] | Exception = [0, 0]
-        fake.nvmlDeviceGetCount.side_effect = lambda: len(self.names)
-        fake.nvmlDeviceGetName.side_effect = lambda handle: self.names[handle]
-        fake.nvmlDeviceGetHandleByIndex.side_effect = self._by_index
-        fake.nvmlDeviceGetHandleByUUID.side_effect = lambda uuid: uuid
-        fake.nvmlDeviceGetMigMode.side_effect = lambda handle: self._value(self.mig)
-        fake.nvmlDeviceGetPowerUsage.side_effect = lambda handle: self._value(self.average_mw)
-        fake.nvmlDeviceGetTotalEnergyConsumption.side_effect = lambda handle: self._value(self.counter_mj)
-        fake.nvmlDeviceGetMemoryInfo.side_effect = lambda handle: SimpleNamespace(used=5 * 2**30)
-        fake.nvmlDeviceGetFieldValues.side_effect = self._fields
+        self.rest: dict[str, Any] = dict(REST)
+        self.answers: dict[str, Any] = {
+            "nvmlDeviceGetCount": lambda: len(self.names),
+            "nvmlDeviceGetName": lambda handle: self.names[handle],
+            "nvmlDeviceGetHandleByIndex": self._by_index,
+            "nvmlDeviceGetHandleByUUID": lambda uuid: uuid,
+            "nvmlDeviceGetMigMode": lambda handle: self._value(self.mig),
+            "nvmlDeviceGetPowerUsage": lambda handle: self._value(self.average_mw),
+            "nvmlDeviceGetTotalEnergyConsumption": lambda handle: self._value(self.counter_mj),
+            "nvmlDeviceGetFieldValues": self._fields,
+            "nvmlDeviceGetUUID": lambda handle: f"GPU-{handle}",
+            "nvmlDeviceGetIndex": lambda handle: handle,
+            "nvmlDeviceGetEnforcedPowerLimit": lambda handle: 700_000,
+            "nvmlDeviceGetArchitecture": lambda handle: 9,
+            "nvmlDeviceGetClockInfo": lambda handle, kind: 1980 if kind == pynvml.NVML_CLOCK_SM else 3201,
+            "nvmlDeviceIsMigDeviceHandle": lambda handle: handle == "MIG-abc",
+            "nvmlDeviceGetDeviceHandleFromMigDeviceHandle": lambda handle: 0,
+            **{name: self._rest(name) for name in REST},
+        }
+        for name, answer in self.answers.items():
+            getattr(fake, name).side_effect = answer
 
     @staticmethod
-    def _value(value):
+    def _value(value: Any) -> Any:
         if isinstance(value, Exception):
             raise value
-        return next(value) if hasattr(value, "__next__") else value
+        return value
 
-    def _by_index(self, index):
+    def _rest(self, name: str) -> Any:
+        return lambda *_: self._value(self.rest[name])
+
+    def _by_index(self, index: int) -> int:
         if not 0 <= index < len(self.names):
             raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
         return index
 
-    def _fields(self, handle, ids):
-        assert ids == [pynvml.NVML_FI_DEV_POWER_INSTANT]
-        if self.instant_mw is None:
-            return [SimpleNamespace(nvmlReturn=pynvml.NVML_ERROR_NOT_SUPPORTED, value=None)]
-        return [SimpleNamespace(nvmlReturn=pynvml.NVML_SUCCESS, value=SimpleNamespace(uiVal=self.instant_mw))]
+    def _fields(self, handle: object, ids: list[int]) -> list[SimpleNamespace]:
+        known = {
+            pynvml.NVML_FI_DEV_POWER_INSTANT: (self.instant_mw, pynvml.NVML_VALUE_TYPE_UNSIGNED_INT, "uiVal"),
+            pynvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION: (
+                self.energy_mj, pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG, "ullVal"
+            ),
+        }  # fmt: skip
+        return [self._field(*known[field]) for field in ids]
+
+    @staticmethod
+    def _field(value: int | None, kind: int, member: str) -> SimpleNamespace:
+        if value is None:
+            return SimpleNamespace(nvmlReturn=pynvml.NVML_ERROR_NOT_SUPPORTED, valueType=0, value=None)
+        held = SimpleNamespace(**{member: value})
+        return SimpleNamespace(nvmlReturn=pynvml.NVML_SUCCESS, valueType=kind, value=held)
+
+    def source(self) -> NvmlSource:
+        """The source of the first GPU."""
+        return NvmlSource(self.nvml, 0, "cuda:0")
+
+    def sample(self) -> PowerSample:
+        """One sample of the first GPU."""
+        return self.source().read(lambda: 5.0).sample
 
 
 @pytest.fixture
-def machine(monkeypatch):
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     # Calls must fit the real signatures; constants and errors are the real ones; nothing else is there.
     fake = ModuleType("pynvml")
     vars(fake).update({name: value for name, value in vars(pynvml).items() if name.startswith("NVML")})
@@ -76,186 +119,260 @@ def machine(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", fake)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    monkeypatch.delenv("QSLM_OPT_METER", raising=False)
     return Machine(fake)
 
 
 def balance(machine: Machine) -> int:
     """How many more times NVML was started than shut down."""
-    return machine.nvml.nvmlInit.call_count - machine.nvml.nvmlShutdown.call_count
-
-
-def window_of(meter, samples=2, counting=False):
-    """Leave a window once it has so many samples, and its thread has read the counter."""
-    with meter.window() as window:
-        end = perf_counter() + 30
-        while len(window._samples) < samples or window._counting < counting:
-            assert perf_counter() < end, "the window's thread took no sample"
-            sleep(0.001)
-    return window.result()
+    return int(machine.nvml.nvmlInit.call_count - machine.nvml.nvmlShutdown.call_count)
 
 
 # ------------------------------------------------------------------------------------------- reading
 
 
-def test_a_window_holds_instant_watts_memory_and_the_real_rate(machine):
-    meter = open_meter("cuda", rate_hz=200)
-    found = window_of(meter, samples=4)
-    assert (found.source, meter.reason) == ("nvml", None)
-    assert found.mean_w == pytest.approx(300.0)
-    assert found.std_w == 0.0
-    assert found.memory_bytes == 5 * 2**30
-    assert found.samples >= 4
-    assert found.idle_w is None
+def test_a_reading_holds_all_that_the_gpu_tells(machine: Machine) -> None:
+    reading = machine.source().read(lambda: 5.0)
+    assert reading.counter_j == 7000.0
+    assert reading.sample == PowerSample(
+        5.0, 300.0, 5 * 2**30, 0.97, 1980, 3201, 61.0, ("power cap", "thermal")
+    )
     machine.nvml.nvmlDeviceGetPowerUsage.assert_not_called()
+    machine.nvml.nvmlDeviceGetTotalEnergyConsumption.assert_not_called()
 
 
-def test_an_older_gpu_gives_the_averaged_reading(machine):
+def test_the_gpu_is_described(machine: Machine) -> None:
+    device = machine.source().describe()
+    assert (device.device, device.index, device.name) == ("cuda:0", 0, "NVIDIA H200")
+    assert (device.limit_w, device.memory_bytes) == (700.0, 141 * 2**30)
+    assert machine.source().board == "GPU-0"
+
+
+def test_names_may_come_as_bytes(machine: Machine) -> None:
+    machine.names = [b"Tesla V100"]  # type: ignore[list-item]
+    assert machine.source().describe().name == "Tesla V100"
+
+
+def test_a_reading_costs_two_calls_and_six_of_them_ask_for_all(machine: Machine) -> None:
+    source = machine.source()
+    slow = [name for name in FUNCTIONS if name in REST or name == "nvmlDeviceGetClockInfo"]
+
+    def calls() -> int:
+        return sum(getattr(machine.nvml, name).call_count for name in slow)
+
+    before = calls()
+    for number in range(1, 7):
+        source.read(lambda: 0.0)
+        assert calls() == before + number
+    machine.rest["nvmlDeviceGetTemperature"] = 70
+    assert [source.read(lambda: 0.0).sample.temperature_c for _ in range(6)][-1] == 70.0
+
+
+def test_an_older_gpu_gives_the_averaged_reading_and_says_so(machine: Machine) -> None:
     machine.instant_mw = None
-    assert window_of(open_meter("cuda:0")).mean_w == pytest.approx(250.0)
+    assert machine.source().domain == "average"
+    assert machine.sample().power_w == 250.0
 
 
-def test_an_older_nvidia_ml_py_without_the_field_gives_the_averaged_reading(machine):
+def test_up_to_turing_the_plain_reading_is_instant(machine: Machine) -> None:
+    machine.instant_mw = None
+    machine.nvml.nvmlDeviceGetArchitecture.side_effect = lambda handle: pynvml.NVML_DEVICE_ARCH_TURING
+    assert machine.source().domain == "instant"
+
+
+def test_an_older_nvidia_ml_py_without_the_fields_gives_the_plain_readings(machine: Machine) -> None:
     del machine.nvml.NVML_FI_DEV_POWER_INSTANT
-    assert window_of(open_meter("cuda:0")).mean_w == pytest.approx(250.0)
+    del machine.nvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION
+    reading = machine.source().read(lambda: 0.0)
+    assert (reading.sample.power_w, reading.counter_j) == (250.0, 7000.0)
 
 
-def test_a_short_window_integrates_because_the_counter_moves_in_steps(machine):
-    found = window_of(open_meter("cuda"))
-    assert found.energy_j == pytest.approx(found.mean_w * found.samples / found.rate_hz)
+def test_a_counter_without_a_field_is_asked_for_by_its_function(machine: Machine) -> None:
+    machine.energy_mj = None
+    source = machine.source()
+    assert source.counts_energy
+    machine.counter_mj = 9_000_000
+    assert source.read(lambda: 0.0).counter_j == 9000.0
 
 
-def test_a_window_with_one_sample_says_nothing_of_its_power_and_why(machine):
-    meter = open_meter("cuda", rate_hz=0.01)
-    assert window_of(meter, samples=1) is None
-    assert "before NVML had answered twice" in meter.reason
-
-
-def test_a_gpu_that_answers_after_the_end_holds_nothing_up_and_gives_nothing(machine):
-    meter = open_meter("cuda")
-    go_on = threading.Event()
-    machine.nvml.nvmlDeviceGetFieldValues.side_effect = lambda *_: go_on.wait(30)
-    for _ in range(3):  # the threads of later windows do not queue up behind the first one's question
-        assert window_of(meter, samples=0) is None
-        assert not go_on.is_set()
-        assert "before NVML had answered twice" in meter.reason
-    go_on.set()
-
-
-def test_a_long_window_takes_the_counter_and_integrates_what_came_before_it(machine, monkeypatch):
-    monkeypatch.setattr(nvml_module, "COUNTER_MIN_SECONDS", 0.0)
-    monkeypatch.setattr(sampling, "COUNTER_AFTER_SECONDS", 0.0)
-    meter = open_meter("cuda", rate_hz=200)
-    machine.counter_mj = iter([1_000_000, 1_012_500])
-    found = window_of(meter, counting=True)
-    assert 12.5 + 300 * 0.005 <= found.energy_j <= 12.5 + found.mean_w * found.samples / found.rate_hz
+def test_an_instant_reading_that_fails_once_is_not_replaced_by_an_average(machine: Machine) -> None:
+    source = machine.source()
+    machine.instant_mw = None
+    assert source.read(lambda: 0.0).sample.power_w is None
+    machine.average_mw = LOST
+    with pytest.raises(Exception, match=str(LOST)):
+        source.read(lambda: 0.0)
 
 
 @pytest.mark.parametrize(
-    "counter", [UNSUPPORTED, iter([7000] * 100), iter([9000, 8000, 7000])], ids=["none", "stuck", "backwards"]
+    ("function", "field", "word"),
+    [
+        ("nvmlDeviceGetUtilizationRates", "utilization", "utilization"),
+        ("nvmlDeviceGetTemperature", "temperature_c", "temperature"),
+        ("nvmlDeviceGetMemoryInfo", "memory_bytes", "memory in use"),
+    ],
 )
-def test_without_a_counter_that_moves_the_energy_is_the_integral(machine, monkeypatch, counter):
-    monkeypatch.setattr(nvml_module, "COUNTER_MIN_SECONDS", 0.0)
-    monkeypatch.setattr(sampling, "COUNTER_AFTER_SECONDS", 0.0)
-    machine.counter_mj = counter
-    found = window_of(open_meter("cuda", rate_hz=200), counting=counter is not UNSUPPORTED)
-    assert found.energy_j == pytest.approx(found.mean_w * found.samples / found.rate_hz)
+def test_what_is_not_supported_is_none_is_not_asked_for_again_and_the_rest_goes_on(
+    machine: Machine, function: str, field: str, word: str
+) -> None:
+    machine.rest[function] = UNSUPPORTED
+    source = machine.source()
+    assert source.missing() == [word]
+    asked = getattr(machine.nvml, function).call_count
+    samples = [source.read(lambda: 0.0).sample for _ in range(12)]
+    assert {getattr(sample, field) for sample in samples} == {None}
+    assert {(sample.power_w, sample.sm_clock_mhz) for sample in samples} == {(300.0, 1980)}
+    assert getattr(machine.nvml, function).call_count == asked
 
 
-def test_memory_that_cannot_be_read_is_none_and_the_rest_stands(machine):
-    machine.nvml.nvmlDeviceGetMemoryInfo.side_effect = UNSUPPORTED
-    found = window_of(open_meter("cuda"))
-    assert found.memory_bytes is None
-    assert found.mean_w == pytest.approx(300.0)
+def test_what_fails_for_another_reason_is_none_until_it_answers_again(machine: Machine) -> None:
+    machine.rest["nvmlDeviceGetTemperature"] = pynvml.NVMLError(pynvml.NVML_ERROR_TIMEOUT)
+    source = machine.source()
+    assert source.read(lambda: 0.0).sample.temperature_c is None
+    machine.rest["nvmlDeviceGetTemperature"] = 55
+    assert [source.read(lambda: 0.0).sample.temperature_c for _ in range(6)][-1] == 55.0
+    assert source.missing() == []
 
 
-def test_idle_watts_stand_beside_every_later_window(machine):
-    meter = open_meter("cuda", rate_hz=200)
-    machine.instant_mw = 75_000
-    assert meter.measure_idle(0.5) == pytest.approx(75.0)
-    machine.instant_mw = 500_000
-    found = window_of(meter)
-    assert (found.idle_w, found.mean_w) == (pytest.approx(75.0), pytest.approx(500.0))
+def test_throttle_reasons_of_an_older_package_and_of_none(machine: Machine) -> None:
+    del machine.nvml.nvmlDeviceGetCurrentClocksEventReasons
+    machine.nvml.nvmlDeviceGetCurrentClocksThrottleReasons.side_effect = lambda handle: 0x80
+    assert machine.sample().throttle == ("power brake",)
+    machine.nvml.nvmlDeviceGetCurrentClocksThrottleReasons.side_effect = UNSUPPORTED
+    assert machine.sample().throttle == ()
+    assert machine.source().missing() == ["throttle reasons"]
 
 
-def test_a_gpu_lost_in_a_window_gives_none_with_the_reason_and_the_next_window_tries_again(machine):
+def test_the_meter_says_whether_the_gpu_counts_energy(machine: Machine) -> None:
+    machine.energy_mj, machine.counter_mj = None, UNSUPPORTED
+    source = machine.source()
+    assert not source.counts_energy
+    assert source.missing() == ["energy counter"]
+    assert source.read(lambda: 0.0).counter_j is None
+
+
+# ------------------------------------------------------------------------------------------- windows
+
+
+def test_a_window_on_a_gpu(machine: Machine) -> None:
+    bench = Bench(machine.source())
+    with bench.meter.window() as window:
+        for second in range(30):
+            machine.energy_mj = 7_000_000 + 30_000 * (second + 1)
+            bench.now += 0.1
+            bench.meter.step()
+    found = window.result()
+    assert found is not None
+    assert (found.source, found.mean_w, found.std_w) == ("nvml", pytest.approx(300.0), 0.0)
+    assert found.counter_j == found.energy_j == pytest.approx(900.0)
+    assert (found.limit_w, found.memory_bytes, found.temperature_c) == (700.0, 5 * 2**30, 61.0)
+    assert (found.steady, found.steady_reason) == (False, "clocks were limited: power cap, thermal")
+
+
+def test_a_gpu_lost_in_a_window_is_a_reason_until_it_is_back(machine: Machine) -> None:
     machine.instant_mw = None
-    meter = open_meter("cuda", rate_hz=100)
-    with meter.window() as window:
-        machine.average_mw = LOST
-        sleep(0.05)
-    assert window.result() is None
-    assert meter.reason == f"NVML stopped answering: {LOST}"
+    bench = Bench(machine.source())
+    machine.average_mw = LOST
+    bench.go(0.5)
+    assert bench.meter.reason == f"NVML stopped answering: {LOST}"
     machine.average_mw = 100_000
-    assert window_of(meter).mean_w == pytest.approx(100.0)
-    assert meter.reason is None
+    with bench.meter.window() as window:
+        bench.go(0.5)
+    assert window.result().mean_w == pytest.approx(100.0)  # type: ignore[union-attr]
+    assert bench.meter.reason is None
 
 
-def test_the_device_is_synchronised_at_both_ends(machine):
-    calls = mock.Mock()
-    window_of(open_meter("cuda", synchronize=calls))
-    assert calls.call_count == 2
-
-
-def test_closing_shuts_nvml_down_once(machine):
+def test_closing_shuts_nvml_down_once(machine: Machine) -> None:
     meter = open_meter("cuda")
-    assert balance(machine) == 1
+    assert isinstance(meter, SampledMeter)
+    assert (balance(machine), meter.board) == (1, "GPU-0")
     meter.close()
     meter.close()
     assert balance(machine) == 0
-    with meter.window() as window:
-        pass
-    assert window.result() is None
-    assert meter.reason == "the meter was closed"
+
+
+# ----------------------------------------------------------------------------------------------- MIG
+
+
+def test_a_board_split_by_mig_gives_its_own_watts_and_says_whose_they_are(machine: Machine) -> None:
+    machine.mig = [pynvml.NVML_DEVICE_MIG_ENABLE, pynvml.NVML_DEVICE_MIG_ENABLE]
+    machine.rest["nvmlDeviceGetUtilizationRates"] = UNSUPPORTED
+    source = machine.source()
+    assert source.describe().name == "NVIDIA H200 (MIG: watts of the whole board)"
+    bench = Bench(source)
+    with bench.meter.window() as window:
+        bench.go(2.0)
+    found = window.result()
+    assert found is not None
+    assert found.mean_w == pytest.approx(300.0)
+    assert found.steady is None
+    assert "whole board" in found.steady_reason
+
+
+def test_a_mig_instance_has_its_own_memory_and_its_boards_power(machine: Machine) -> None:
+    source = NvmlSource(machine.nvml, "MIG-abc", "cuda:0")
+    assert source.board == "GPU-0"
+    assert "whole board" in source.shared
+    assert source.read(lambda: 0.0).sample.power_w == 300.0
+    machine.nvml.nvmlDeviceGetMemoryInfo.assert_called_with("MIG-abc")
+    machine.nvml.nvmlDeviceGetFieldValues.assert_called_with(0, mock.ANY)
 
 
 # ------------------------------------------------------------------------------------------- refusing
 
 
-def refused(device="cuda:0", **options) -> str:
+def refused(device: str = "cuda:0", **options: Any) -> str:
     meter = open_meter(device, **options)
     assert meter.source == "null"
+    assert meter.describe().reason == meter.reason
     with meter.window() as window:
         pass
     assert window.result() is None
-    return meter.reason
+    return meter.reason or ""
 
 
-def test_a_machine_without_the_driver_has_a_null_meter_with_the_reason(machine):
+def test_a_machine_without_the_driver_has_a_null_meter_with_the_reason(machine: Machine) -> None:
     machine.nvml.nvmlInit.side_effect = pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
     assert "install the NVIDIA driver" in refused()
     machine.nvml.nvmlShutdown.assert_not_called()
+    with pytest.raises(NvmlUnavailableError):
+        count_devices()
 
 
-def test_this_machines_real_nvml_answers_or_says_why():
+def test_this_machines_real_nvml_answers_or_says_why() -> None:
     meter = open_meter("cuda:0")
     assert (meter.reason is None) == (meter.source == "nvml")
     meter.close()
 
 
-def test_a_gpu_without_power_readings_is_refused_and_nvml_shut_down(machine):
+def test_a_gpu_without_power_readings_is_refused_and_nvml_shut_down(machine: Machine) -> None:
     machine.instant_mw, machine.average_mw = None, UNSUPPORTED
     assert "NVML reads no power of this GPU: Not Supported" in refused()
     assert balance(machine) == 0
 
 
-def test_a_gpu_split_by_mig_is_refused_because_power_is_the_whole_boards(machine):
-    machine.mig = [pynvml.NVML_DEVICE_MIG_ENABLE, pynvml.NVML_DEVICE_MIG_ENABLE]
-    assert "MIG" in refused()
+def test_a_gpu_that_knows_no_mig_is_fine(machine: Machine) -> None:
+    machine.mig = UNSUPPORTED
+    machine.nvml.nvmlDeviceIsMigDeviceHandle.side_effect = UNSUPPORTED
+    assert machine.source().shared == ""
+
+
+def test_gpus_are_counted_as_cuda_sees_them(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.names = ["NVIDIA H200"] * 3
+    assert count_devices() == 3
+    for visible, count in (("", 0), ("2", 1), ("0,2", 2)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert count_devices() == count
     assert balance(machine) == 0
 
 
-def test_a_gpu_that_knows_no_mig_is_fine(machine):
-    machine.mig = UNSUPPORTED
-    assert open_meter("cuda").source == "nvml"
-
-
-def test_a_missing_package_names_the_one_to_install(monkeypatch):
+def test_a_missing_package_names_the_one_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert "pip install nvidia-ml-py" in refused()
 
 
 @pytest.mark.parametrize("kind", ["a package of that name", "an empty module"])
-def test_the_wrong_pynvml_is_recognised(monkeypatch, kind):
+def test_the_wrong_pynvml_is_recognised(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     wrong = ModuleType("pynvml")
     if kind == "a package of that name":
         wrong.__path__ = []
@@ -278,7 +395,9 @@ def test_the_wrong_pynvml_is_recognised(monkeypatch, kind):
         ("MIG-abc", 0, "MIG-abc"),
     ],
 )
-def test_the_gpu_is_the_one_that_cuda_sees(machine, monkeypatch, visible, index, handle):
+def test_the_gpu_is_the_one_that_cuda_sees(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, visible: str | None, index: int, handle: object
+) -> None:
     machine.names = ["NVIDIA H200"] * 3
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -286,27 +405,39 @@ def test_the_gpu_is_the_one_that_cuda_sees(machine, monkeypatch, visible, index,
 
 
 @pytest.mark.parametrize(("visible", "index"), [("", 0), ("0", 1), ("0,,1", 1)])
-def test_a_gpu_that_is_not_visible_is_refused(machine, monkeypatch, visible, index):
+def test_a_gpu_that_is_not_visible_is_refused(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, visible: str, index: int
+) -> None:
     machine.names = ["NVIDIA H200"] * 2
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with pytest.raises(NvmlUnavailableError, match=f"CUDA device {index} is not among the visible ones"):
         find_device(machine.nvml, index)
 
 
-def test_a_gpu_that_nvml_does_not_know_is_refused(machine, monkeypatch):
+def test_a_gpu_that_nvml_does_not_know_is_refused(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
     assert "NVML does not know CUDA device 0" in refused()
 
 
-def test_unlike_gpus_are_told_apart_by_slot_order_or_uuid_only(machine, monkeypatch):
+def test_unlike_gpus_are_told_apart_by_slot_order_or_uuid_only(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     machine.names = ["NVIDIA T400", "NVIDIA H200"]
     assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in refused("cuda:1")
     assert find_device(machine.nvml, 1, uuid="1234-5678") == "GPU-1234-5678"
+    with pytest.raises(NvmlUnavailableError):
+        open_source(1)
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     assert find_device(machine.nvml, 1) == 1
 
 
-def test_the_meter_says_whether_the_gpu_counts_energy(machine):
-    assert NvmlMeter(machine.nvml, 0).counts_energy
-    machine.counter_mj = UNSUPPORTED
-    assert not NvmlMeter(machine.nvml, 0).counts_energy
+def test_an_instance_is_found_by_the_number_that_cuda_gives_it(machine: Machine) -> None:
+    def known(uuid: str) -> str:
+        if uuid.startswith("GPU-"):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return uuid
+
+    machine.nvml.nvmlDeviceGetHandleByUUID.side_effect = known
+    assert find_device(machine.nvml, 0, uuid="abc") == "MIG-abc"

@@ -38,7 +38,7 @@ from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.tiers import TIERS
 from qslm_opt.setting import QuantSetting
 from qslm_opt.store import Repository
-from tests.search.toy import Recorder, spec, toy
+from tests.search.toy import Recorder, ToyMeter, spec, toy
 
 STUDY = spec(max_increase="100%", memory_budget="17%", precisions=(8, 4, 3, 2), sensitivity_precisions=(4,))
 
@@ -380,7 +380,7 @@ def test_the_power_of_a_trial_is_stored_when_there_is_a_meter(url):
     measured = session.run
     window = PowerWindow("replay", 10, 5.0, 60.0, 1.0, 12.5)
     session.run = lambda *args, **more: (measured(*args, **more)[0], window)
-    run(url, session=session, meter=object())
+    run(url, session=session, meter=ToyMeter())
     ran = [t for t in records(url) if t.used]
     assert {(t.power_w, t.energy_j) for t in ran} == {(60.0, 12.5)}
     with Repository(url) as repository:
@@ -549,7 +549,7 @@ def test_a_window_that_holds_the_power_of_other_trials_is_not_stored(url):
         return measured(*args, **more)[0], window
 
     session.run = run_beside_others
-    run_study("toy", url, session, listener=Recorder(), meter=object())
+    run_study("toy", url, session, listener=Recorder(), meter=ToyMeter())
     powers = [t.power_w for t in records(url) if t.used]
     assert powers[:6] == [60.0, 60.0, None, None, None, 60.0]
     assert {t.energy_j for t in records(url) if t.used and t.power_w is None} == {None}

@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from qslm_opt.search.ledger import open_storage
-from qslm_opt.search.owners import close_stale, is_gone, registered
+from qslm_opt.search.owners import close_stale, is_gone, registered, shares_board
 from qslm_opt.store import prepare
 
 
@@ -20,6 +20,18 @@ def test_a_run_of_this_process_lives_until_it_ends():
     with registered() as owner:
         assert is_gone(owner) is False
     assert is_gone(owner) is True
+
+
+def test_a_run_shares_the_board_it_measures_and_no_other_of_this_host():
+    with registered("GPU-1") as owner:
+        assert shares_board(owner, "GPU-1")
+        assert not shares_board(owner, "GPU-2")
+        assert shares_board(owner, None)  # what is not known may be the same
+    with registered() as unknown:
+        assert shares_board(unknown, "GPU-1")
+    elsewhere = json.dumps({**json.loads(owner), "host": "elsewhere"})
+    assert not shares_board(elsewhere, "GPU-1")
+    assert [shares_board(text, "GPU-1") for text in (None, "", "{}", "[]")] == [True] * 4
 
 
 def test_another_process_of_this_host_lives_as_long_as_it_does():

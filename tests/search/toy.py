@@ -15,7 +15,8 @@ from typing import Any
 from qslm_opt.errors import NumericsError
 from qslm_opt.evaluate.memory import live_bytes
 from qslm_opt.hierarchy.tree import Block, Hierarchy, Module, TensorInfo
-from qslm_opt.results import Baseline, Evaluation, Progress, TrialRecord
+from qslm_opt.measure.meter import NullMeter
+from qslm_opt.results import Baseline, Evaluation, PowerWindow, Progress, TrialRecord
 from qslm_opt.search.driver import run_study
 from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.tiers import Proposal, Verdict
@@ -116,6 +117,7 @@ class Toy:
     """Seconds per report."""
     hashes: dict[str, str] = field(default_factory=lambda: {"weights": "w" * 64, "data": "d" * 16})
     ran: list[QuantSetting] = field(default_factory=list)
+    measured: list[tuple[QuantSetting, float]] = field(default_factory=list)
     baselines: int = 0
 
     def fingerprint(self) -> dict[str, str]:
@@ -140,6 +142,10 @@ class Toy:
         self.ran.append(setting)
         return self._evaluate(setting, bound, report), None
 
+    def measure(self, setting: QuantSetting, meter: Any, seconds: float, stop: Any) -> PowerWindow | None:
+        self.measured.append((setting, seconds))
+        return None
+
     def _evaluate(self, setting: QuantSetting, bound: Any, report: Any) -> Evaluation:
         loss, used = self.loss_of(setting), 0
         if not isfinite(loss):
@@ -157,6 +163,16 @@ class Toy:
             "perplexity", value, self.n, used, None, loss * used, live_bytes(self.hierarchy, setting),
             self.hierarchy.fp32_bytes(), 0.01, "cpu", "fp32", "toy", self.hashes["data"], "1",
         )  # fmt: skip
+
+
+class ToyMeter(NullMeter):
+    """A meter whose windows come from the session of the test."""
+
+    source, board = "replay", "toy board"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reason = None
 
 
 def toy(study: StudySpec, seed: int = 0, noise: float = 0.0, delay: float = 0.0, **shape: Any) -> Toy:

@@ -21,6 +21,7 @@ from qslm_opt.store.tables import METADATA
 from tests.store.fake_study import FakeStudy, url_of
 
 ROOT = Path(__file__).resolve().parents[2]
+NEWEST = len(migrations.MIGRATIONS)
 
 
 def version_of(path: Path) -> int:
@@ -89,13 +90,14 @@ def test_an_upgrade_keeps_a_copy_of_the_older_file(tmp_path: Path, monkeypatch: 
     study.trial(0.9)
     study.close()
     monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, add_column))
-    with pytest.raises(SchemaError, match=r"has schema 2, older than 3; 'qslm-opt study list' upgrades it"):
+    older = f"has schema {NEWEST}, older than {NEWEST + 1}; 'qslm-opt study list' upgrades it"
+    with pytest.raises(SchemaError, match=older):
         Repository(study.url, read_only=True)
     prepare(study.url)
-    assert version_of(tmp_path / "q.db") == 3
+    assert version_of(tmp_path / "q.db") == NEWEST + 1
     assert len(Repository(study.url).trials("s")) == 1
-    (copy,) = tmp_path.glob("q.db.schema2-*.bak")
-    assert version_of(copy) == 2
+    (copy,) = tmp_path.glob(f"q.db.schema{NEWEST}-*.bak")
+    assert version_of(copy) == NEWEST
     with sqlite3.connect(copy) as connection:
         assert connection.execute("SELECT count(*) FROM trials").fetchone() == (1,)
         (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'qslm_study'").fetchone()
@@ -156,7 +158,7 @@ def test_a_storage_of_a_newer_release_is_refused_and_untouched(tmp_path: Path) -
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE qslm_schema SET version = 99")
     for attempt in (prepare, Repository, lambda url: Repository(url, read_only=True)):
-        with pytest.raises(SchemaError, match=r"has schema 99, newer than 2, .*upgrade qslm-opt"):
+        with pytest.raises(SchemaError, match=f"has schema 99, newer than {NEWEST}, .*upgrade qslm-opt"):
             attempt(url_of(path))
     assert version_of(path) == 99
 

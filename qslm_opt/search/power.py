@@ -1,0 +1,84 @@
+"""The power of trials: which of them are measured longer, and how."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from optuna.trial import TrialState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from qslm_opt.measure.meter import Meter
+    from qslm_opt.results import PowerWindow
+    from qslm_opt.search.attempt import SessionLike
+    from qslm_opt.search.outcome import Outcome
+    from qslm_opt.search.recording import Recording
+    from qslm_opt.setting import QuantSetting
+
+STOP_SECONDS = 0.5
+"""How often a measurement looks whether somebody asked the study to stop."""
+
+
+class PowerOf:
+    """Measures candidates longer than their evaluation took, and keeps the windows of trials."""
+
+    def __init__(
+        self,
+        session: SessionLike,
+        meter: Meter | None,
+        recording: Recording | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+        narrate: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Take the run's recording, whether somebody asked it to stop, and whom to tell of what fails."""
+        self._session, self._meter, self._recording = session, meter, recording
+        self._stopping, self._narrate = stopping, narrate
+
+    @property
+    def seconds(self) -> float:
+        """Shortest window of a candidate; 0: no trial is measured longer."""
+        return self._session.spec.power_window
+
+    def wants_more(self, outcome: Outcome, power: PowerWindow | None) -> bool:
+        """Return whether a trial is to be run again for its power.
+
+        It is a candidate, the meter works, and its own window was too short, or said nothing of the joules
+        per token because the evaluation began behind kept activations.
+        """
+        if not self.seconds or self._meter is None or self._meter.source == "null":
+            return False
+        met = outcome.constraints and all(slack <= 0 for slack in outcome.constraints.values())
+        if outcome.state != TrialState.COMPLETE or not met or self._stopping():
+            return False
+        return power is None or power.items is None or (power.seconds or 0.0) < self.seconds
+
+    def measure(self, setting: QuantSetting) -> PowerWindow | None:
+        """Run a setting for ``seconds``; None, and a word to the user, where that fails."""
+        assert self._meter is not None
+        looked = time.monotonic()
+
+        def stop() -> bool:
+            nonlocal looked
+            if time.monotonic() - looked < STOP_SECONDS:
+                return False
+            looked = time.monotonic()
+            return self._stopping()
+
+        try:
+            return self._session.measure(setting, self._meter, self.seconds, stop)
+        except Exception as error:  # noqa: BLE001  the trial has its verdict: a missing watt must not cost it
+            self._narrate(f"the power of this candidate was not measured: {type(error).__name__}: {error}")
+            return None
+
+    def keep(self, trial_uuid: str, window: PowerWindow) -> None:
+        """Store the window of a trial."""
+        if self._recording is not None:
+            self._recording.keep(trial_uuid, window)
+
+    def complain(self) -> None:
+        """Tell the user, once, that the recording has gaps."""
+        complaint = self._recording.complaint() if self._recording is not None else None
+        if complaint:
+            self._narrate(complaint)
