@@ -110,3 +110,22 @@ def test_only_complete_trials_of_one_setting_are_compared() -> None:
     (said,) = disagreements([*others, worse, trial])
     words = "trials 0 and 5 measured the same setting and found 20.0 (loss 3.0) and 20.000000001"
     assert said.startswith(words)
+
+
+def test_silent_blocks_are_said_once_and_stored_with_each_trial(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = Toy._result
+
+    def silent(self: Toy, *given: object) -> object:
+        return replace(measured(self, *given), silent=("attention.0",))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Toy, "_result", silent)
+    create_study(STUDY, url, toy(STUDY))
+    recorder = go_on(url, toy(STUDY))
+    said = [line for line in recorder.lines if "no neuron fires in attention.0; the metric counts" in line]
+    assert len(said) == 1
+    trials = optuna.load_study(study_name="toy", storage=url).trials
+    ran = [trial for trial in trials if trial.user_attrs.get("used")]
+    assert len(ran) > 20
+    assert all(trial.user_attrs["silent"] == ["attention.0"] for trial in ran)
