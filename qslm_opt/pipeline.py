@@ -118,6 +118,10 @@ class Session:
         """Return the unquantized model's result, measured once by the same engine."""
         return self._baseline
 
+    def probe(self) -> str:
+        """Return a sum over every bit of a small computation; see ``Engine.probe``."""
+        return self.engine.probe()
+
     def run(
         self,
         setting: QuantSetting,

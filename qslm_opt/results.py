@@ -41,6 +41,8 @@ class Evaluation:
     code_version: str
     firing_rate: float | None = None
     """Mean spikes per neuron and step over all neurons and ``used``; None when not counted."""
+    silent: tuple[str, ...] = ()
+    """Attention blocks none of whose neurons fired even once over ``used``."""
 
     @property
     def stopped(self) -> bool:
@@ -59,12 +61,13 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready object."""
-        return {**asdict(self), "loss": self.loss, "saving": self.saving}
+        return {**asdict(self), "silent": list(self.silent), "loss": self.loss, "saving": self.saving}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Evaluation:
         """Rebuild from ``to_json``; derived fields are ignored."""
-        return cls(**{k: v for k, v in value.items() if k in cls.__dataclass_fields__})
+        known = {k: v for k, v in value.items() if k in cls.__dataclass_fields__}
+        return cls(**{**known, "silent": tuple(known.get("silent", ()))})
 
 
 @dataclass(frozen=True)

@@ -191,6 +191,10 @@ class InstantSession:
         """Return a perplexity of e."""
         return Baseline.of(self._result(UNQUANTIZED))
 
+    def probe(self) -> str:
+        """Return what every process returns."""
+        return "stand-in"
+
     def run(
         self,
         setting: QuantSetting,

@@ -55,6 +55,18 @@ def make_batches(
     return [_class_batch(data, group, device) for group in groups]
 
 
+def first_batch(data: TaskData, rows: int, device: torch.device) -> Batch:
+    """Return the first sequences within ``rows`` positions: those no longer than the very first one."""
+    longest = len(data.sequences[0])
+    members = [0]
+    for i in range(1, max(1, min(len(data.sequences), rows // longest))):
+        length = len(data.sequences[i])
+        if length > longest or (data.kind == "lm" and length != longest):
+            break
+        members.append(i)
+    return _lm_batch(data, members, device) if data.kind == "lm" else _class_batch(data, members, device)
+
+
 def _windows(sequences: Sequence[np.ndarray], rows: int, size: int | None) -> list[list[int]]:
     groups = []
     for length, run in groupby(range(len(sequences)), key=lambda i: len(sequences[i])):

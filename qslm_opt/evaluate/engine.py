@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from hashlib import sha256
 from math import exp, fsum
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -14,8 +15,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from qslm_opt import __version__
-from qslm_opt.errors import DeviceError, NumericsError, UsageError
-from qslm_opt.evaluate.batches import Batch, make_batches
+from qslm_opt.errors import DataError, DeviceError, NumericsError, UsageError
+from qslm_opt.evaluate.batches import Batch, first_batch, make_batches
 from qslm_opt.evaluate.calibrate import input_moments
 from qslm_opt.evaluate.memory import live_bytes
 from qslm_opt.evaluate.order import Evidence, hardness_strata
@@ -46,6 +47,8 @@ ROWS = {"lm": {"cpu": 4096, "cuda": 2**19}, "classification": {"cpu": 768, "cuda
 PREFIX_BYTES = {"cpu": 2 * 10**9, "cuda": 32 * 10**9}
 """Most memory of the activations kept at block boundaries."""
 _KEPT_KEYS = 256
+PROBE_ROWS = 256
+"""Token positions that a probe computes, at least one sequence."""
 BATCH_SHARE, PREFIX_SHARE, WEIGHTS_SHARE = 0.25, 0.35, 0.15
 """Most of a GPU's memory for one batch's activations, and of what is free of it for the boundaries and the
 quantized tensors."""
@@ -58,7 +61,8 @@ class _Sums:
     correct: int = 0
     nll: dict[int, float] = field(default_factory=dict)
     """By batch, so that the total does not depend on the order."""
-    spikes: float = 0.0
+    spikes: list[float] = field(default_factory=list)
+    """By block; empty before the first batch."""
 
     @property
     def nll_sum(self) -> float:
@@ -71,7 +75,7 @@ class _Result:
 
     nll: float
     correct: int
-    spikes: float
+    spikes: list[float]
     losses: Tensor | None = None  # (sentences,): higher is nearer to wrong
 
 
@@ -130,6 +134,10 @@ class Engine:
             calibration: gives the text that calibrated quantizers look at; asked for once, when one does.
             narrate: told once, in one line, when memory runs out and batches get smaller.
         """
+        if not data.sequences or not data.n:
+            raise DataError(
+                f"task {data.task} has nothing to evaluate; give data with rows, or raise --limit."
+            )
         self.device = pick_device(device)
         self.hierarchy, self.config, self.data = hierarchy, model.config, data
         self.dtype, self._narrate = dtype, narrate
@@ -297,6 +305,21 @@ class Engine:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
+    def probe(self) -> str:
+        """Return a sum (hex) over every bit that the unquantized model computes for a few sequences.
+
+        It neither reads nor changes what is kept, and does not depend on the batches.
+        """
+        batch = first_batch(self.data, PROBE_ROWS, self.device)
+        keys = [""] * (self.config.n_layer + 1)  # nothing is stored under this name
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            if self.device.type == "cuda":
+                stack.enter_context(float32_products(tf32=self.ops.precision == "tf32"))
+            x, spikes = self._body(self._view.apply(UNQUANTIZED), keys, -1, batch, keep=False)
+        numbers = [x, *spikes]
+        return sha256(b"".join(n.cpu().contiguous().numpy().tobytes() for n in numbers)).hexdigest()
+
     def _halve(self) -> None:
         """Make batches half as large, and keep half as much; DeviceError when a batch is one sequence."""
         largest = max(self._batches, key=lambda batch: batch.ids.numel())
@@ -334,7 +357,8 @@ class Engine:
             losses, correct = self._class_loss(tensors, h, batch)
             each = losses
         nll = float(losses.sum(dtype=torch.float64))
-        fired = float(spikes)
+        by_block: list[float] = torch.stack(spikes).tolist() if spikes else []
+        fired = sum(by_block)
         if not (nll < float("inf") and fired < float("inf")):
             what = "logits" if fired < float("inf") else "currents"
             narrow = self.ops.precision in ("fp16", "split")  # float16 ends at 65504
@@ -343,25 +367,24 @@ class Engine:
                 "checkpoint, or raise the bits of the setting"
                 + (f", or use --matmul fp32 instead of {self._precision}." if narrow else ".")
             )
-        return _Result(nll, correct, fired, each)
+        return _Result(nll, correct, by_block, each)
 
     def _body(
         self, tensors: dict[str, Weight], keys: list[str], index: int, batch: Batch, keep: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Return the residual stream after the last block, and the spikes fired as a float64 scalar."""
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the residual stream after the last block, and the spikes of each, float64 scalars."""
         found = self._prefix.deepest(index, keys)
         if found:
             self.reused = True
             first, x, spikes = found[0], found[1].x, found[1].spikes
         else:
-            first, x = 0, spikegpt.embed(tensors, self.config, batch.ids)
-            spikes = x.new_zeros((), dtype=torch.float64)
+            first, x, spikes = 0, spikegpt.embed(tensors, self.config, batch.ids), ()
         for i in range(first, self.config.n_layer):
             state = spikegpt.empty_state(x.shape[0], self.config.n_embd, x)
             x, _, count = spikegpt.run_block(
                 tensors, self.config, i, x, state, self.ops, batch.lengths
             )
-            spikes = spikes + count.sum()
+            spikes = (*spikes, count.sum(dtype=torch.float64))
             if keep:
                 self._prefix.put(index, i + 1, Boundary(keys[i + 1], x, spikes))
         return x, spikes
@@ -380,7 +403,8 @@ class Engine:
         sums.tokens += batch.tokens
         sums.correct += result.correct
         sums.nll[index] = result.nll
-        sums.spikes += result.spikes
+        before = sums.spikes or [0.0] * len(result.spikes)
+        sums.spikes = [a + b for a, b in zip(before, result.spikes, strict=True)]
         classes = self.data.kind == "classification"
         self._evidence.add(index, batch.n - result.correct if classes else result.nll)
 
@@ -395,6 +419,7 @@ class Engine:
     ) -> Evaluation:
         classes = self.data.kind == "classification"
         value = sums.correct / sums.used if classes else exp(min(sums.nll_sum / sums.used, 700.0))
+        units = [block.unit for block in self.hierarchy.blocks if block.kind == "attention"]
         neurons = 2 * self.config.n_layer * self.config.n_embd
         return Evaluation(
             metric="accuracy" if classes else "perplexity",
@@ -411,7 +436,8 @@ class Engine:
             kernel=self.ops.name,
             data_hash=self.data.data_hash,
             code_version=CODE_VERSION,
-            firing_rate=sums.spikes / (neurons * sums.tokens),
+            firing_rate=sum(sums.spikes) / (neurons * sums.tokens),
+            silent=tuple(unit for unit, fired in zip(units, sums.spikes, strict=True) if not fired),
         )
 
     def _device_name(self) -> str:

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Boundary:
-    """The residual stream before a block, and the spikes that the blocks in front of it fired."""
+    """The residual stream before a block, and the spikes that each block in front of it fired."""
 
     key: str
     x: Tensor  # (B, T, D)
-    spikes: Tensor  # () float64
+    spikes: tuple[Tensor, ...]  # () float64 each
 
 
 def boundary_keys(hierarchy: Hierarchy, setting: QuantSetting) -> list[str]:

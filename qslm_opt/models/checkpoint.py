@@ -114,7 +114,7 @@ def _check_header(path: Path) -> None:
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
-    mapped = zipfile.is_zipfile(path)
+    mapped = _is_zip(path)
     if mapped:
         _check_archive(path)
     try:
@@ -131,6 +131,15 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
 def _dense(tensors: Mapping[str, Tensor]) -> list[Tensor]:
     return [t for t in tensors.values() if t.layout == torch.strided and t.device.type == "cpu"]
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile as error:  # such as one that says that it spans several disks
+        raise ModelError(
+            f"checkpoint {str(path)!r} is damaged ({error}); copy or download it again."
+        ) from None
 
 
 def _check_archive(path: Path) -> None:

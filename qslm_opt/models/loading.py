@@ -130,7 +130,9 @@ def read_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
     try:
         tokenizer: Tokenizer = Tokenizer.from_file(str(path))
         largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-    except Exception as error:  # noqa: BLE001 - the library raises plain Exception
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - plain ones, or a panic of its Rust code
         raise ModelError(
             f"tokenizer {str(path)!r} cannot be read ({error}); put the model's own tokenizer.json there."
         ) from None

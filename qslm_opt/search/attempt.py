@@ -54,6 +54,9 @@ class SessionLike(Protocol):
     def baseline(self) -> Baseline:
         """Measure the unquantized model."""
 
+    def probe(self) -> str:
+        """Return a sum over every bit of a small computation: equal where the same settings give the same."""
+
     def run(
         self,
         setting: QuantSetting,
@@ -125,6 +128,7 @@ class Attempts:
     ) -> None:
         self.session, self.study, self.sampler, self.judge = session, study, sampler, judge
         self.listener, self.meter, self.interrupts = listener, meter, interrupts
+        self._said_silent: set[tuple[str, ...]] = set()
         self.power = power or PowerOf(session, meter)
 
     def carry_out(self, trial: OpenTrial, proposal: Proposal, record: TrialRecord) -> None:
@@ -165,6 +169,7 @@ class Attempts:
             run, power = self.session.run(
                 setting, parent=parent, bound=bound, report=report, meter=self.meter
             )
+        self._say_silent(trial, run)
         outcome, interrupted = self.judge.judge(proposal, run, None), False
         if self.meter is None:
             return outcome, None, False
@@ -185,6 +190,15 @@ class Attempts:
     def _is_alone(self, trial: OpenTrial) -> bool:
         board = self.meter.board if self.meter is not None else None
         return self.sampler.was_alone(self.study, trial.number, lambda owner: shares_board(owner, board))
+
+    def _say_silent(self, trial: OpenTrial, run: Evaluation) -> None:
+        """Say, once for each set of blocks, that a setting silences them: its metric counts all the same."""
+        if run.silent and run.silent not in self._said_silent:
+            self._said_silent.add(run.silent)
+            self.listener.on_narrate(
+                f"trial {trial.number}: no neuron fires in {', '.join(run.silent)}; "
+                "the metric counts as it was measured"
+            )
 
     def _tell(self, trial: OpenTrial, outcome: Outcome, record: TrialRecord) -> None:
         attributes = {**outcome.attributes, **outcome.columns}

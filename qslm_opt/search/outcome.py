@@ -101,5 +101,6 @@ def _attributes(run: Evaluation, power: PowerWindow | None) -> dict[str, Any]:
         "power_w": power.mean_w if power else None,
         "energy_j": power.run_j if power else None,
         "firing_rate": run.firing_rate,
+        "silent": list(run.silent) or None,
         "evaluation": json.dumps(whole, separators=(",", ":")),
     }

@@ -12,6 +12,7 @@ from qslm_opt.errors import InfeasibleError, StorageError
 from qslm_opt.evaluate.bounds import MetricBound
 from qslm_opt.search.attempt import Attempts, Listener, SessionLike, started_record
 from qslm_opt.search.board import publish
+from qslm_opt.search.determinism import check_process, check_trials
 from qslm_opt.search.heart import Heart
 from qslm_opt.search.interrupts import Interrupts
 from qslm_opt.search.ledger import (
@@ -130,6 +131,8 @@ class Run:
                 f"the unquantized model already violates the bound: {bound.metric} {baseline.value:.6g} "
                 f"against {_asked(self.row.spec)}; give a bound that the model meets."
             )
+        with self.interrupts.exposed():
+            check_process(self.study, self.session, self.listener.on_narrate)
         judge = Judge(self.space, bound, self.row.spec.lam)
         power = PowerOf(
             self.session, self.meter, self.recording,
@@ -162,6 +165,7 @@ class Run:
     def _summary(self) -> RunSummary:
         walk = self.sampler.refresh(self.study)  # others may have found the end meanwhile
         trials = self._mark(walk)
+        check_trials(self.study, trials, self.listener.on_narrate)
         name = self.row.name  # Optuna's dashboard may have changed it
         return summarize(self.row.spec.renamed(name), trials, walk, time.monotonic() - self.started)
 

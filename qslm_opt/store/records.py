@@ -172,6 +172,8 @@ def _rows(record: Mapping[str, Any]) -> None:
     if record["table"] not in OTHERS:
         refuse(f"it has rows of table {str(record['table'])[:40]!r}")
     table, columns = OTHERS[record["table"]], record["columns"]
+    if len(set(columns)) != len(columns):
+        refuse(f"rows of {table.name} name a column twice")
     for values in record["rows"]:
         if len(values) != len(columns):
             refuse(f"a row of {table.name} has {len(values)} values for {len(columns)} columns")
@@ -181,7 +183,7 @@ def _rows(record: Mapping[str, Any]) -> None:
 def _row(table: Table, row: Mapping[str, Any]) -> None:
     """Check names, types and lengths: not every database does."""
     for name in row:
-        if name not in table.columns:
+        if not isinstance(name, str) or name not in table.columns:
             refuse(f"{table.name} has no column {str(name)[:40]!r}")
     for column in table.columns:
         value = row.get(column.name)

@@ -29,6 +29,9 @@ class FakeSession:
     def baseline(self) -> Baseline:
         return Baseline.of(self._evaluate(UNQUANTIZED))
 
+    def probe(self) -> str:
+        return "fake"
+
     def run(
         self,
         setting: QuantSetting,

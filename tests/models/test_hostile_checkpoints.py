@@ -196,6 +196,30 @@ def test_a_tensor_that_grows_its_storage_is_refused(tmp_path: Path) -> None:
         load_model(str(path))
 
 
+def test_a_zip_of_several_disks_is_refused(tmp_path: Path) -> None:
+    """The standard library raises where it is asked whether this is a zip (found by fuzzing)."""
+    path = tmp_path / "model.pth"
+    torch.save(weights(), path)
+    data = bytearray(path.read_bytes())
+    locator = data.rindex(b"PK\x06\x07")
+    data[locator + 16] = 2  # number of disks
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match="is damaged"):
+        load_model(str(path))
+
+
+def test_a_tokenizer_that_makes_its_library_panic_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A prefix of continuing tokens that is longer than one: Rust panics, which is no Exception."""
+    save_file(weights(), tmp_path / "model.safetensors")
+    bpe = {"type": "BPE", "continuing_subword_prefix": "##longer", "vocab": {"a": 0, "b": 1, "ab": 2}}
+    value = {"version": "1.0", "added_tokens": [], "model": {**bpe, "merges": [["a", "b"]]}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(value))
+    with pytest.raises(ModelError, match=r"tokenizer .* cannot be read \(.*\); put the model's own"):
+        load_model(str(tmp_path))
+
+
 # -- pins ------------------------------------------------------------------------------------------
 
 

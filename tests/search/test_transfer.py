@@ -265,6 +265,8 @@ def forged(lines: list[bytes], place: int, **changes: Any) -> bytes:
         (-2, {"table": "qslm_study"}, "it has rows of table 'qslm_study'"),
         (-2, {"table": "sqlite_master; drop table studies"}, "it has rows of table"),
         (-2, {"columns": ["x"]}, "values for 1 columns"),
+        (-2, {"columns__0": 0}, "qslm_power_window has no column '0'"),
+        (-2, {"columns__0": "study_uuid"}, "rows of qslm_power_window name a column twice"),
         (-2, {"rows__0__1": "other"}, "a row of qslm_power_window is of another study"),
     ],
 )  # fmt: skip

@@ -127,6 +127,9 @@ class Toy:
         self.baselines += 1
         return Baseline.of(self._evaluate(UNQUANTIZED, None, None))
 
+    def probe(self) -> str:
+        return "toy"
+
     def run(
         self,
         setting: QuantSetting,

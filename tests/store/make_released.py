@@ -37,6 +37,15 @@ for name, stop_at in (("done", None), ("half", 9)):
                 repository.request_stop(repository.study(name).uuid)
 
     print(run_study(name, url, session, listener=Recorder(on_end=on_end)).state)
+
+with Repository(url) as repository:  # since schema 2
+    if hasattr(repository, "add_power_device"):
+        from qslm_opt.results import PowerDevice, PowerSample, PowerWindow
+
+        study, trial = repository.study("done").uuid, repository.trials("done")[0].uuid
+        repository.add_power_device(PowerDevice("lane", study, "host", 7, "cuda:0", started=1.8e9))
+        repository.add_power_samples("lane", [PowerSample(1.8e9 + i, 200.0 + i, 2**30) for i in range(30)])
+        repository.set_power_window(study, trial, PowerWindow("nvml", 30, 1.0, 215.0, 9.0, 1.0, ended=1.8e9))
 """
 
 

@@ -56,6 +56,15 @@ def test_an_upgrade_loses_nothing_and_keeps_a_copy(released: tuple[int, Path]) -
         assert rows(copy, "trials") == before[0]["trials"]
 
 
+def test_power_of_a_released_file_is_read(released: tuple[int, Path]) -> None:
+    version, path = released
+    prepare(url_of(path))
+    with Repository(url_of(path)) as repository:
+        uuid = repository.study("done").uuid
+        assert len(repository.power_devices(uuid)) == len(repository.power_windows(uuid)) == (version >= 2)
+        assert len(repository.power_samples("lane", 0, 2e9)) == (30 if version >= 2 else 0)
+
+
 def test_its_studies_are_read_and_a_half_done_one_goes_on_to_the_same_end(
     released: tuple[int, Path],
 ) -> None:
