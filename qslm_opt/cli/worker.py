@@ -44,8 +44,13 @@ def worker(
     if row.state in ENDED:
         narrate(f"study {study!r} has ended, nothing is left to run")
         return
-    here = {"model": model, "data": None if data is None else str(data), "device": device}
-    spec = replace(row.spec, **{key: value for key, value in here.items() if value is not None})
+    known = row.spec
+    spec = replace(
+        known,
+        model=model or known.model,
+        data=known.data if data is None else str(data),
+        device=device or known.device,
+    )
     with resumable(study, url):
         summary = work(study, url, open_session(spec.located(Path.cwd())), progress=progress)
     trials = sum(summary.evaluations.values())

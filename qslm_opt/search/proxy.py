@@ -74,7 +74,8 @@ def make_server(url: str, host: str, port: int) -> tuple[grpc.Server, int, Calla
             return wire.answer(methods, asked)
 
     server = grpc.server(ThreadPoolExecutor(THREADS), options=[("grpc.so_reuseport", 0)])
-    api_pb2_grpc.add_StorageServiceServicer_to_server(OptunaStorageProxyService(cached), server)
+    add: Callable[..., None] = api_pb2_grpc.add_StorageServiceServicer_to_server
+    add(OptunaStorageProxyService(cached), server)
     handler = grpc.unary_unary_rpc_method_handler(call)
     service = grpc.method_handlers_generic_handler(wire.SERVICE, {wire.METHOD: handler})
     server.add_generic_rpc_handlers((service,))
