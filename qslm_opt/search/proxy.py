@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import optuna
 from optuna.distributions import json_to_distribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, GrpcStorageProxy, get_storage
@@ -64,6 +65,7 @@ def make_server(url: str, host: str, port: int) -> tuple[grpc.Server, int, Calla
         from optuna.storages._grpc.servicer import OptunaStorageProxyService
     except ModuleNotFoundError:
         raise UsageError("a proxy needs gRPC; run: pip install 'qslm-opt[grpc]'.") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     prepare(url)
     database, repository = ledger.open_storage(url), Repository(url)
     cached = get_storage(database)
