@@ -44,11 +44,12 @@ def worker(
     if row.state in ENDED:
         narrate(f"study {study!r} has ended, nothing is left to run")
         return
+    known = row.spec
     spec = replace(
-        row.spec,
-        model=model or row.spec.model,
-        data=row.spec.data if data is None else str(data),
-        device=device or row.spec.device,
+        known,
+        model=model or known.model,
+        data=known.data if data is None else str(data),
+        device=device or known.device,
     )
     with resumable(study, url):
         summary = work(study, url, open_session(spec.located(Path.cwd())), progress=progress)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import optuna
 from optuna.distributions import json_to_distribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, GrpcStorageProxy, get_storage
@@ -64,6 +65,7 @@ def make_server(url: str, host: str, port: int) -> tuple[grpc.Server, int, Calla
         from optuna.storages._grpc.servicer import OptunaStorageProxyService
     except ModuleNotFoundError:
         raise UsageError("a proxy needs gRPC; run: pip install 'qslm-opt[grpc]'.") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     prepare(url)
     database, repository = ledger.open_storage(url), Repository(url)
     cached = get_storage(database)
@@ -74,7 +76,8 @@ def make_server(url: str, host: str, port: int) -> tuple[grpc.Server, int, Calla
             return wire.answer(methods, asked)
 
     server = grpc.server(ThreadPoolExecutor(THREADS), options=[("grpc.so_reuseport", 0)])
-    api_pb2_grpc.add_StorageServiceServicer_to_server(OptunaStorageProxyService(cached), server)
+    add: Callable[..., None] = api_pb2_grpc.add_StorageServiceServicer_to_server
+    add(OptunaStorageProxyService(cached), server)
     handler = grpc.unary_unary_rpc_method_handler(call)
     service = grpc.method_handlers_generic_handler(wire.SERVICE, {wire.METHOD: handler})
     server.add_generic_rpc_handlers((service,))
