@@ -180,7 +180,7 @@ def _rows(record: Mapping[str, Any]) -> None:
         _row(table, dict(zip(columns, values, strict=True)))
 
 
-def _row(table: Table, row: Mapping[str, Any]) -> None:
+def _row(table: Table, row: Mapping[Any, Any]) -> None:
     """Check names, types and lengths: not every database does."""
     for name in row:
         if not isinstance(name, str) or name not in table.columns:
