@@ -87,6 +87,7 @@ def test_ours_shows_constraints_the_feasible_best_the_note_and_the_plot(url: str
         assert not columns.keys() & {"evaluation", "owner", "uuid", "digest"}
         assert {"bytes", "value", "metric_slack_pct", "memory_slack_pct", "setting"} <= columns.keys()
     assert f"**Feasible best at λ = 0.2: trial {best}**" in detail["note"]["body"]
+    assert "- state: finished, " in detail["note"]["body"]
     (plot,) = detail["plotly_graph_objects"]
     assert plot["id"] == "pareto"
     shown = json.loads(plot["graph_object"])
