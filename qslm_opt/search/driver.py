@@ -31,9 +31,6 @@ __all__ = [
     "Listener", "RunSummary", "SessionLike", "SilentListener", "create_study", "delete_study", "run_study"
 ]  # fmt: skip
 
-METRIC_NAMES = "study:metric_names"
-"""Where Optuna keeps what ``Study.set_metric_names`` sets, with a warning that this is experimental."""
-
 
 def create_study(spec: StudySpec, storage: str, session: SessionLike) -> None:
     """Store a new study; nothing is run.
@@ -71,7 +68,6 @@ def _create_in_optuna(spec: StudySpec, url: str, uuid: str) -> None:
             attributes = {"qslm_uuid": uuid, "spec": spec.to_json(), "qslm_version": __version__}
             for key, value in attributes.items():
                 study.set_user_attr(key, value)
-            database.set_study_system_attr(study._study_id, METRIC_NAMES, ["score"])
     except DuplicatedStudyError:
         raise study_exists(spec.name, url) from None
     finally:

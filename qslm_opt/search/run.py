@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 
@@ -90,7 +91,7 @@ class Run:
                 self._loop()
                 summary = self._summary()
                 self.repository.set_state(uuid, summary.state, summary.reason)
-                self._publish()
+                self._publish(state=summary.state, reason=summary.reason)
             except InfeasibleError as error:
                 self.repository.set_state(uuid, "infeasible", str(error))
                 raise
@@ -277,9 +278,9 @@ class Run:
             self.heart.phase = walk.tier
             self.listener.on_tier(walk.tier)
 
-    def _publish(self) -> None:
-        """Renew what a plain optuna-dashboard shows of the study."""
-        row = self.repository.study(self.row.name)
+    def _publish(self, **end: Any) -> None:
+        """Renew what a plain optuna-dashboard shows of the study; ``end`` is how this run leaves it."""
+        row = replace(self.repository.study(self.row.name), **end)
         publish(self.database, self.study._study_id, row, self.repository.trials(self.row.name))
 
 

@@ -87,12 +87,12 @@ def test_ours_shows_constraints_the_feasible_best_the_note_and_the_plot(url: str
         assert not columns.keys() & {"evaluation", "owner", "uuid", "digest"}
         assert {"bytes", "value", "metric_slack_pct", "memory_slack_pct", "setting"} <= columns.keys()
     assert f"**Feasible best at λ = 0.2: trial {best}**" in detail["note"]["body"]
+    assert "- state: finished, " in detail["note"]["body"]
     (plot,) = detail["plotly_graph_objects"]
     assert plot["id"] == "pareto"
     shown = json.loads(plot["graph_object"])
     assert shown["data"][0]["name"] == "Pareto front"
     assert f"trial {best}" in shown["data"][0]["text"]
-    assert detail["objective_names"] == ["score"]
     violating = [t["text"] for t in shown["data"] if t["name"] == "violates a constraint"]
     assert {int(text.split()[1]) for text in violating[0]} <= {n for n, met in feasible.items() if not met}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qslm_opt.search.driver import create_study, run_study
-from qslm_opt.store import Repository, prepare
+from qslm_opt.store import Repository, compact, prepare
 from tests.postgres import Server, postgres  # noqa: F401
 from tests.search.toy import Recorder, spec, toy
 
@@ -80,3 +80,16 @@ def test_the_schema_is_made_once_and_the_change_mark_moves(url):
         writer.beat(writer.study("toy").uuid, 7, "elsewhere", "global")
         assert writer.study("toy").state == "running"  # by the server's clock, not by two hosts' clocks
         assert list(writer.beats(writer.study("toy").uuid)) == [("elsewhere", 7)]
+
+
+def test_a_server_is_compacted_and_says_its_size(url):
+    create_study(STUDY, url, toy(STUDY))
+    summary = run_study("toy", url, toy(STUDY), listener=Recorder())
+    with Repository(url) as repository:
+        before = repository.trials("toy")
+    done = compact(url, "toy")
+    assert done.before_bytes > 0
+    assert done.after_bytes > 0
+    with Repository(url) as repository:
+        assert repository.trials("toy") == before
+    assert summary.state == "finished"
