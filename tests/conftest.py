@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from importlib.machinery import ModuleSpec, PathFinder
@@ -11,6 +12,10 @@ from typing import Any
 
 import hypothesis
 import pytest
+
+# A job that a script starts in the background ignores Ctrl-C, and so would every test of it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A terminal's or another CI's wish for colour or width would change what commands print.
 for _name in ("FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "GITHUB_ACTIONS", "COLUMNS", "LINES"):

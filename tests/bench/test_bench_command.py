@@ -97,7 +97,7 @@ def test_a_changed_verdict_is_exit_code_one(
         (("--modes", "split", "--device", "cpu"), 5, "'split' needs a CUDA device"),
         (("--batches", "4,x"), 2, "write for instance 4,16,32"),
         (("--batches", "0"), 2, "sizes of 1 or more"),
-        (("--bits", "1", "--device", "cpu"), 2, "--bits 1 is out of range; use 2 to 16, or 32"),
+        (("--bits", "17", "--device", "cpu"), 2, "--bits 17 is out of range; use 1 to 16, or 32"),
         (("--shape", "15m", "--sections", "throughput", "--device", "cpu"), 2, "use 14m, 216m"),
         (("demo", "--shape", "14m"), 2, "exclude each other"),
         (("--shape", "14m", "--task", "demo"), 2, "no trained weights"),

@@ -127,7 +127,10 @@ TENSORS = {
     "infinite": torch.full(SHAPE, float("-inf")),
 }
 REFUSED = {"nan", "infinite", "largest"}
-LAYOUTS = ("tensor/affine", "tensor/symmetric", "channel/affine", "channel/symmetric", "group16/affine")
+LAYOUTS = (
+    "tensor/affine", "tensor/symmetric", "channel/affine", "channel/symmetric", "group16/affine",
+    "channel/offset", "channel/midrise",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", quantizer_names())
@@ -135,9 +138,9 @@ LAYOUTS = ("tensor/affine", "tensor/symmetric", "channel/affine", "channel/symme
 def test_a_tensor_without_a_range_stays_finite_or_is_refused_by_name(name: str, what: str) -> None:
     weight, tried = TENSORS[what], 0
     for layout in LAYOUTS:
-        for bits in (2, 3, 4, 8, 16):
-            fmt = Layout.parse(layout).with_bits(bits)
+        for bits in (1, 1.58, 2, 3, 4, 8, 16):
             try:
+                fmt = Layout.parse(layout).with_bits(bits)
                 get_quantizer(name).check(fmt)
             except SettingError:
                 continue
@@ -155,8 +158,10 @@ def test_a_tensor_without_a_range_stays_finite_or_is_refused_by_name(name: str, 
             assert torch.equal(weight, before)
             assert bool(found.isfinite().all())
             if what in ("zero", "negative-zero"):
-                assert not found.any()
-            if what in ("constant", "negative-constant") and "affine" in layout:
+                has_zero = fmt.layout.symmetry != "midrise"
+                least = 0.0 if has_zero else 2.0**-24
+                assert float(found.abs().max()) <= least
+            if what in ("constant", "negative-constant") and "affine" in layout and bits >= 2:
                 assert torch.allclose(found, weight, rtol=2**-10)
     assert tried
 

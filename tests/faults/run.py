@@ -63,7 +63,7 @@ class Counted:
     ) -> None:
         self._session, self._runs, self._strike, self._at = session, runs, strike, at
         self.spec, self.hierarchy = session.spec, session.hierarchy
-        self.fingerprint, self.baseline = session.fingerprint, session.baseline
+        self.fingerprint, self.baseline, self.probe = session.fingerprint, session.baseline, session.probe
         self._count = 0
 
     def run(self, setting: Any, **rest: Any) -> Any:

@@ -194,7 +194,7 @@ def test_a_trial_beside_another_on_its_own_board_has_no_power(url: str, board: s
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qslm_opt.search.owners.is_gone", lambda owner: False)
+        patch.setattr("qslm_opt.search.owners.Owner.is_gone", lambda owner: False)
         with pytest.raises(KeyboardInterrupt):
             run_study("toy", url, made, listener=Recorder(on_end=end_after_three), meter=ToyMeter())
     ran = [t for t in read(url)[0] if t.used]
