@@ -16,12 +16,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from torch.utils.weak import WeakIdKeyDictionary
 
+from qslm_opt.kernels.descent import cpu as kernel
 from qslm_opt.quant.base import QuantizedTensor, int_layout, quantize, register
 from qslm_opt.quant.grid import SMALLEST_FP32, Grid, stored_scale
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from qslm_opt.formats import Format
@@ -47,7 +51,7 @@ class Gptq:
         start = quantize(weight, fmt, "mse")
         if moment is None or weight.dim() != 2:
             return start
-        fit = _Fit(weight.detach().float(), start, damped(moment))
+        fit = _Fit(weight, start, *_factors(moment))
         fit.keep()
         fit.round_with_feedback()
         fit.keep()
@@ -72,16 +76,23 @@ def damped(moment: Tensor) -> Tensor:
 class _Fit:
     """Codes, scales and zero points of a matrix, and the best so far of each row.
 
-    Scales are spread to one a weight, [N, K]: a column then looks the same in every layout.
+    Scales are spread to one a weight, [N, K]: a column then looks the same in every layout. All of it is on
+    the CPU, whose kernels take a row at a time: a GPU would wait for one column after another.
     """
 
-    def __init__(self, weight: Tensor, start: QuantizedTensor, h: Tensor) -> None:
-        self.weight, self.h, self.fmt = weight, h, start.fmt
+    def __init__(
+        self, weight: Tensor, start: QuantizedTensor, h: Tensor, order: Tensor, upper: Tensor
+    ) -> None:
+        weight = weight.detach().float().cpu()
+        self.weight, self.h, self.cholesky, self.fmt = weight, h, (order, upper), start.fmt
         self.layout, self.grid = int_layout(start.fmt), Grid.of(start.fmt)
+        self._grid = np.array(
+            [self.grid.low, self.grid.high, self.grid.factor, self.grid.shift], np.float32
+        )
         self.start = start
-        self.scale = start.scale  # (rows, groups) as stored
-        self.zero = None if start.zero is None else start.zero.float()
-        self.codes = start.codes.float()
+        self.scale = start.scale.cpu()  # (rows, groups) as stored
+        self.zero = None if start.zero is None else start.zero.float().cpu()
+        self.codes = start.codes.float().cpu()
         self.best_codes, self.best_scale = self.codes.clone(), self.scale.clone()
         self.least = torch.full(weight.shape[:1], float("inf"), device=weight.device)
         if self.layout.granularity == "tensor":
@@ -114,44 +125,28 @@ class _Fit:
 
     def result(self) -> QuantizedTensor:
         """Return the best of each row."""
-        codes = self.best_codes.to(torch.int32)
-        return QuantizedTensor(codes, self.best_scale, self.start.zero, self.fmt, self.start.shape)
+        device, start = self.start.codes.device, self.start
+        codes, scale = self.best_codes.to(device, torch.int32), self.best_scale.to(device)
+        return QuantizedTensor(codes, scale, start.zero, self.fmt, start.shape)
 
     def round_with_feedback(self) -> None:
         """Step 1 of the module's text."""
-        order = self.h.diagonal().argsort(descending=True, stable=True)
-        inverse = torch.linalg.inv(self.h[order][:, order].double())
-        upper = torch.linalg.cholesky(inverse, upper=True).float()
-        left = self.weight[:, order].clone()
-        scale, zero = self.spread(self.scale.float())[:, order], None
-        if self.zero is not None:
-            zero = self.spread(self.zero)[:, order]
-        codes = torch.empty_like(left)
-        for j in range(left.shape[1]):
-            codes[:, j] = self._nearest(left[:, j], scale[:, j], None if zero is None else zero[:, j])
-            back = self._values(codes[:, j], scale[:, j], None if zero is None else zero[:, j])
-            error = (left[:, j] - back) / upper[j, j]
-            left[:, j + 1 :].addr_(error, upper[j, j + 1 :], alpha=-1)
+        order, upper = self.cholesky
+        zero = torch.zeros_like(self.weight) if self.zero is None else self.spread(self.zero)
+        codes = torch.empty_like(self.weight)
+        inputs = (self.weight[:, order], upper, self.spread(self.scale.float())[:, order], zero[:, order])
+        kernel.feedback(*(_array(t) for t in inputs), self._grid, codes.numpy())
         self.codes = torch.empty_like(codes).index_copy_(1, order, codes)
 
     def descend(self) -> bool:
         """Give every weight in turn its best code; return whether any code changed."""
-        scale = self.spread(self.scale.float())
-        zero = None if self.zero is None else self.spread(self.zero)
-        back = self.back()
-        pull = ((self.weight - back) @ self.h).T.contiguous()  # (K, N): each column is one piece of memory
-        before = self.codes
-        codes, held = self.codes.T.contiguous(), back.T.contiguous()
-        scale = scale.T.contiguous()
-        zero = None if zero is None else zero.T.contiguous()
-        diagonal = self.h.diagonal().tolist()
-        for j in range(codes.shape[0]):
-            offset = None if zero is None else zero[j]
-            codes[j] = self._nearest(held[j] + pull[j] / diagonal[j], scale[j], offset)
-            moved = self._values(codes[j], scale[j], offset) - held[j]
-            pull.addr_(self.h[j], moved, alpha=-1)
-        self.codes = codes.T.contiguous()
-        return not torch.equal(self.codes, before)
+        zero = torch.zeros_like(self.weight) if self.zero is None else self.spread(self.zero)
+        pull = (self.weight - self.back()) @ self.h
+        self.codes = self.codes.contiguous().clone()
+        changed = np.zeros(self.weight.shape[0], np.int64)
+        inputs = (pull, self.h, self.spread(self.scale.float()), zero)
+        kernel.descend(*(_array(t) for t in inputs), self._grid, self.codes.numpy(), changed)
+        return bool(changed.any())
 
     def rescale(self) -> None:
         """Give every group the scale that is best for its codes, one group of the row after another."""
@@ -177,16 +172,24 @@ class _Fit:
         """Return scales as they are stored; one that would be negative or nothing stays as it was."""
         return torch.where(best > 0, stored_scale(best.double().clamp(min=0), self.fmt, cover=False), before)
 
-    def _nearest(self, values: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
-        grid = self.grid
-        steps = values / scale
-        if zero is not None:
-            steps = steps + zero
-        return ((steps - grid.shift) / grid.factor).round_().clamp_(grid.low, grid.high)
 
-    def _values(self, codes: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
-        steps = codes * self.grid.factor + self.grid.shift
-        return (steps if zero is None else steps - zero) * scale
+_FACTORS: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""Moment → (H, order, upper Cholesky factor of H⁻¹ in that order): the same for every format of a matrix."""
+
+
+def _factors(moment: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    known: tuple[Tensor, Tensor, Tensor] | None = _FACTORS.get(moment)
+    if known is None:
+        h = damped(moment.detach().float().cpu())
+        order = h.diagonal().argsort(descending=True, stable=True)
+        inverse = torch.linalg.inv(h[order][:, order].double())
+        known = h, order, torch.linalg.cholesky(inverse, upper=True).float()
+        _FACTORS[moment] = known
+    return known
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    return tensor.contiguous().numpy()
 
 
 register(Gptq())
