@@ -1,20 +1,20 @@
-"""What a proxy's wire carries of a storage: studies and trials as JSON, errors by their names."""
+"""What a proxy's wire carries of a storage: studies, trials and power as JSON, errors by their names."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, astuple, fields
 from typing import Any
 
 from qslm_opt import errors
 from qslm_opt.hierarchy.tree import Hierarchy
-from qslm_opt.results import Baseline, TrialRecord
+from qslm_opt.results import Baseline, PowerDevice, PowerSample, PowerWindow, TrialRecord
 from qslm_opt.spec import StudySpec
 from qslm_opt.store.rows import StudyRow
 
 SERVICE, METHOD = "qslm.Store", "Call"
-SCHEMA = 1
+SCHEMA = 2
 """Version of what is said on the wire; both ends must have the same."""
 
 
@@ -46,6 +46,37 @@ def encode_trial(record: TrialRecord) -> dict[str, Any]:
 def decode_trial(value: Mapping[str, Any]) -> TrialRecord:
     """Rebuild from ``encode_trial``."""
     return TrialRecord(**value)
+
+
+def encode_device(device: PowerDevice) -> dict[str, Any]:
+    """Return a device as a JSON-ready object."""
+    return asdict(device)
+
+
+def decode_device(value: Mapping[str, Any]) -> PowerDevice:
+    """Rebuild from ``encode_device``."""
+    return PowerDevice(**value)
+
+
+def encode_sample(sample: PowerSample) -> list[Any]:
+    """Return a sample as a list, in the order of its fields: there are many of them."""
+    return list(astuple(sample))
+
+
+def decode_sample(value: Sequence[Any]) -> PowerSample:
+    """Rebuild from ``encode_sample``."""
+    *rest, throttle = value
+    return PowerSample(*rest, tuple(throttle))
+
+
+def encode_window(window: PowerWindow) -> dict[str, Any]:
+    """Return a window as a JSON-ready object."""
+    return asdict(window)
+
+
+def decode_window(value: Mapping[str, Any]) -> PowerWindow:
+    """Rebuild from ``encode_window``."""
+    return PowerWindow.from_json(value)
 
 
 def request(method: str, arguments: Mapping[str, Any]) -> bytes:
