@@ -71,11 +71,10 @@ def make_server(url: str, host: str, port: int) -> tuple[grpc.Server, int, Calla
     prepare(url)
     database, repository = ledger.open_storage(url), Repository(url)
     cached = get_storage(database)
-    methods = methods_of(repository, cached)
+    methods = {name: named_failures(url)(method) for name, method in methods_of(repository, cached).items()}
 
     def call(asked: bytes, context: Any) -> bytes:
-        with named_failures(url):
-            return wire.answer(methods, asked)
+        return wire.answer(methods, asked)
 
     server = grpc.server(ThreadPoolExecutor(THREADS), options=[("grpc.so_reuseport", 0)])
     add: Callable[..., None] = api_pb2_grpc.add_StorageServiceServicer_to_server

@@ -23,6 +23,8 @@ ANSWER_SECONDS = 60.0
 """A proxy that does not answer for so long is taken for gone."""
 MOST_SAMPLES = 4_000
 """Samples in one call, at most: gRPC refuses a message of more than 4 MiB."""
+_SILENT = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+"""What gRPC says where nobody answered."""
 
 
 class Caller:
@@ -44,7 +46,7 @@ class Caller:
 
         Raises:
             QslmError: what the method raised there.
-            StorageError: the proxy does not answer.
+            StorageError: the proxy does not answer, or failed.
         """
         try:
             said = self._call(wire.request(method, arguments), timeout=ANSWER_SECONDS)
@@ -58,11 +60,19 @@ class Caller:
 
 
 def unreachable(url: str, error: Exception) -> StorageError:
-    """Return the StorageError for a failure of gRPC."""
-    code = getattr(error, "code", None)
-    said = code().name.lower().replace("_", " ") if callable(code) else type(error).__name__
+    """Return the StorageError for a failure of gRPC: nobody answers, or the other end failed."""
+    code, details = getattr(error, "code", None), getattr(error, "details", None)
+    name = code().name if callable(code) else type(error).__name__
+    said = name.lower().replace("_", " ")
+    if name in _SILENT:
+        return StorageError(
+            f"storage {url} does not answer ({said}); check the address, and that "
+            "'qslm-opt proxy' runs there."
+        )
+    more = " ".join(str(details()).split()) if callable(details) else str(error)
     return StorageError(
-        f"storage {url} does not answer ({said}); check the address, and that 'qslm-opt proxy' runs there."
+        f"storage {url} failed ({said}: {more}); look at what 'qslm-opt proxy' printed there, and run the "
+        "same qslm-opt at both ends."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, fields
 from typing import Any
@@ -87,24 +88,40 @@ def request(method: str, arguments: Mapping[str, Any]) -> bytes:
 def answer(methods: Mapping[str, Callable[..., Any]], asked: bytes) -> bytes:
     """Carry out a request with one of ``methods``; return its result, or the error that it raised, as bytes.
 
-    Only errors with a name of ours travel; any other comes out here.
+    Errors of ours travel by their names; any other with its type and text, and is logged here.
     """
     try:
         value = json.loads(asked)
-        if value["schema"] != SCHEMA or value["method"] not in methods:
-            raise errors.SchemaError(
-                f"the proxy speaks version {SCHEMA} and was asked for {value['method']!r} of version "
-                f"{value['schema']}; run the same qslm-opt at both ends."
-            )
+        _check(value, methods)
         return json.dumps({"value": methods[value["method"]](**value["arguments"])}).encode()
     except errors.QslmError as error:
-        return json.dumps({"error": type(error).__name__, "text": str(error)}).encode()
+        return _failure(error)
+    except Exception as error:
+        logging.getLogger(__name__).exception("a request to the proxy failed")
+        return _failure(error)
+
+
+def _check(value: Mapping[str, Any], methods: Mapping[str, Any]) -> None:
+    if value["schema"] != SCHEMA or value["method"] not in methods:
+        raise errors.SchemaError(
+            f"the proxy speaks version {SCHEMA} and was asked for {value['method']!r} of version "
+            f"{value['schema']}; run the same qslm-opt at both ends."
+        )
+
+
+def _failure(error: Exception) -> bytes:
+    return json.dumps({"error": type(error).__name__, "text": " ".join(str(error).split())}).encode()
 
 
 def result(said: bytes) -> Any:
-    """Return the result that ``answer`` gave, or raise the error."""
+    """Return the result that ``answer`` gave, or raise its error; StorageError for one not of ours."""
     value = json.loads(said)
     if "error" in value:
-        kind = getattr(errors, value["error"], errors.StorageError)
-        raise kind(value["text"])
+        kind, text = getattr(errors, value["error"], None), value["text"]
+        if isinstance(kind, type) and issubclass(kind, errors.QslmError):
+            raise kind(text)
+        raise errors.StorageError(
+            f"the proxy failed with {value['error']} ({text}); look at what it printed, and run the same "
+            "qslm-opt at both ends."
+        )
     return value["value"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from qslm_opt.search.ledger import open_storage, start_trial
 from qslm_opt.search.proxy import make_server
 from qslm_opt.search.recording import MOST_WAITING
 from qslm_opt.store import Repository, open_repository, wire
-from qslm_opt.store.remote import RemoteRepository
+from qslm_opt.store.remote import RemoteRepository, unreachable
 from tests.search.toy import Recorder, ToyMeter, spec, toy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -176,6 +177,54 @@ def test_errors_travel_by_name(served):
     with open_repository(proxy) as remote, pytest.raises(StudyNotFoundError, match="no study 'x'"):
         remote.study("x")
     assert json.loads(wire.answer({}, wire.request("names", {})))["error"] == "SchemaError"
+
+
+def test_an_error_that_is_none_of_ours_says_what_it_is(served, caplog):
+    proxy, _ = served
+    with open_repository(proxy) as remote, pytest.raises(StorageError) as failed:
+        remote._caller("study", nothing=1)
+    assert "the proxy failed with TypeError" in str(failed.value)
+    assert "does not answer" not in str(failed.value)
+    assert "nothing" in caplog.text  # with its trace, on the proxy
+
+
+@pytest.mark.parametrize("said", [b"{}", b"[1]", b"\xff", b""])
+def test_what_is_no_request_gets_an_answer(said):
+    with pytest.raises(StorageError, match="the proxy failed with"):
+        wire.result(wire.answer({}, said))
+
+
+def test_an_error_named_as_something_else_of_the_module_is_a_storage_error():
+    with pytest.raises(StorageError, match="did_you_mean"):
+        wire.result(b'{"error": "did_you_mean", "text": "x"}')
+
+
+def test_a_failure_of_the_database_behind_a_proxy_has_the_sentence_it_has_there(served, tmp_path):
+    proxy, _ = served
+    create_study(STUDY, proxy, toy(STUDY))
+    with sqlite3.connect(tmp_path / "toy.db") as database:
+        database.execute("DROP TABLE trials")
+    what = {"study_id": 1, "number": 0, "parameters": {}, "distributions": {}, "attributes": {}}
+    with open_repository(proxy) as remote, pytest.raises(StorageError, match=r"sqlite:///.*toy\.db"):
+        remote._caller("start_trial", **what)
+
+
+@pytest.mark.parametrize(
+    ("code", "silent"), [("UNAVAILABLE", True), ("DEADLINE_EXCEEDED", True), ("UNKNOWN", False)]
+)
+def test_only_silence_reads_as_no_answer(code, silent):
+    from grpc import StatusCode
+
+    class FailureError(Exception):
+        def code(self):
+            return StatusCode[code]
+
+        def details(self):
+            return "what\nhappened"
+
+    text = str(unreachable("grpc://h:1", FailureError()))
+    assert ("does not answer" in text) is silent
+    assert ("what happened" in text) is not silent
 
 
 def test_the_reading_commands_take_the_url_of_a_proxy(served, capsys):
