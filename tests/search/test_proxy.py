@@ -234,8 +234,19 @@ def test_the_reading_commands_take_the_url_of_a_proxy(served, capsys):
     assert json.loads(capsys.readouterr().out)["studies"][0]["name"] == "toy"
     assert run(["study", "show", "toy", "--storage", proxy]) == 0
     assert run(["study", "compact", "--storage", proxy]) == 2
-    assert "compact the database that it serves" in capsys.readouterr().err
+    assert "compact the database that it serves, on its host" in capsys.readouterr().err
     assert run(["proxy", "--storage", proxy]) == 2
+
+
+def test_whole_studies_are_exported_and_imported_at_the_database(served, tmp_path, capsys):
+    proxy, url = served
+    create_study(STUDY, proxy, toy(STUDY))
+    file, words = str(tmp_path / "toy.study"), ["study", "export", "toy", "--format", "study", "-o"]
+    assert run([*words, file, "--storage", proxy]) == 2
+    assert "export from the database that it serves, on its host" in capsys.readouterr().err
+    assert run([*words, file, "--storage", url]) == 0
+    assert run(["study", "import", file, "--name", "other", "--storage", proxy]) == 2
+    assert "import into the database that it serves, on its host" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("url", ["grpc://", "grpc://host", "grpc://u:secret@host:1", "grpc://host:1/x"])
