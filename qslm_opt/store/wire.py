@@ -66,8 +66,8 @@ def encode_sample(sample: PowerSample) -> list[Any]:
 
 def decode_sample(value: Sequence[Any]) -> PowerSample:
     """Rebuild from ``encode_sample``."""
-    *rest, throttle = value
-    return PowerSample(*rest, tuple(throttle))
+    named = dict(zip((field.name for field in fields(PowerSample)), value, strict=True))
+    return PowerSample(**{**named, "throttle": tuple(named["throttle"])})
 
 
 def encode_window(window: PowerWindow) -> dict[str, Any]:
