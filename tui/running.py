@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 
 from textual.worker import Worker, WorkerState
 
+from qslm_opt.safe import printable
 from tui import runs
 from tui.choosing import ChoosingApp
+from tui.widgets.paint import one_line
 
 if TYPE_CHECKING:
+    from textual.notifications import SeverityLevel
+
     from qslm_opt.store import StudyRow
     from tui.reader import StudyLine
 
@@ -29,6 +33,20 @@ class RunningApp(ChoosingApp):
         super().__init__()
         self.runs: list[runs.Run] = []
         """What was started from here and has not ended."""
+
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = True,
+    ) -> None:
+        """Show a notification; a name or a command's answer in it cannot steer the terminal."""
+        super().notify(
+            printable(message), title=one_line(title), severity=severity, timeout=timeout, markup=markup
+        )
 
     def selected(self) -> StudyRow | None:
         """Return the study that an action is about: the one on screen, or under the list's cursor."""
