@@ -14,7 +14,7 @@ from tui.running import RunningApp
 from tui.screens.base import SizedScreen
 from tui.screens.dialogs import HelpDialog
 from tui.screens.study import Pane, StudyScreen
-from tui.text import cli_command, exact_lam
+from tui.text import cli_command, exact_lam, study_command
 from tui.widgets.paint import one_line
 
 if TYPE_CHECKING:
@@ -66,10 +66,8 @@ class SharingApp(RunningApp):
         if self.study is None:
             return cli_command("study", "list", url=self.url)
         if self.pane == "rank":
-            return cli_command(
-                "study", "candidates", self.study, "--lambda", exact_lam(self.lam), url=self.url
-            )
-        return cli_command("study", "show", self.study, url=self.url)
+            return study_command("candidates", self.study, "--lambda", exact_lam(self.lam), url=self.url)
+        return study_command("show", self.study, url=self.url)
 
     def action_copy_command(self) -> None:
         """Copy the equal command line."""
