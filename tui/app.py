@@ -34,7 +34,7 @@ from tui.screens.dialogs import TrialDialog
 from tui.screens.start import StartScreen, TroubleScreen
 from tui.screens.study import StudyScreen
 from tui.sharing import SharingApp
-from tui.text import cli_command
+from tui.text import cli_command, study_command
 
 if TYPE_CHECKING:
     from qslm_opt.store import StudyRow
@@ -256,10 +256,8 @@ def main(url: str, name: str | None, pane: str = "overview") -> None:
     """
     check_screen(pane)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        words = ("study", "show", name) if name else ("study", "list")
-        raise UsageError(
-            f"the dashboard needs a terminal; use `{cli_command(*words, url=url)}`, or --snapshot, instead."
-        )
+        said = study_command("show", name, url=url) if name else cli_command("study", "list", url=url)
+        raise UsageError(f"the dashboard needs a terminal; use `{said}`, or --snapshot, instead.")
     config = read_config()
     if config.ascii:
         os.environ.setdefault("QSLM_OPT_ASCII", "1")

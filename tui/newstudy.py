@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qslm_opt.errors import QslmError, UsageError
+from qslm_opt.formats import Bits, plain_bits
 from qslm_opt.spec import BOUNDS, DEFAULT_PRECISIONS, TASKS, StudySpec
 from tui.text import cli_command
 
@@ -55,7 +56,7 @@ def spec_of(values: Mapping[str, str]) -> StudySpec:
     if "limit" in given:
         mapping["limit"] = _whole("limit", given["limit"])
     if "precisions" in given:
-        mapping["precisions"] = [_whole("precisions", part) for part in given["precisions"].split(",")]
+        mapping["precisions"] = [_bits("precisions", part) for part in given["precisions"].split(",")]
     return StudySpec.from_mapping(mapping).located(Path.cwd())
 
 
@@ -91,6 +92,15 @@ def _number(key: str, text: str) -> float:
         return float(text)
     except ValueError:
         raise UsageError(f"{key} {text!r} is no number; write for instance 0.02.") from None
+
+
+def _bits(key: str, text: str) -> Bits:
+    try:
+        return plain_bits(float(text))
+    except ValueError:
+        raise UsageError(
+            f"{key} {text.strip()!r} is no number of bits; write for instance 8 or 1.58."
+        ) from None
 
 
 def _whole(key: str, text: str, least: int | None = None) -> int:

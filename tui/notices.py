@@ -10,13 +10,13 @@ from tui.glyphs import glyphs, plain
 from tui.text import (
     byte_unit,
     bytes_text,
-    cli_command,
     exact_lam,
     lam_text,
     metric_text,
     percent,
     safe_url,
     significant,
+    study_command,
 )
 from tui.times import moment
 
@@ -58,7 +58,7 @@ def notice_of(view: StudyView, lam: float, url: str, trouble: Trouble | None = N
     if trouble is not None:
         return _trouble(view, trouble)
     state, name = view.row.state, view.row.name
-    resume = cli_command("study", "resume", name, url=url)
+    resume = study_command("resume", name, url=url)
     if state == "dead":
         return Notice("failed", f"The process is gone{_last_sign(view)}. Resume with", resume)
     if state == "stopped":
@@ -72,7 +72,7 @@ def notice_of(view: StudyView, lam: float, url: str, trouble: Trouble | None = N
     if state == "finished":
         turned = () if lam == view.row.spec.lam else ("--lambda", exact_lam(lam))
         at = f" (λ {lam_text(lam)})" if turned else ""
-        export = cli_command("study", "export", name, *turned, url=url)
+        export = study_command("export", name, *turned, url=url)
         return Notice("best", plain(f"Finished{at}: {_winner(view, lam)}. Take it away with"), export)
     if not view.trials:
         waits = (

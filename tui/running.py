@@ -5,18 +5,23 @@ The dashboard itself writes nothing to the storage, and a run that was started h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from textual.worker import Worker, WorkerState
 
+from qslm_opt.safe import printable
 from tui import runs
 from tui.choosing import ChoosingApp
+from tui.widgets.paint import one_line
 
 if TYPE_CHECKING:
+    from textual.notifications import SeverityLevel
+
     from qslm_opt.store import StudyRow
     from tui.reader import StudyLine
 
-_LOOK_SECONDS = 0.5
+_PLAIN = ("--progress", "plain")
 
 
 class RunningApp(ChoosingApp):
@@ -29,6 +34,20 @@ class RunningApp(ChoosingApp):
         super().__init__()
         self.runs: list[runs.Run] = []
         """What was started from here and has not ended."""
+
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = True,
+    ) -> None:
+        """Show a notification; a name or a command's answer in it cannot steer the terminal."""
+        super().notify(
+            printable(message), title=one_line(title), severity=severity, timeout=timeout, markup=markup
+        )
 
     def selected(self) -> StudyRow | None:
         """Return the study that an action is about: the one on screen, or under the list's cursor."""
@@ -52,7 +71,7 @@ class RunningApp(ChoosingApp):
 
     def _start(self, words: list[str], name: str, what: str) -> None:
         try:
-            run = runs.start([*words, "--progress", "plain"], name, self.url)
+            run = runs.start(words, name, self.url)
         except OSError as error:
             self.notify(f"{runs.log_file(name)}: {error.strerror}.", severity="error", markup=False)
             return
@@ -65,7 +84,7 @@ class RunningApp(ChoosingApp):
 
         def made(answer: Made | None) -> None:
             if answer is not None:
-                self._start(answer[1], answer[0], f"Creating {answer[0]}")
+                self._start([*answer[1], *_PLAIN], answer[0], f"Creating {answer[0]}")
 
         self.push_screen(NewStudyDialog(self.url, [line.row.name for line in self.studies or ()]), made)
 
@@ -79,7 +98,7 @@ class RunningApp(ChoosingApp):
         elif row.state == "running":
             self.notify(f"{row.name} runs already (process {row.pid} on {row.host}).", markup=False)
         else:
-            self._start(["study", "resume", row.name], row.name, f"Resuming {row.name}")
+            self._start(["study", "resume", *_PLAIN, "--", row.name], row.name, f"Resuming {row.name}")
 
     def action_stop(self) -> None:
         """Ask how the selected study shall stop."""
@@ -94,9 +113,9 @@ class RunningApp(ChoosingApp):
 
         def answered(answer: str | None) -> None:
             if answer == "after":
-                self._ask(["study", "stop", row.name])
+                self._ask(["study", "stop", "--", row.name])
             elif answer == "now":
-                self.notify(runs.stop_now(row), markup=False)
+                self._work(lambda: runs.stop_now(row, runs.processes(row, self.url)))
 
         self.push_screen(stop_question(row.name, runs.can_stop_now(row)), answered)
 
@@ -113,12 +132,15 @@ class RunningApp(ChoosingApp):
 
         def answered(answer: str | None) -> None:
             if answer == "delete":
-                self._ask(["study", "delete", row.name, "--yes"])
+                self._ask(["study", "delete", "--yes", "--", row.name])
 
         self.push_screen(delete_question(row.name, sum(row.counts.values())), answered)
 
     def _ask(self, words: list[str]) -> None:
-        self.run_worker(lambda: runs.ask(words, self.url), thread=True, group="commands", exit_on_error=False)
+        self._work(lambda: runs.ask(words, self.url))
+
+    def _work(self, work: Callable[[], runs.Answer]) -> None:
+        self.run_worker(work, thread=True, group="commands", exit_on_error=False)
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         """Show what a command said."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from qslm_opt.safe import file_stem
 
 if TYPE_CHECKING:
     from qslm_opt.store import StudyRow
@@ -63,17 +64,22 @@ def environment(url: str) -> dict[str, str]:
 def log_file(name: str) -> Path:
     """Return where a study that runs in the background writes what it says: where the command line does."""
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(home) / "qslm-opt" / f"{name}.log"
+    return Path(home) / "qslm-opt" / f"{file_stem(name)}.log"
 
 
 def start(words: Sequence[str], name: str, url: str) -> Run:
-    """Start a command that outlives this process; raise OSError when its log cannot be written."""
+    """Start a command that outlives this process; raise OSError when its log cannot be written.
+
+    The command itself keeps its log small, because it is told which file it is.
+    """
+    from qslm_opt.cli.log import LOG_KEY
+
     log = log_file(name)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         process = subprocess.Popen(
-            qslm_opt(words), stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment(url),
-            start_new_session=True,
+            qslm_opt(words), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+            env={**environment(url), LOG_KEY: str(log.absolute())},
         )  # fmt: skip
     return Run(name, process, log)
 
@@ -92,19 +98,58 @@ def ask(words: Sequence[str], url: str) -> Answer:
 
 
 def can_stop_now(row: StudyRow) -> bool:
-    """Return whether the process of a study is on this host, so that it can be sent a signal."""
-    return row.state == "running" and row.pid is not None and row.host == socket.gethostname()
+    """Return whether the process that beat last is on this host, so that it can be sent a signal."""
+    from qslm_opt.store.rows import own_host
+
+    return row.state == "running" and row.pid is not None and row.host == own_host()
 
 
-def stop_now(row: StudyRow) -> str:
-    """Send SIGTERM to the study's process: its running trial fails. Return a sentence about it."""
-    if not can_stop_now(row) or row.pid is None:
-        return f"The process of {row.name!r} is not on this host; stop it after its trial instead."
+def processes(row: StudyRow, url: str) -> list[tuple[str, int]]:
+    """Return (host, pid) of each process that works on a study; raise StorageError when it cannot be read.
+
+    One whose last sign is much older than the newest does not count: its pid may be another's by now.
+    """
+    from qslm_opt.store import open_repository
+    from qslm_opt.store.rows import is_alive
+
+    repository = open_repository(url, read_only=True)
     try:
-        os.kill(row.pid, signal.SIGTERM)
+        beats = repository.beats(row.uuid)
+    finally:
+        repository.close()
+    newest = max(beats.values(), default=0.0)
+    return sorted((host, pid) for (host, pid), beat in beats.items() if is_alive(pid, host, beat, newest))
+
+
+def stop_now(row: StudyRow, working: Sequence[tuple[str, int]]) -> Answer:
+    """Send SIGTERM to a study's processes on this host: their running trials fail. Say what came of it.
+
+    working: (host, pid) of each process.
+    """
+    from qslm_opt.store.rows import own_host
+
+    here = [pid for host, pid in working if host == own_host() and pid > 0]  # others are groups of processes
+    others = sorted({host for host, _ in working if host != own_host()})
+    rest = f" Those on {', '.join(others)} go on; stop them after their trials." if others else ""
+    if not here:
+        return Answer(1, f"No process of {row.name!r} is on this host; stop it after its trial instead.")
+    problems = [f"Process {pid} cannot be stopped: {why}." for pid in here if (why := _end(pid))]
+    told = len(here) - len(problems)
+    if told:
+        told_words = "1 process was" if told == 1 else f"{told} processes were"
+        problems.append(
+            f"{told_words} told to stop {row.name!r} now; a running trial is lost, all others are stored."
+        )
+    return Answer(1 if len(problems) > bool(told) else 0, " ".join(problems) + rest)
+
+
+def _end(pid: int) -> str:
+    """Send SIGTERM; return why that cannot be, empty when it was sent."""
+    try:
+        os.kill(pid, signal.SIGTERM)
     except OSError as error:
-        return f"Process {row.pid} cannot be stopped: {error.strerror}."
-    return f"Process {row.pid} was told to stop now; its running trial is lost, all others are stored."
+        return error.strerror or str(error)
+    return ""
 
 
 def last_line(log: Path, size: int = 4096) -> str:

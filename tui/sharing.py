@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from textual.screen import Screen
 
-from qslm_opt.safe import file_stem
+from qslm_opt.safe import file_stem, printable
 from tui.keys import key_lines
 from tui.running import RunningApp
 from tui.screens.base import SizedScreen
 from tui.screens.dialogs import HelpDialog
 from tui.screens.study import Pane, StudyScreen
-from tui.text import cli_command, exact_lam
+from tui.text import cli_command, exact_lam, study_command
+from tui.widgets.paint import one_line
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -65,14 +66,12 @@ class SharingApp(RunningApp):
         if self.study is None:
             return cli_command("study", "list", url=self.url)
         if self.pane == "rank":
-            return cli_command(
-                "study", "candidates", self.study, "--lambda", exact_lam(self.lam), url=self.url
-            )
-        return cli_command("study", "show", self.study, url=self.url)
+            return study_command("candidates", self.study, "--lambda", exact_lam(self.lam), url=self.url)
+        return study_command("show", self.study, url=self.url)
 
     def action_copy_command(self) -> None:
         """Copy the equal command line."""
-        self.copy_to_clipboard(self.command())
+        self.copy_to_clipboard(printable(self.command()))  # a terminal obeys what is pasted into it
         self.notify(self.command(), title="Copied", markup=False)
 
     def action_save_svg(self) -> None:
@@ -91,7 +90,7 @@ class SharingApp(RunningApp):
 
     def picture_title(self) -> str:
         """Return the title of an exported picture."""
-        return f"qslm-opt {self.study or ''}".strip()
+        return one_line(f"qslm-opt {self.study or ''}").strip()
 
     def action_help(self) -> None:
         """Show the keys of this screen and the signs."""

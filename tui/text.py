@@ -154,6 +154,13 @@ def safe_url(url: str) -> str:
     return masked(url)
 
 
+def study_command(verb: str, name: str, *options: str, url: str) -> str:
+    """Return a command line about a study; a name that looks like an option comes last, after ``--``."""
+    if not name.startswith("-"):
+        return cli_command("study", verb, name, *options, url=url)
+    return f"{cli_command('study', verb, *options, url=url)} {shlex.join(('--', name))}"
+
+
 def cli_command(*words: str, url: str) -> str:
     """Return the ``qslm-opt`` command line; the default storage and one with a password go unnamed.
 

@@ -16,6 +16,7 @@ from qslm_opt.cli.model_session import open_session, setting_of, spec_of
 from qslm_opt.cli.options import Json
 from qslm_opt.cli.output import console, digits, narrate, print_json, print_line, print_table, table
 from qslm_opt.errors import DeviceError, UsageError, did_you_mean
+from qslm_opt.formats import Layout, plain_bits
 from qslm_opt.measure.comparing import compare, interleaved
 from qslm_opt.spec import MATMULS
 
@@ -53,7 +54,9 @@ def aa(
     split: Split = None,
     limit: Limited = None,
     window: Window = None,
-    bits: Annotated[int | None, typer.Option("--bits", help="2 to 16, or 32 for float32.")] = None,
+    bits: Annotated[
+        float | None, typer.Option("--bits", help="2 to 16, 1.58 (ternary), 1, or 32 for float32.")
+    ] = None,
     matmul: Annotated[
         str,
         typer.Option("--matmul", metavar="LIST", help="Precisions to compare, such as fp32,tf32,split; "
@@ -71,6 +74,9 @@ def aa(
     With several precisions each is measured in the same rounds. Exit code 5: no meter can be read.
     """
     precisions = _precisions(matmul)
+    width = None if bits is None else plain_bits(bits)
+    if width is not None:
+        Layout().with_bits(width)  # refused before a model is loaded
     spec = spec_of(
         model, task, quantizer=None, layout=None, data=data, split=split, limit=limit, window=window,
         device=device, matmul=precisions[0],
@@ -80,7 +86,7 @@ def aa(
         if meter.source == "null":
             raise DeviceError(f"power cannot be measured here: {meter.reason}.")
         arms = _arms(first, precisions)
-        setting = setting_of(spec, first.hierarchy, bits, "searched")
+        setting = setting_of(spec, first.hierarchy, width, "searched")
         _measure(arms, setting, meter, windows, seconds)
         described = meter.describe()
     result = {
@@ -116,9 +122,7 @@ def _arms(first: Session, precisions: Sequence[str]) -> list[Arm]:
     return arms
 
 
-def _measure(
-    arms: Sequence[Arm], setting: QuantSetting, meter: Meter, windows: int, seconds: float
-) -> None:
+def _measure(arms: Sequence[Arm], setting: QuantSetting, meter: Meter, windows: int, seconds: float) -> None:
     """Warm every arm up by one evaluation and one window, then measure in rounds."""
     for arm in arms:
         narrate(f"warming up {arm.label}")

@@ -74,6 +74,8 @@ class Study:
             self.baseline = Baseline(metric, 0.8544, 872, 745, 0.35 * 872, self.fp32)
             self.bound = 0.8349
         self.uuid = "u-" + name
+        self.name = name
+        """Optuna's, which another program can change."""
         self.state: StudyState = "running"
         self.trials: list[TrialRecord] = []
         self.progress: list[dict[str, Any]] = []
@@ -92,7 +94,7 @@ class Study:
         """Return the study as the repository does."""
         states = [t.state for t in self.trials]
         return StudyRow(
-            self.uuid, self.spec.name, self.spec, {}, self.baseline, self.bound, self.budget, self.hierarchy,
+            self.uuid, self.name, self.spec, {}, self.baseline, self.bound, self.budget, self.hierarchy,
             state=self.state, created=START.isoformat(), pid=4242, host="bench-1", heartbeat=self.heartbeat,
             counts={s: states.count(s) for s in ("complete", "pruned", "failed", "running")},
             progress=list(self.progress), phase=self.phase, reason=self.reason,
@@ -246,7 +248,7 @@ class FakeRepository:
 
     def _of(self, name: str) -> Study:
         for study in self.made:
-            if study.spec.name == name:
+            if study.name == name:
                 return study
         raise StudyNotFoundError(f"no study {name!r} in this storage. 'qslm-opt study list' shows them.")
 

@@ -26,7 +26,8 @@ def test_what_the_form_starts_with_needs_a_name_only() -> None:
         ({"bound": "max_drop", "bound_value": "0.02"}, "task demo has --max-drop; give exactly one of"),
         ({"memory_budget": "12 apples"}, "memory budget '12 apples' is not a size"),
         ({"precisions": "4,8"}, "must fall strictly"),
-        ({"precisions": "4,x"}, "precisions 'x' is no whole number"),
+        ({"precisions": "4,x"}, "precisions 'x' is no number of bits; write for instance 8 or 1.58."),
+        ({"precisions": "8,2.5"}, "2.5"), ({"precisions": "nan"}, "nan"), ({"precisions": "8,inf"}, "inf"),
         ({"lambda": "-1"}, "lambda -1.0 is out of range"), ({"workers": "0"}, "workers 0 is out of range"),
         ({"limit": "0"}, "limit 0 is out of range"), ({"bound_value": ""}, "has no bound"),
         ({"name": "a b"}, "study name 'a b' cannot be used"),
@@ -36,13 +37,16 @@ def test_the_messages_are_the_specs_own(changed: dict[str, str], says: str) -> N
     assert says in problem_of({**START, "name": "a1", **changed}, ())
 
 
-def test_the_command_line_makes_the_same_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precisions", ["8,4", "8,4,2,1.58,1", "16, 4.0,1.58"])
+def test_the_command_line_makes_the_same_spec(
+    precisions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from qslm_opt.cli.spec_flags import bits_list, make_spec
 
     monkeypatch.chdir(tmp_path)
     values = {
         **START, "name": "a1", "task": "sst2", "bound": "max_drop", "bound_value": "0.02", "lambda": "0.5",
-        "precisions": "8,4", "data": "sst2", "limit": "100", "device": "cpu", "workers": "2",
+        "precisions": precisions, "data": "sst2", "limit": "100", "device": "cpu", "workers": "2",
     }  # fmt: skip
     words = words_of(values)
     assert words[:3] == ["study", "create", "a1"] and words[-2:] == ["--workers", "2"]

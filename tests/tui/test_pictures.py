@@ -1,7 +1,7 @@
 """The screens as pictures at three sizes, compared with stored ones.
 
-A stored picture is the text of the exported SVG with each cell's colour class, free of what Textual numbers
-at random. ``QSLM_OPT_PICTURES=renew`` writes them anew.
+A stored picture is the text of the exported SVG, without colours and without what Textual numbers at random.
+``QSLM_OPT_PICTURES=renew`` writes them anew.
 """
 
 from __future__ import annotations

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
+import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qslm_opt.cli import running
+from qslm_opt.store import Repository
+from qslm_opt.store.rows import own_host
+from tests.cli.test_hostile import NAMES
+from tests.store.fake_study import FakeStudy
 from tests.tui.driving import app_on, run, screen_of, shown, until
 from tests.tui.fakes import FakeRepository, Study
 from tui import runs
@@ -57,7 +63,7 @@ async def test_a_stopped_study_is_resumed_in_a_process_of_its_own(commands: list
     async with shown(*three(), name=None) as pilot:
         await pilot.press("down", "down", "r")
         await until(pilot, lambda: commands)
-        assert commands == [["study", "resume", "halted", "--progress", "plain"]]
+        assert commands == [["study", "resume", "--progress", "plain", "--", "halted"]]
         await pilot.press("up", "r")
         await pilot.pause()
         notes = [note.message for note in pilot.app._notifications]
@@ -93,7 +99,7 @@ async def test_deleting_asks_first_and_a_running_study_is_not_deleted(commands: 
         assert commands == [], "the first answer keeps it"
         await pilot.press("D", "down", "enter")
         await until(pilot, lambda: commands)
-        assert commands == [["study", "delete", "older", "--yes"]]
+        assert commands == [["study", "delete", "--yes", "--", "older"]]
 
 
 async def test_stopping_asks_and_leaves_it_running_unless_told(commands: list[list[str]]) -> None:
@@ -110,7 +116,7 @@ async def test_stopping_asks_and_leaves_it_running_unless_told(commands: list[li
         assert "After this trial" in screen_of(pilot.app)
         await pilot.press("down", "enter")
         await until(pilot, lambda: commands)
-        assert commands == [["study", "stop", "opt-14m"]]
+        assert commands == [["study", "stop", "--", "opt-14m"]]
 
 
 async def test_one_ctrl_c_only_says_what_to_do(commands: list[list[str]]) -> None:
@@ -121,28 +127,105 @@ async def test_one_ctrl_c_only_says_what_to_do(commands: list[list[str]]) -> Non
         assert "After this trial" not in screen_of(pilot.app) and commands == []
 
 
-def test_now_sends_a_signal_to_the_process_on_this_host_only() -> None:
-    study = Study().fill()
-    away = study.row()
-    assert not runs.can_stop_now(away) and "not on this host" in runs.stop_now(away)
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    here = Study().row().__class__(**{**vars(away), "pid": process.pid, "host": socket.gethostname()})
+def test_now_can_be_asked_for_where_the_process_is_on_this_host() -> None:
+    away = Study().row()
+    assert not runs.can_stop_now(away)
+    assert runs.can_stop_now(replace(away, pid=os.getpid(), host=own_host()))
+    assert not runs.can_stop_now(replace(away, pid=os.getpid(), host=own_host(), state="dead"))
+
+
+def test_now_sends_a_signal_to_every_process_on_this_host_only() -> None:
+    row = Study().row()
+    answer = runs.stop_now(row, [("bench-1", 4242)])
+    assert answer.code == 1 and "is on this host" in answer.text
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "kill", lambda pid, sign: pytest.fail(f"{pid} got signal {sign}"))
+        assert runs.stop_now(row, [(own_host(), 0), (own_host(), -1)]).code == 1
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    sleepers = [subprocess.Popen(sleep) for _ in range(2)]
+    working = [("bench-1", 4242), *((own_host(), process.pid) for process in sleepers)]
     try:
-        assert runs.can_stop_now(here) and "told to stop now" in runs.stop_now(here)
-        assert process.wait(60) == -signal.SIGTERM
+        answer = runs.stop_now(row, working)
+        assert [process.wait(60) for process in sleepers] == [-signal.SIGTERM] * 2
     finally:
-        process.kill()
-    assert "cannot be stopped" in runs.stop_now(here)
+        for process in sleepers:
+            process.kill()
+    assert answer.code == 0 and "2 processes were told to stop 'opt-14m' now" in answer.text
+    assert answer.text.endswith("Those on bench-1 go on; stop them after their trials.")
+    gone = runs.stop_now(row, working[1:])
+    assert gone.code == 1 and gone.text.count("cannot be stopped: No such process.") == 2
+
+
+def test_the_processes_are_those_of_the_storage_that_still_beat(tmp_path: Path) -> None:
+    study = FakeStudy(tmp_path / "q.db")
+    study.close()
+    with Repository(study.url) as repository:
+        row = repository.study("s")
+        assert runs.processes(row, study.url) == []
+        repository.beat(row.uuid, 2**22 + 5, "old", "block")
+        with sqlite3.connect(tmp_path / "q.db") as connection:
+            connection.execute("UPDATE qslm_run SET heartbeat = heartbeat - 3600")
+        for pid, host in ((os.getpid(), own_host()), (2**22 + 5, own_host()), (7, "away")):
+            repository.beat(row.uuid, pid, host, "block")
+    found = runs.processes(row, study.url)
+    assert set(found) == {(own_host(), os.getpid()), ("away", 7)}, "neither the one gone nor the one silent"
+
+
+async def test_now_asks_the_storage_which_processes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+
+    def stop(row: Any, working: Any) -> Answer:
+        told.append(working)
+        return Answer(0, "they were told")
+
+    working = [(own_host(), 4242), (own_host(), 4243)]
+    monkeypatch.setattr(runs, "can_stop_now", lambda row: True)
+    monkeypatch.setattr(runs, "processes", lambda row, url: working)
+    monkeypatch.setattr(runs, "stop_now", stop)
+    async with shown(*three()) as pilot:
+        await pilot.press("X")
+        await until(pilot, lambda: "the running trial is lost" in screen_of(pilot.app))
+        await pilot.press("down", "down", "enter")
+        await until(pilot, lambda: any(n.message == "they were told" for n in pilot.app._notifications))
+        assert told == [working]
+
+
+async def test_a_study_that_is_called_like_an_option_is_named_after_the_options(
+    commands: list[list[str]],
+) -> None:
+    study = Study().fill("global", running=False)
+    study.name, study.state = "--help-me", "stopped"
+    async with shown(study, name="--help-me", size=(160, 50)) as pilot:
+        app = pilot.app
+        assert isinstance(app, QslmApp)
+        app.action_resume()
+        assert commands == [["study", "resume", "--progress", "plain", "--", "--help-me"]]
+        assert app.command() == "qslm-opt study show --storage sqlite:///other.db -- --help-me"
+        assert "study resume --storage sqlite:///other.db -- --help-me" in screen_of(app)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name], ids=lambda name: ascii(name)[:20])
+def test_a_log_is_where_the_command_line_has_it_whatever_the_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert runs.log_file(name) == running.log_file(name)
+    assert runs.log_file(name).resolve().parent == (tmp_path / "qslm-opt").resolve()
 
 
 def test_a_run_outlives_whoever_started_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    say = "import os; print(os.environ['QSLM_OPT_STORAGE'], os.getsid(0) == os.getpid())"
+    say = (
+        "import os; print(os.environ['QSLM_OPT_LOG']); "
+        "print(os.environ['QSLM_OPT_STORAGE'], os.getsid(0) == os.getpid())"
+    )
     monkeypatch.setattr(runs, "qslm_opt", lambda words: [sys.executable, "-c", say])
     started = runs.start(["study", "resume", "a"], "a", "sqlite:///x.db")
     assert started.process.wait(60) == 0 and started.failure() is None
     assert runs.last_line(started.log) == "sqlite:///x.db True", "a session of its own, the URL out of sight"
     assert started.log == tmp_path / "qslm-opt" / "a.log"
+    first = started.log.read_text("utf-8").splitlines()[0]
+    assert Path(first) == started.log, "the command bounds this file"
     assert os.getsid(0) != started.process.pid
 
 

@@ -13,7 +13,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from tui.glyphs import ascii_wanted
-from tui.widgets.paint import text
+from tui.widgets.paint import caption, text
 
 Choice = tuple[str, str, str]
 """(answer, words, what it means)."""
@@ -44,7 +44,7 @@ class ChoiceDialog(ModalScreen["str | None"]):
     def compose(self) -> ComposeResult:
         """Yield the question and the answers."""
         with Vertical(classes="box") as box:
-            box.border_title = self._title
+            box.border_title = caption(self._title)
             box.border_subtitle = "enter chooses, escape leaves"
             yield Static(text((self._question, "")))
             yield OptionList(

@@ -14,7 +14,7 @@ from textual.widgets import Input, Static
 from tui.glyphs import ascii_wanted, glyphs, plain
 from tui.report import trial_runs
 from tui.text import lam_text
-from tui.widgets.paint import text
+from tui.widgets.paint import caption, text
 from tui.widgets.scrollbar import fit_scrollbar
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class TrialDialog(Dialog):
     def compose(self) -> ComposeResult:
         """Yield the numbers, then the setting."""
         with VerticalScroll(classes="box") as box:
-            box.border_title = f"Trial #{self._record.number}"
+            box.border_title = caption(f"Trial #{self._record.number}")
             box.border_subtitle = "escape closes"
             yield Static(text(*trial_runs(self._view, self._record)))
 
@@ -72,7 +72,7 @@ class HelpDialog(Dialog):
     def compose(self) -> ComposeResult:
         """Yield signs, then keys."""
         with VerticalScroll(classes="box") as box:
-            box.border_title = self._title
+            box.border_title = caption(self._title)
             box.border_subtitle = "escape closes"
             notes = [(plain(f"  {note}\n"), "") for note in self._notes]
             keys = [run for line in self._keys for run in _key_line(*line)]
@@ -119,7 +119,7 @@ class LamDialog(ModalScreen["float | None"]):
     def compose(self) -> ComposeResult:
         """Yield the question and the line."""
         with Vertical(classes="box") as box:
-            box.border_title = f"{glyphs().lam}, 0 or more"
+            box.border_title = caption(f"{glyphs().lam}, 0 or more")
             yield Input(value=lam_text(self._lam), type="number", compact=True)
             yield Static(id="problem")
 

@@ -10,7 +10,7 @@ from textual.widgets import Static
 
 from tui.compare import diff_runs
 from tui.screens.dialogs import Dialog
-from tui.widgets.paint import text
+from tui.widgets.paint import caption, text
 
 if TYPE_CHECKING:
     from qslm_opt.results import TrialRecord
@@ -27,6 +27,6 @@ class DiffDialog(Dialog):
     def compose(self) -> ComposeResult:
         """Yield the comparison."""
         with VerticalScroll(classes="box") as box:
-            box.border_title = f"#{self._before.number} (pinned) against #{self._after.number}"
+            box.border_title = caption(f"#{self._before.number} (pinned) against #{self._after.number}")
             box.border_subtitle = "escape closes"
             yield Static(text(*diff_runs(self._view, self._before, self._after)))

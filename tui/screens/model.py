@@ -20,7 +20,7 @@ from tui.screens.study import Pane
 from tui.text import bytes_text, lam_text, metric_text
 from tui.unitfacts import cell_lines
 from tui.widgets.gridmap import GridMap
-from tui.widgets.paint import text
+from tui.widgets.paint import caption, text
 
 if TYPE_CHECKING:
     from qslm_opt.results import TrialRecord
@@ -112,13 +112,14 @@ class ModelPane(Pane):
             panel.border_title = "Bits"
             return
         if self.layer == "difference" and pinned is not None:
-            panel.border_title = f"Difference: {signs.pin}#{pinned.number} pinned, against #{record.number}"
-            panel.border_subtitle = plain(f"{signs.same} the same   d: numbers   m: next layer")
+            against = f"{signs.pin}#{pinned.number} pinned, against #{record.number}"
+            panel.border_title = caption(f"Difference: {against}")
+            panel.border_subtitle = caption(plain(f"{signs.same} the same   d: numbers   m: next layer"))
             return
         who = "chosen" if self.dash.chosen is not None else f"winner at {signs.lam} {lam_text(self.dash.lam)}"
         who = who if record.feasible else "not feasible"
         numbers = f"{metric_text(view.metric, record.value)}, {bytes_text(record.bytes)}"
-        panel.border_title = f"Bits of #{record.number}, {who}: {numbers}"
+        panel.border_title = caption(f"Bits of #{record.number}, {who}: {numbers}")
         panel.border_subtitle = "* the module's own, f float, s sign   m: next layer"
 
     def on_grid_map_moved(self, event: GridMap.Moved) -> None:
@@ -133,7 +134,7 @@ class ModelPane(Pane):
             shown.update("", layout=False)
             return
         title, lines = cell_lines(view, self._record(view), cell.unit, self.dash.lam)
-        panel.border_title = title
+        panel.border_title = caption(title)
         room = 11 if self.has_class("-tall") else 6
         runs = [run for line in lines[:room] for run in (*line, ("\n", ""))]
         shown.update(text(*runs[:-1]), layout=False)

@@ -16,6 +16,7 @@ from tui.power import Power, PowerSpan, marks_of
 from tui.screens.study import Pane
 from tui.text import clip_unit, metric_text, state_role, state_sign
 from tui.widgets.best import Best
+from tui.widgets.paint import caption
 from tui.widgets.panels import Lanes, Running
 from tui.widgets.powerlane import MEMORY, POWER, PowerLanes
 from tui.widgets.scatter import Scatter
@@ -86,9 +87,9 @@ class OverviewPane(Pane):
             ("power", "Power"), ("time", "Where the time goes (last 20 trials)"),
         )  # fmt: skip
         for panel, title in titles:
-            self.query_one(f"#{panel}-panel").border_title = title
+            self.query_one(f"#{panel}-panel").border_title = caption(title)
         legend = f"{signs.feasible} feasible {signs.infeasible} not {signs.pruned} pruned {signs.best} best"
-        self.query_one("#plot").border_subtitle = plain(legend)
+        self.query_one("#plot").border_subtitle = caption(plain(legend))
 
     def on_resize(self, event: events.Resize) -> None:
         """Leave out what a low terminal has no room for."""
@@ -98,7 +99,7 @@ class OverviewPane(Pane):
         """Show ``view`` in all panels."""
         word, lam = "Accuracy, %" if view.metric == "accuracy" else "Perplexity", self.dash.lam
         tall = self.app.size.height >= _TALL
-        self.query_one("#plot").border_title = f"{word} over memory"
+        self.query_one("#plot").border_title = caption(f"{word} over memory")
         self.query_one(Lanes).show(view)
         self.query_one(TimeBar).show(view, tall)
         self.query_one(Best).show(view, lam, tall)
@@ -129,8 +130,8 @@ class OverviewPane(Pane):
         if height != self._lanes_height:
             self._lanes_height = lanes.styles.height = height
         names = dict.fromkeys(lane.device.name for lane in power.lanes())
-        panel.border_title = f"Power: {' and '.join(names)}" if names else "Power"
-        panel.border_subtitle = _span_words(power, now) if names else ""
+        panel.border_title = caption(f"Power: {' and '.join(names)}" if names else "Power")
+        panel.border_subtitle = caption(_span_words(power, now) if names else "")
         lanes.show(power, marks_of(reversed(view.trials), power.since, power.until), now)
 
     def _show_log(self, view: StudyView) -> None:

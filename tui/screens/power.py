@@ -19,7 +19,7 @@ from tui.screens.study import Pane
 from tui.scrub import COARSE, Bounds, Scrub, span_words
 from tui.text import clip
 from tui.times import seconds_of
-from tui.widgets.paint import text
+from tui.widgets.paint import caption, text
 from tui.widgets.powerview import PowerView, moment_words
 from tui.windows import trial_at, window_lines
 
@@ -142,11 +142,11 @@ class PowerPane(Pane):
             state = f"{signs.feasible} live"
         else:
             state = f"{signs.stopped} the recording's end; the study is {view.row.state}"
-        panel.border_title = plain(f"{begin} to {end} ({span_words(scrub.seconds)})  {state}")
+        panel.border_title = caption(plain(f"{begin} to {end} ({span_words(scrub.seconds)})  {state}"))
         at = "" if scrub.at is None else f"{datetime.fromtimestamp(scrub.at).strftime('%H:%M:%S')}  "
         empty = not any(shown.since <= s.at <= shown.until for kept in shown.samples.values() for s in kept)
         words = self._nothing(bounds) if empty else at + moment_words(shown.lanes(), scrub.at)
-        panel.border_subtitle = clip(words, self.app.size.width - 8)
+        panel.border_subtitle = caption(clip(words, self.app.size.width - 8))
 
     def _nothing(self, bounds: Bounds) -> str:
         oldest = datetime.fromtimestamp(bounds.oldest).strftime("%Y-%m-%d %H:%M:%S")
@@ -160,9 +160,9 @@ class PowerPane(Pane):
             record = newest
         self._number = None if record is None else record.number
         over = "the newest" if self._scrub.at is None else f"under {glyphs().cursor}"
-        panel.border_title = f"Window of #{record.number}, {over}" if record else "Window"
+        panel.border_title = caption(f"Window of #{record.number}, {over}" if record else "Window")
         count = len(shown.windows)
-        panel.border_subtitle = f"{count} window{'' if count == 1 else 's'} in this study"
+        panel.border_subtitle = caption(f"{count} window{'' if count == 1 else 's'} in this study")
         lines = window_lines(view, record, shown)
         runs = [run for line in lines for run in (*line, ("\n", ""))]
         self.query_one("#window", Static).update(text(*((plain(p), r) for p, r in runs[:-1])), layout=False)

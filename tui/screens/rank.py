@@ -18,7 +18,7 @@ from tui.power import PowerSpan
 from tui.ranking import chosen_lines, columns, rank_row, top_rooms
 from tui.screens.study import Pane
 from tui.text import lam_text
-from tui.widgets.paint import text
+from tui.widgets.paint import caption, text
 from tui.widgets.ruler import Ruler
 from tui.widgets.scatter import Scatter
 from tui.widgets.table import Cell, WindowTable
@@ -73,8 +73,8 @@ class RankPane(Pane):
         self._tops: dict[str, float] = {}
         self._measured: tuple[TrialRecord, ...] | None = None
         signs = glyphs()
-        self.query_one("#ruler-panel").border_title = f"Who wins for which {signs.lam}"
-        self.query_one("#rank-plot").border_subtitle = f"{signs.best} best at this {signs.lam}"
+        self.query_one("#ruler-panel").border_title = caption(f"Who wins for which {signs.lam}")
+        self.query_one("#rank-plot").border_subtitle = caption(f"{signs.best} best at this {signs.lam}")
 
     def on_resize(self, event: events.Resize) -> None:
         """Show the plot where it does not crowd the table."""
@@ -95,7 +95,7 @@ class RankPane(Pane):
         self._show_chosen(view)
         if self.has_class("-plot"):
             word = "Accuracy, %" if view.metric == "accuracy" else "Perplexity"
-            self.query_one("#rank-plot").border_title = f"{word} over memory"
+            self.query_one("#rank-plot").border_title = caption(f"{word} over memory")
             self.query_one(Scatter).show(view, view.best(dash.lam))
 
     def shown_trials(self, view: StudyView) -> list[TrialRecord]:
@@ -124,9 +124,9 @@ class RankPane(Pane):
         what = "feasible candidates" if self.dash.feasible_only else "measured settings, feasible ones first"
         panel, own = self.query_one("#table-panel"), lam_text(view.row.spec.lam)
         signs = glyphs()
-        panel.border_title = f"{len(self._rows)} {what}"
+        panel.border_title = caption(f"{len(self._rows)} {what}")
         ties = f"   {signs.about}: ties with the first" if view.metric == "accuracy" else ""
-        panel.border_subtitle = (
+        panel.border_subtitle = caption(
             f"{signs.delta}: places against {signs.lam} {own}   room: ! past a limit{ties}"
         )
 
@@ -140,8 +140,8 @@ class RankPane(Pane):
             return
         follows = "the winner" if dash.chosen is None else "chosen; w goes back to the winner"
         tried = f"{record.tier} tier, {record.unit} at {record.bits} bits"
-        panel.border_title = f"#{record.number}, {follows}: {tried}"
-        panel.border_subtitle = plain("enter: all numbers · 3: its bits on the model")
+        panel.border_title = caption(f"#{record.number}, {follows}: {tried}")
+        panel.border_subtitle = caption(plain("enter: all numbers · 3: its bits on the model"))
         lines = chosen_lines(view, record, self._rows, dash.pinned_trial, self.app.size.width - 4)
         shown.update(text(*lines), layout=False)
 

@@ -17,7 +17,7 @@ from tui.screens.base import SizedScreen
 from tui.text import age_text, cli_command, metric_text, percent, safe_url
 from tui.times import moment
 from tui.widgets.keybar import KeyBar
-from tui.widgets.paint import text
+from tui.widgets.paint import caption, text
 from tui.widgets.table import Cell, Column, WindowTable
 
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ class StartScreen(SizedScreen):
         count = len(lines or ())
         panel.border_title = "Studies" if lines is None else f"{count} studies" if count != 1 else "1 study"
         if trouble is not None:
-            panel.border_title, words, then = trouble_page(trouble, self.dash.url, None)
+            title, words, then = trouble_page(trouble, self.dash.url, None)
+            panel.border_title = caption(title)
             hint = [(words, "infeasible"), ("\n\n" + then, "dim")]
         elif lines is not None and not lines:
             first = cli_command("demo", url=self.dash.url)

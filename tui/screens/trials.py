@@ -18,7 +18,7 @@ from tui.power import PowerSpan
 from tui.report import trial_runs
 from tui.screens.study import Pane
 from tui.trialrows import SORTS, columns, trial_row
-from tui.widgets.paint import text
+from tui.widgets.paint import caption, text
 from tui.widgets.scrollbar import fit_scrollbar
 from tui.widgets.table import WindowTable
 
@@ -106,7 +106,7 @@ class TrialsPane(Pane):
         panel = self.query_one("#trial-detail")
         if not self.has_class("-wide"):
             return
-        panel.border_title = f"Trial #{record.number}" if record else "Trial"
+        panel.border_title = caption(f"Trial #{record.number}" if record else "Trial")
         self.query_one("#trial-facts", Static).update(text(*trial_runs(view, record)) if record else "")
 
     @property
@@ -121,9 +121,9 @@ class TrialsPane(Pane):
     def _titles(self, view: StudyView, written: str) -> None:
         panel = self.query_one("#trials-panel")
         count = f"{len(self._rows)} of {len(view.trials)}" if written else f"{len(view.trials)}"
-        panel.border_title = f"{count} trials by {SORTS[self.sort][0]}"
+        panel.border_title = caption(f"{count} trials by {SORTS[self.sort][0]}")
         follow = "following the newest, r stops" if self.follow else "enter: all numbers of a trial"
-        panel.border_subtitle = plain(follow)
+        panel.border_subtitle = caption(plain(follow))
         words = (f"{self._problem} The last filter that could be read stays.", "infeasible")
         self.query_one("#filter-help", Static).update(text(words if self._problem else (plain(HELP), "dim")))
 
@@ -186,4 +186,3 @@ class TrialsPane(Pane):
         event.stop()
         if event.index < len(self._rows):
             self.dash.open_trial(self._rows[event.index].number)
-

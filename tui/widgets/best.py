@@ -13,7 +13,7 @@ from tui.glyphs import glyphs
 from tui.notices import closest_text
 from tui.text import bytes_text, clip, metric_text, percent, room_text
 from tui.why import next_choice, why_line
-from tui.widgets.paint import text
+from tui.widgets.paint import line
 
 if TYPE_CHECKING:
     from qslm_opt.results import TrialRecord
@@ -46,7 +46,7 @@ class Best(Static):
 
     def render(self) -> Content:
         """Paint the lines."""
-        return Content("\n").join(text(*line) for line in self._lines)
+        return Content("\n").join(line(*runs) for runs in self._lines)
 
 
 def best_lines(view: StudyView, lam: float, tall: bool, width: int) -> list[list[Run]]:

@@ -1,6 +1,7 @@
 """Colour roles: what a colour means, once, for text and for widgets that paint their own lines.
 
-Only theme variables are used, and each role goes with a sign or a word, never alone.
+Only theme variables are used, and each role goes with a sign or a word, never alone. Names, reasons and
+hosts come from other programs: no control character of theirs passes through here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from textual.strip import Strip
 from textual.style import Style
 from textual.widget import Widget
 
+from qslm_opt.safe import printable
 from tui.glyphs import HEAT_LEVELS
 
 ROLES: dict[str, str] = {
@@ -38,11 +40,32 @@ ROLES: dict[str, str] = {
 """Role → style of text, in theme variables."""
 
 
+_BREAKS = str.maketrans("\n\t", "  ")
+
+
+def one_line(words: str) -> str:
+    """Return words that cannot steer a terminal or leave their line: newlines and tabs become spaces."""
+    return words if words.isprintable() else printable(words).translate(_BREAKS)
+
+
 def text(*parts: str | tuple[str, str]) -> Content:
-    """Return content from texts and (text, role) pairs; nothing in them is read as markup."""
-    return Content.assemble(
-        *((part, ROLES[""]) if isinstance(part, str) else (part[0], ROLES[part[1]]) for part in parts)
-    )
+    r"""Return content from texts and (text, role) pairs; nothing in them is read as markup.
+
+    Newlines stay; other control characters are shown as ``\u001b``.
+    """
+    runs = ((part, "") if isinstance(part, str) else part for part in parts)
+    return Content.assemble(*((printable(words), ROLES[role]) for words, role in runs))
+
+
+def line(*parts: str | tuple[str, str]) -> Content:
+    """Return a panel's content of one line; nothing in it is read as markup."""
+    runs = ((part, "") if isinstance(part, str) else part for part in parts)
+    return Content.assemble(*((one_line(words), ROLES[role]) for words, role in runs))
+
+
+def caption(words: str) -> Content:
+    """Return a title of a border, in the border's own colours; nothing in it is read as markup."""
+    return Content(one_line(words))
 
 
 CURSOR = "$block-cursor-foreground on $block-cursor-background bold"
@@ -85,5 +108,5 @@ class Painter(Widget):
 
     def strip(self, runs: Iterable[tuple[str, str]], width: int, over: str | None = None) -> Strip:
         """Return a strip of exactly ``width`` cells; ``over`` is a role that takes the whole line."""
-        segments = [Segment(part, self.role(over or role)) for part, role in runs if part]
+        segments = [Segment(one_line(part), self.role(over or role)) for part, role in runs if part]
         return Strip(segments).adjust_cell_length(width, self.role(over or ""))

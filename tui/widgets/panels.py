@@ -11,7 +11,7 @@ from tui.glyphs import glyphs
 from tui.lanes import TIERS
 from tui.text import clip, clip_unit, duration, metric_text, significant
 from tui.times import moment
-from tui.widgets.paint import text
+from tui.widgets.paint import line
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -41,7 +41,7 @@ class Lanes(Static):
             return Content("")
         width, view = self.size.width, self.view
         lines = _lanes(view, width)
-        return Content("\n").join([*(text(*line) for line in lines), text((clip(_pace(view), width), "dim"))])
+        return Content("\n").join([*(line(*runs) for runs in lines), line((clip(_pace(view), width), "dim"))])
 
 
 def _lanes(view: StudyView, width: int) -> list[list[Run]]:
@@ -121,7 +121,7 @@ class Running(Static):
         """Paint one line a trial."""
         if self._shown is None:
             return Content("")
-        return Content("\n").join(text(*line) for line in self._lines(*self._shown))
+        return Content("\n").join(line(*runs) for runs in self._lines(*self._shown))
 
     def _lines(self, view: StudyView, now: datetime) -> list[list[Run]]:
         width, live = self.size.width, view.row.state == "running"

@@ -14,7 +14,7 @@ from textual.widgets import Static
 from tui.glyphs import glyphs
 from tui.notices import state_parts
 from tui.text import duration, metric_text, percent
-from tui.widgets.paint import text
+from tui.widgets.paint import one_line, text
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -58,7 +58,7 @@ class Spread(Static):
 
     def spread(self, left: Sequence[Piece], right: Sequence[Piece]) -> None:
         """Show (weight, runs) pieces; the heaviest stay longest."""
-        self._left, self._right = left, right
+        self._left, self._right = _clean(left), _clean(right)
         self.refresh()
 
     def render(self) -> Content:
@@ -72,6 +72,10 @@ class Spread(Static):
         runs = [run for _, piece in left for run in (*piece, ("  ", ""))]
         runs += [(" " * gap, "")] + [run for _, piece in right for run in (("  ", ""), *piece)]
         return text(*(run for run in runs if run[0]))
+
+
+def _clean(pieces: Sequence[Piece]) -> list[Piece]:
+    return [(weight, [(one_line(part), role) for part, role in runs]) for weight, runs in pieces]
 
 
 def _length(pieces: Sequence[Piece]) -> int:

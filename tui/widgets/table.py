@@ -16,7 +16,7 @@ from textual.strip import Strip
 
 from tui.columns import Column as Column
 from tui.text import clip
-from tui.widgets.paint import Painter
+from tui.widgets.paint import Painter, one_line
 from tui.widgets.scrollbar import fit_scrollbar
 
 Cell = tuple[str, str]
@@ -163,7 +163,7 @@ class WindowTable(ScrollView, Painter, can_focus=True):
 def _line(cells: Sequence[Cell], layout: Sequence[tuple[int, Column, int]]) -> list[Cell]:
     runs: list[Cell] = []
     for position, ((text, role), (_, column, width)) in enumerate(zip(cells, layout, strict=True)):
-        text = column.short(text, width)
+        text = column.short(one_line(text), width)
         pad = " " * max(0, width - cell_len(text))
         gap = " " if position < len(layout) - 1 else ""
         runs.append((pad + text + gap if column.right else text + pad + gap, role))
