@@ -151,9 +151,10 @@ class Session:
 
         Every block of every batch is computed: nothing kept of earlier runs shortens these. The weights are
         quantized before the window begins, as far as they can be kept. The last run ends with the batch with
-        which the time is over. ``stop`` is asked after every batch. None where the meter says nothing.
+        which the time is over; joules per run count it for the share that ran. ``stop`` is asked after every
+        batch. None where the meter says nothing.
         """
-        items, runs = 0, 0
+        items, runs, whole = 0, 0, 0
 
         def enough(_: Progress) -> bool:
             return stop() or window.seconds >= seconds
@@ -161,9 +162,9 @@ class Session:
         self.engine.prepare(setting)
         with meter.window() as window:
             while not runs or not (stop() or window.seconds >= seconds):
-                items += self.engine.evaluate(setting, report=enough, fresh=True).used
-                runs += 1
-        return window.result(items=items, repeats=runs)
+                evaluation = self.engine.evaluate(setting, report=enough, fresh=True)
+                items, whole, runs = items + evaluation.used, evaluation.n, runs + 1
+        return window.result(items=items, repeats=runs, run_items=whole)
 
 
 def _check_calibration(session: Session) -> None:

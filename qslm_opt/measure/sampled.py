@@ -168,7 +168,9 @@ class SampledWindow:
         """How long the window has been open, or was."""
         return (self._meter.clock() if self._open else self._ended) - self._began
 
-    def result(self, *, items: int | None = None, repeats: int = 1) -> PowerWindow | None:
+    def result(
+        self, *, items: int | None = None, repeats: int = 1, run_items: int | None = None
+    ) -> PowerWindow | None:
         """Return what was measured; None with too few samples, or when the work raised."""
         if self._open or not self._began:
             raise RuntimeError("the window is still open; leave its `with` block first")
@@ -180,6 +182,6 @@ class SampledWindow:
             domain=self._source.domain, shared=self._source.shared,
         )  # fmt: skip
         return found and replace(
-            found, items=items, repeats=repeats, idle_w=idle[0] if idle else None, limit_w=device.limit_w,
-            device=device.device,
+            found, items=items, repeats=repeats, run_items=run_items, idle_w=idle[0] if idle else None,
+            limit_w=device.limit_w, device=device.device,
         )  # fmt: skip

@@ -31,6 +31,10 @@ def test_a_window_holds_its_own_time_and_nothing_else() -> None:
     assert (found.source, found.device, found.limit_w, found.domain) == ("nvml", "cuda:0", 700.0, "instant")
     assert (found.items, found.repeats, found.item_j) == (400, 2, pytest.approx(found.energy_j / 400))
     assert found.run_j == pytest.approx(found.energy_j / 2)
+    cut_short = window.result(items=400, repeats=2, run_items=320)  # the second run ended at a quarter
+    assert cut_short is not None
+    assert cut_short.run_j == pytest.approx(found.energy_j * 320 / 400)
+    assert window.result(items=0, repeats=1, run_items=320).run_j is None  # type: ignore[union-attr]
 
 
 def test_windows_may_overlap() -> None:
