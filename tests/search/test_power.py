@@ -25,7 +25,8 @@ from tests.search.toy import Recorder, Toy, ToyMeter, spec, toy
 STUDY = spec(max_increase="100%", memory_budget="17%", precisions=(8, 4, 3), sensitivity_precisions=(4,))
 SHORT = PowerWindow("replay", 3, 20.0, 60.0, 1.0, 12.5, seconds=0.2, items=100, ended=1.0)
 LONG = replace(
-    SHORT, samples=40, mean_w=61.0, energy_j=144.0, seconds=2.0, repeats=10, items=960, run_items=100, ended=2.0
+    SHORT, samples=40, mean_w=61.0, energy_j=144.0, seconds=2.0, repeats=10, items=960, run_items=100,
+    ended=2.0,
 )  # fmt: skip
 
 
@@ -72,7 +73,7 @@ def test_candidates_are_measured_for_the_window_and_others_keep_what_was_sampled
     assert [seconds for _, seconds in made.measured] == [2.0] * len(candidates)
     assert [setting.to_json() for setting, _ in made.measured] == [t.setting for t in candidates]
     assert {t.uuid: LONG if t.feasible else SHORT for t in ran} == windows
-    assert {(t.power_w, t.energy_j) for t in candidates} == {(61.0, 15.0)}  # of one whole run; the tenth was cut short
+    assert {(t.power_w, t.energy_j) for t in candidates} == {(61.0, 15.0)}  # of a whole run
     assert {(t.power_w, t.energy_j) for t in ran if not t.feasible} == {(60.0, 12.5)}
     with Repository(url) as repository:
         stored = repository.evaluation("toy", candidates[0].number)
