@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+from qslm_opt.errors import StorageError
 from qslm_opt.measure.meter import NullMeter
 from qslm_opt.results import PowerWindow, TrialRecord
 from qslm_opt.search.driver import create_study, run_study
@@ -127,6 +128,15 @@ def test_a_longer_measurement_looks_for_a_request_to_stop_now_and_then(
     made.measure = measure  # type: ignore[method-assign]
     PowerOf(made, ToyMeter(), stopping=stopping).measure(UNQUANTIZED)
     assert (asked, answers) == ([0.6, 1.2], [False, False, False, False, True])
+
+
+def test_a_storage_that_does_not_say_whether_to_stop_ends_the_measurement_and_costs_no_trial() -> None:
+    def stopping() -> bool:
+        raise StorageError("storage q.db is locked by another process.")
+
+    power = PowerOf(toy(STUDY), ToyMeter(), stopping=stopping)
+    assert power.wants_more(CANDIDATE, SHORT) is False
+    assert power.stopping() is True
 
 
 def test_no_verdict_depends_on_the_power(url: str, tmp_path: Path) -> None:
