@@ -83,7 +83,10 @@ class Meter(Protocol):
         ...
 
     def describe(self) -> PowerDevice:
-        """Return what is measured, with the rest and the rate so far; id, study and process are blank."""
+        """Return what is measured, with rest, rate and reason so far; id, study and process are blank.
+
+        Asks no device: the facts are those of the meter's begin, also after the device was lost.
+        """
         ...
 
     def close(self) -> None:

@@ -34,6 +34,7 @@ class SampledMeter:
         if not 0 < rate_hz <= 1000:
             raise ValueError(f"sampling rate {rate_hz} Hz is out of range; use above 0, at most 1000")
         self._from, self._period = source, 1 / rate_hz
+        self._described = source.describe()  # once, and from no other thread: a driver takes its time
         self.synchronize = synchronize or (lambda: None)
         self.clock = clock or steady_clock()
         self.reason: str | None = None
@@ -65,10 +66,10 @@ class SampledMeter:
         return (self._count - 1) / (self._last - self._first) if self._last > self._first else None
 
     def describe(self) -> PowerDevice:
-        """Return what is measured, with rest and rate so far."""
+        """Return what is measured, as it was when the meter began, with rest, rate and reason so far."""
         idle = self.idle or (None, None)
         return replace(
-            self._from.describe(), source=self.source, started=self._started, rate_hz=self.rate_hz,
+            self._described, source=self.source, started=self._started, rate_hz=self.rate_hz,
             idle_w=idle[0], idle_std_w=idle[1], reason=self.reason,
         )  # fmt: skip
 

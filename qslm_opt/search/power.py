@@ -44,7 +44,7 @@ class PowerOf:
         return self._session.spec.power_window
 
     def stopping(self) -> bool:
-        """Return whether nothing more is to be measured: somebody asked to stop, or the storage cannot say."""
+        """Return whether nothing more is to be measured: somebody asked to stop, or no storage answers."""
         try:
             return self._asked()
         except StorageError:
