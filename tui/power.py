@@ -73,7 +73,7 @@ class Power:
 
     def why_not(self) -> str:
         """Return why nothing is shown, in words; empty where a lane is."""
-        if any(has_meter(device) for device in self.devices):
+        if any(device.reason is None or self.samples.get(device.id) for device in self.devices):
             return ""
         reasons = dict.fromkeys(device.reason for device in self.devices if device.reason)
         return "power n/a: " + ("; ".join(reasons) or "no process has looked for a meter yet")

@@ -56,6 +56,8 @@ def test_a_device_that_failed_keeps_its_lane_and_says_why() -> None:
     assert power.lanes()[0].title == "GPU 0 NVIDIA H200 (NVML stopped answering: the bus is gone)"
     assert power.why_not() == ""
     assert replace(power, devices=(gone,)).why_not() == ""
+    unread = Power((gone,), {gone.id: ()}, 0.0, 60.0)
+    assert unread.why_not() == "power n/a: NVML stopped answering: the bus is gone"
     assert replace(power, devices=(nothing,)).why_not() == "power n/a: no meter here"
     assert replace(power, devices=(nothing,)).lanes() == []
 
