@@ -5,14 +5,14 @@ The command line, the search and the tests all call ``Session.run``: the same ca
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from qslm_opt.data import CALIBRATION_SEQUENCES, CALIBRATION_SPLIT, TASK_KIND, load_task
-from qslm_opt.errors import ModelError, UsageError
+from qslm_opt.errors import ModelError, SettingError, UsageError
 from qslm_opt.evaluate.engine import CODE_VERSION, Engine, silent
-from qslm_opt.formats import Layout
+from qslm_opt.formats import Format, Layout
 from qslm_opt.hierarchy.discover import discover
 from qslm_opt.models import load_model
 from qslm_opt.quant import get_quantizer, is_calibrated
@@ -52,13 +52,19 @@ class Session:
 
     @cached_property
     def calibration(self) -> TaskData:
-        """The text that calibrated quantizers look at; DataError or UsageError where it cannot be had."""
+        """The text that calibrated quantizers look at.
+
+        Raises:
+            DataError, ModelError, UsageError: where it cannot be had, or the model cannot read it.
+        """
         spec = self.spec
-        return load_task(
+        data = load_task(
             spec.task, self.model.need_tokenizer(), data_dir=spec.data,
             split=spec.calibration_split or CALIBRATION_SPLIT[spec.task], window=spec.window,
             limit=spec.calibration or CALIBRATION_SEQUENCES[TASK_KIND[spec.task]],
         )  # fmt: skip
+        _check_tokens(self.model, data)
+        return data
 
     @classmethod
     def open(cls, spec: StudySpec, narrate: Callable[[str], None] = silent) -> Session:
@@ -67,9 +73,8 @@ class Session:
         Raises:
             UsageError, ModelError, DataError, DeviceError: with the value and the fix.
         """
-        layout, quantizer = Layout.parse(spec.layout), get_quantizer(spec.quantizer)
-        for bits in spec.precisions:
-            quantizer.check(layout.with_bits(bits))
+        check_formats(spec)
+        _check_calibration_keys(spec)
         narrate(f"loading model {spec.model}")
         model = load_model(
             spec.model, embed_spike=spec.embed_spike, rescale_every=spec.rescale_every
@@ -81,11 +86,7 @@ class Session:
             spec.task, model.need_tokenizer(), data_dir=spec.data, split=spec.split,
             window=spec.window, limit=spec.limit,
         )  # fmt: skip
-        if data.max_id >= model.config.vocab_size:
-            raise ModelError(
-                f"the tokenizer of {spec.model!r} gives token id {data.max_id}, but the model's vocabulary "
-                f"has {model.config.vocab_size} rows; put the tokenizer the model was trained with beside it."
-            )
+        _check_tokens(model, data)
         shapes = {name: tuple(tensor.shape) for name, tensor in model.tensors.items()}
         session = cls(spec, model, discover(model.config, shapes, kind, model.ties), data, narrate)
         if is_calibrated(spec.quantizer):
@@ -151,9 +152,10 @@ class Session:
 
         Every block of every batch is computed: nothing kept of earlier runs shortens these. The weights are
         quantized before the window begins, as far as they can be kept. The last run ends with the batch with
-        which the time is over. ``stop`` is asked after every batch. None where the meter says nothing.
+        which the time is over; joules per run count it for the share that ran. ``stop`` is asked after every
+        batch. None where the meter says nothing.
         """
-        items, runs = 0, 0
+        items, runs, whole = 0, 0, 0
 
         def enough(_: Progress) -> bool:
             return stop() or window.seconds >= seconds
@@ -161,9 +163,31 @@ class Session:
         self.engine.prepare(setting)
         with meter.window() as window:
             while not runs or not (stop() or window.seconds >= seconds):
-                items += self.engine.evaluate(setting, report=enough, fresh=True).used
-                runs += 1
-        return window.result(items=items, repeats=runs)
+                evaluation = self.engine.evaluate(setting, report=enough, fresh=True)
+                items, whole, runs = items + evaluation.used, evaluation.n, runs + 1
+        return window.result(items=items, repeats=runs, run_items=whole)
+
+
+def check_formats(spec: StudySpec) -> None:
+    """Raise SettingError, naming the key, when the quantizer has not every format of integers in ``spec``."""
+    quantizer = get_quantizer(spec.quantizer)
+    for key, formats in _formats(spec):
+        try:
+            for fmt in formats:
+                if fmt.layout is not None:
+                    quantizer.check(fmt)
+        except SettingError as error:
+            raise SettingError(f"{key}: {error}") from None
+
+
+def _formats(spec: StudySpec) -> Iterator[tuple[str, Iterator[Format]]]:
+    """Yield the keys of a spec that name formats, each with its formats."""
+    layout = Layout.parse(spec.layout)
+    yield "precisions", map(layout.with_bits, spec.precisions)
+    yield "sensitivity_precisions", map(layout.with_bits, spec.sensitivity_precisions or ())
+    yield "fixed", iter([Format.parse(spec.fixed)])
+    for unit, text in spec.pins.items():
+        yield f"pin {unit!r}", iter([Format.parse(text)])
 
 
 def _check_calibration(session: Session) -> None:
@@ -172,6 +196,29 @@ def _check_calibration(session: Session) -> None:
         raise UsageError(
             f"quantizer {session.spec.quantizer!r} would be calibrated on split {session.data.split!r}, "
             "which the model is measured on; give another --calibration-split."
+        )
+
+
+def _check_calibration_keys(spec: StudySpec) -> None:
+    """Raise UsageError for a flag that only a calibrated quantizer looks at."""
+    if is_calibrated(spec.quantizer):
+        return
+    for key in ("calibration", "calibration_split"):
+        value = getattr(spec, key)
+        if value is not None:
+            flag = "--" + key.replace("_", "-")
+            raise UsageError(
+                f"{flag} {value} does nothing with quantizer {spec.quantizer!r}, which looks at no text; "
+                "leave it out, or give --quantizer gptq."
+            )
+
+
+def _check_tokens(model: LoadedModel, data: TaskData) -> None:
+    """Raise ModelError when a token of ``data`` has no row in the model's vocabulary."""
+    if data.max_id >= model.config.vocab_size:
+        raise ModelError(
+            f"the tokenizer of {model.source!r} gives token id {data.max_id}, but the model's vocabulary "
+            f"has {model.config.vocab_size} rows; put the tokenizer the model was trained with beside it."
         )
 
 

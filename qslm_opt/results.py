@@ -166,7 +166,7 @@ class PowerWindow:
     """Seconds since 1970."""
     ended: float | None = None
     repeats: int = 1
-    """Runs of the setting inside the window."""
+    """Runs of the setting that began inside the window; the last may be cut short."""
     domain: str = "instant"
     """What a sample is: ``instant`` power, its ``average`` over the last second, or a ``counter``'s step."""
     steady: bool | None = None
@@ -182,6 +182,8 @@ class PowerWindow:
     """Tokens or sentences that ran inside the window; None when not counted."""
     device: str | None = None
     """As the run names it: ``cuda:0``, ``cpu``."""
+    run_items: int | None = None
+    """Tokens or sentences of one whole run of the setting; None where every run is taken as it was."""
 
     @property
     def item_j(self) -> float | None:
@@ -190,8 +192,15 @@ class PowerWindow:
 
     @property
     def run_j(self) -> float | None:
-        """Joules per run of the setting; None where the energy was not read."""
-        return None if self.energy_j is None else self.energy_j / self.repeats
+        """Joules per whole run of the setting; None where the energy was not read, or nothing ran.
+
+        Where ``run_items`` is known, a run that was cut short counts for the share that ran.
+        """
+        if self.energy_j is None:
+            return None
+        if self.run_items is None or self.items is None:
+            return self.energy_j / self.repeats
+        return self.energy_j * self.run_items / self.items if self.items else None
 
     @property
     def counter_difference(self) -> float | None:

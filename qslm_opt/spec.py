@@ -160,8 +160,8 @@ class StudySpec:
                 merged["lam" if key == "lambda" else key] = _typed(key, value)
         for key in ("name", "model", "task", "memory_budget"):
             if key not in merged:
-                flag = key.replace("_", "-")
-                raise SpecError(f"the study has no {key}; give --{flag} or the key {key!r} in --spec.")
+                given = "NAME" if key == "name" else f"--{key.replace('_', '-')}"
+                raise SpecError(f"the study has no {key}; give {given} or the key {key!r} in --spec.")
         return cls(**merged)
 
     @classmethod

@@ -54,7 +54,7 @@ def test_the_window_of_a_run_counts_what_was_computed_and_only_where_all_of_it_w
     assert evaluation.used == again.used == 40
 
 
-def test_a_longer_measurement_repeats_whole_runs_until_the_time_is_over(
+def test_a_longer_measurement_repeats_runs_until_the_time_is_over_and_counts_the_last_in_part(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session.baseline()
@@ -66,6 +66,11 @@ def test_a_longer_measurement_repeats_whole_runs_until_the_time_is_over(
     assert (window.seconds, window.repeats) == (pytest.approx(batches + 2), 2)
     assert window.items is not None
     assert 40 < window.items < 80
+    assert window.run_items == 40
+    # every batch takes a second of 300 W: a whole run is worth its batches, the begun one its share
+    assert window.energy_j == pytest.approx(300.0 * (batches + 2))
+    assert window.run_j == pytest.approx(window.energy_j * 40 / window.items)
+    assert window.run_j > window.energy_j / 2
 
 
 def test_a_longer_measurement_ends_after_the_batch_in_which_it_is_told_to_stop(

@@ -95,7 +95,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_valid_one(key, nearest):
 
 @pytest.mark.parametrize("key", ["name", "model", "task", "memory_budget"])
 def test_a_missing_key_is_named_with_its_flag(key):
-    with pytest.raises(SpecError, match=f"no {key}; give --{key.replace('_', '-')} or the key '{key}'"):
+    given = "NAME" if key == "name" else f"--{key.replace('_', '-')}"
+    with pytest.raises(SpecError, match=f"no {key}; give {given} or the key '{key}'"):
         StudySpec.from_mapping({k: v for k, v in MINIMAL.items() if k != key})
 
 

@@ -52,14 +52,14 @@ class Power:
         return max((kept[-1].at for kept in self.samples.values() if kept), default=None)
 
     def lanes(self) -> list[PowerLane]:
-        """Return the devices that are read, in their order; those without a meter are not among them.
+        """Return the devices that are or were read, in their order; those without a meter are not among them.
 
         Several processes on one device, at once or one after the other, share its lane. A device of
         which the span has no sample is left out where others have some.
         """
         found: dict[tuple[str, object], PowerLane] = {}
         for device in self.devices:
-            if device.reason is None:
+            if has_meter(device):
                 place, samples = lane_place(device), self.samples.get(device.id, ())
                 before = found.get(place)
                 if before is not None:
@@ -73,10 +73,15 @@ class Power:
 
     def why_not(self) -> str:
         """Return why nothing is shown, in words; empty where a lane is."""
-        if any(device.reason is None for device in self.devices):
+        if any(device.reason is None or self.samples.get(device.id) for device in self.devices):
             return ""
         reasons = dict.fromkeys(device.reason for device in self.devices if device.reason)
         return "power n/a: " + ("; ".join(reasons) or "no process has looked for a meter yet")
+
+
+def has_meter(device: PowerDevice) -> bool:
+    """Return whether the device is read, or was until it failed."""
+    return device.source != "null"
 
 
 def lane_place(device: PowerDevice) -> tuple[str, object]:
@@ -111,10 +116,11 @@ class PowerLane:
 
     @property
     def title(self) -> str:
-        """Number and name: ``GPU 0 NVIDIA H200``, or what the host calls it."""
+        """Number and name: ``GPU 0 NVIDIA H200``, or what the host calls it; and why it is not read now."""
         index = self.device.index
         kind = "GPU" if self.device.source in ("nvml", "replay") else self.device.source.upper()
-        return " ".join(filter(None, (kind, "" if index is None else str(index), self.device.name)))
+        why = f"({self.device.reason})" if self.device.reason else ""
+        return " ".join(filter(None, (kind, "" if index is None else str(index), self.device.name, why)))
 
     def mean_w(self) -> float | None:
         """Return the mean power of the span."""

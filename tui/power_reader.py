@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from tui.power import Power, PowerSpan, lane_place
+from tui.power import Power, PowerSpan, has_meter, lane_place
 
 if TYPE_CHECKING:
     from qslm_opt.results import PowerDevice, PowerSample, PowerWindow
@@ -43,7 +43,7 @@ class PowerReader:
         newest_of = {lane_place(d): d.id for d in sorted(self._devices, key=lambda d: d.started)}
         for device in self._devices:
             past = self._samples.get(device.id) == [] and newest_of[lane_place(device)] != device.id
-            if device.reason is None and not past:
+            if has_meter(device) and not past:
                 self._read_device(device.id, span, since, until)
         self._read_windows(study_uuid)
         samples = {device_id: tuple(kept) for device_id, kept in self._samples.items()}

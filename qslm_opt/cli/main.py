@@ -73,6 +73,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         code = app(arguments, prog_name="qslm-opt", standalone_mode=False)
         sys.stdout.flush()
     except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
         return INTERRUPTED
     except BrokenPipeError:
         # The reader has left; nothing more can be said to it, not even at exit.
@@ -87,6 +88,9 @@ def _failed(error: Exception) -> int:
     """Print an error that has a name and return its exit code; raise any other, which is a bug."""
     if isinstance(error, typer.Abort):
         return INTERRUPTED
+    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+        sys.stderr.write(f"{error}\n")
+        return 2
     if hasattr(error, "format_message"):  # of Typer: a flag or argument that cannot be
         return _say(_sentence(error), getattr(error, "exit_code", 2))
     if isinstance(error, QslmError):
@@ -105,7 +109,8 @@ def _sentence(error: Exception) -> str:
     """Return what Typer found wrong, with the command whose help says more."""
     context = getattr(error, "ctx", None)
     text = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
-    return f"{text}. Try '{context.command_path} --help'." if context is not None else f"{text}."
+    ended = text if text.endswith("?") else f"{text}."
+    return f"{ended} Try '{context.command_path} --help'." if context is not None else ended
 
 
 def _say(text: str, code: int) -> int:

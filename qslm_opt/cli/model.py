@@ -132,8 +132,10 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Measure a model on a task: unquantized, at so many bits, or with a setting from a file."""
     bits = None if bits is None else plain_bits(bits)
-    check_choice(bits, setting, scope, quantizer, layout, sign_embedding)
+    looked_at = {"--calibration-split": calibration_split, "--calibration": calibration}
+    check_choice(bits, setting, scope, quantizer, layout, sign_embedding, looked_at)
     given = read_setting(setting) if setting is not None else None
+    quantizer = quantizer if given is None else given.quantizer
     spec = spec_of(
         model, task, data=data, split=split, window=window, limit=limit, quantizer=quantizer, layout=layout,
         sign_embedding=sign_embedding, embed_spike=embed_spike, rescale_every=rescale_every, device=device,

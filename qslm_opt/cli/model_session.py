@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from qslm_opt.errors import UsageError, did_you_mean
@@ -32,11 +33,13 @@ def kind_of(task: str) -> TaskKind:
 
 def spec_of(model: str, task: str, *, quantizer: str | None, layout: str | None, **keys: Any) -> StudySpec:
     """Return a spec whose bounds nothing can violate."""
-    from qslm_opt.spec import StudySpec
+    from qslm_opt.spec import DEFAULT_PRECISIONS, StudySpec
 
     bound = {"max_drop": 1.0} if kind_of(task) == "classification" else {"max_increase": "1e9"}
     quantizer = quantizer or "rtn"
     layout = layout or {"paper": "tensor/affine", "hqq": "channel/offset"}.get(quantizer, "channel/affine")
+    if layout.endswith("/offset"):  # it has none of more bits
+        keys.setdefault("precisions", tuple(bits for bits in DEFAULT_PRECISIONS if bits <= 8))
     values = {"name": "model", "model": model, "task": task, "memory_budget": "100%", "quantizer": quantizer}
     return StudySpec.from_mapping({**values, **bound, "layout": layout, **keys})
 
@@ -58,8 +61,12 @@ def check_choice(
     quantizer: str | None,
     layout: str | None,
     sign_embedding: bool,
+    calibration: Mapping[str, object] = MappingProxyType({}),
 ) -> None:
-    """Raise UsageError when a flag of ``model evaluate`` cannot be, does nothing, or contradicts another."""
+    """Raise UsageError when a flag of ``model evaluate`` cannot be, does nothing, or contradicts another.
+
+    ``calibration`` holds the flags that calibrated quantizers look at; None means not given.
+    """
     if bits is not None:
         (Layout.parse(layout) if layout else Layout()).with_bits(bits)
     if bits is not None and setting is not None:
@@ -72,6 +79,12 @@ def check_choice(
         if value is not None and bits is None:
             raise UsageError(
                 f"{flag} {value} says how --bits is meant; give --bits too, or leave {flag} out."
+            )
+    for flag, value in calibration.items():
+        if value is not None and bits is None and setting is None:
+            raise UsageError(
+                f"{flag} {value} does nothing where nothing is quantized; give --bits with --quantizer gptq, "
+                f"or leave {flag} out."
             )
 
 

@@ -39,10 +39,12 @@ class Window(Protocol):
         """How long the window has been open, or was."""
         ...
 
-    def result(self, *, items: int | None = None, repeats: int = 1) -> PowerWindow | None:
+    def result(
+        self, *, items: int | None = None, repeats: int = 1, run_items: int | None = None
+    ) -> PowerWindow | None:
         """Return what was measured, None where nothing could be; RuntimeError while the window is open.
 
-        ``items`` tokens or sentences and ``repeats`` runs were inside it.
+        ``items`` tokens or sentences and ``repeats`` runs of ``run_items`` each, if whole, were inside it.
         """
         ...
 
@@ -81,7 +83,10 @@ class Meter(Protocol):
         ...
 
     def describe(self) -> PowerDevice:
-        """Return what is measured, with the rest and the rate so far; id, study and process are blank."""
+        """Return what is measured, with rest, rate and reason so far; id, study and process are blank.
+
+        Asks no device: the facts are those of the meter's begin, also after the device was lost.
+        """
         ...
 
     def close(self) -> None:
@@ -103,7 +108,9 @@ class _NoWindow:
     def __exit__(self, *_: object) -> None:
         self._left = True
 
-    def result(self, *, items: int | None = None, repeats: int = 1) -> None:
+    def result(
+        self, *, items: int | None = None, repeats: int = 1, run_items: int | None = None
+    ) -> None:
         """Return None; RuntimeError before the window was left."""
         if not self._left:
             raise RuntimeError("the window is still open; leave its `with` block first")

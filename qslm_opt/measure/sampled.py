@@ -34,6 +34,7 @@ class SampledMeter:
         if not 0 < rate_hz <= 1000:
             raise ValueError(f"sampling rate {rate_hz} Hz is out of range; use above 0, at most 1000")
         self._from, self._period = source, 1 / rate_hz
+        self._described = source.describe()  # once, and from no other thread: a driver takes its time
         self.synchronize = synchronize or (lambda: None)
         self.clock = clock or steady_clock()
         self.reason: str | None = None
@@ -65,10 +66,10 @@ class SampledMeter:
         return (self._count - 1) / (self._last - self._first) if self._last > self._first else None
 
     def describe(self) -> PowerDevice:
-        """Return what is measured, with rest and rate so far."""
+        """Return what is measured, as it was when the meter began, with rest, rate and reason so far."""
         idle = self.idle or (None, None)
         return replace(
-            self._from.describe(), source=self.source, started=self._started, rate_hz=self.rate_hz,
+            self._described, source=self.source, started=self._started, rate_hz=self.rate_hz,
             idle_w=idle[0], idle_std_w=idle[1], reason=self.reason,
         )  # fmt: skip
 
@@ -168,7 +169,9 @@ class SampledWindow:
         """How long the window has been open, or was."""
         return (self._meter.clock() if self._open else self._ended) - self._began
 
-    def result(self, *, items: int | None = None, repeats: int = 1) -> PowerWindow | None:
+    def result(
+        self, *, items: int | None = None, repeats: int = 1, run_items: int | None = None
+    ) -> PowerWindow | None:
         """Return what was measured; None with too few samples, or when the work raised."""
         if self._open or not self._began:
             raise RuntimeError("the window is still open; leave its `with` block first")
@@ -180,6 +183,6 @@ class SampledWindow:
             domain=self._source.domain, shared=self._source.shared,
         )  # fmt: skip
         return found and replace(
-            found, items=items, repeats=repeats, idle_w=idle[0] if idle else None, limit_w=device.limit_w,
-            device=device.device,
+            found, items=items, repeats=repeats, run_items=run_items, idle_w=idle[0] if idle else None,
+            limit_w=device.limit_w, device=device.device,
         )  # fmt: skip

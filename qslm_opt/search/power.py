@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
 
+from qslm_opt.errors import StorageError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -34,12 +36,19 @@ class PowerOf:
     ) -> None:
         """Take the run's recording, whether somebody asked it to stop, and whom to tell of what fails."""
         self._session, self._meter, self._recording = session, meter, recording
-        self._stopping, self._narrate = stopping, narrate
+        self._asked, self._narrate = stopping, narrate
 
     @property
     def seconds(self) -> float:
         """Shortest window of a candidate; 0: no trial is measured longer."""
         return self._session.spec.power_window
+
+    def stopping(self) -> bool:
+        """Return whether nothing more is to be measured: somebody asked to stop, or no storage answers."""
+        try:
+            return self._asked()
+        except StorageError:
+            return True
 
     def wants_more(self, outcome: Outcome, power: PowerWindow | None) -> bool:
         """Return whether a trial is to be run again for its power.
@@ -50,7 +59,7 @@ class PowerOf:
         if not self.seconds or self._meter is None or self._meter.source == "null":
             return False
         met = outcome.constraints and all(slack <= 0 for slack in outcome.constraints.values())
-        if outcome.state != TrialState.COMPLETE or not met or self._stopping():
+        if outcome.state != TrialState.COMPLETE or not met or self.stopping():
             return False
         return power is None or power.items is None or (power.seconds or 0.0) < self.seconds
 
@@ -64,7 +73,7 @@ class PowerOf:
             if time.monotonic() - looked < STOP_SECONDS:
                 return False
             looked = time.monotonic()
-            return self._stopping()
+            return self.stopping()
 
         try:
             return self._session.measure(setting, self._meter, self.seconds, stop)

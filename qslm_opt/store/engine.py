@@ -20,7 +20,10 @@ from qslm_opt.store.urls import is_sqlite, parse_url, sqlite_path
 Mode = Literal["ro", "rw", "rwc"]
 """Read only; read and write; the same, and create the file."""
 
-_PACKAGES = {"psycopg": "psycopg[binary]", "MySQLdb": "mysqlclient", "psycopg2": "psycopg2-binary"}
+_PACKAGES = {
+    "psycopg": "qslm-opt[postgres]", "pymysql": "qslm-opt[mysql]", "MySQLdb": "mysqlclient",
+    "psycopg2": "psycopg2-binary",
+}  # fmt: skip
 
 
 class QuickConnection(sqlite3.Connection):

@@ -16,6 +16,7 @@ from sqlalchemy import JSON, Double, Integer, String, Table, Text
 from sqlalchemy.sql.sqltypes import BigInteger
 
 from qslm_opt.errors import ArchiveError, QslmError
+from qslm_opt.formats import WIDTHS
 from qslm_opt.setting import QuantSetting
 from qslm_opt.store import migrations
 from qslm_opt.store.rows import StudyState, study_row
@@ -77,12 +78,18 @@ class _Trials:
         for name, _, distribution in record["params"]:
             if name not in PARAMS:
                 continue
-            kind = int if name == "bits" else str
             choices = distribution["attributes"].get("choices", [None])
-            if not all(type(choice) is kind for choice in choices):
+            if not all(_is_choice(name, choice) for choice in choices):
                 refuse(f"parameter {name!r} of trial {record['number']} has choices of another type")
             if self._choices.setdefault(name, choices) != choices:
                 refuse(f"parameter {name!r} of trial {record['number']} has other choices than before")
+
+
+def _is_choice(name: str, choice: Any) -> bool:
+    """Return whether one of our parameters may have this choice: ``bits`` a width, the others a text."""
+    if name == "bits":
+        return type(choice) in (int, float) and choice in WIDTHS
+    return type(choice) is str
 
 
 def with_words(check: Callable[[Mapping[str, Any]], None], record: Mapping[str, Any]) -> None:

@@ -228,6 +228,16 @@ def test_a_setting_from_a_file_is_used(model: Path, sentences: Path, tmp_path: P
     assert run(*words, "--setting", tmp_path / "s.json").json["setting"]["units"] == units
 
 
+def test_offset_formats_are_evaluated_by_bits_and_from_a_file(
+    model: Path, sentences: Path, tmp_path: Path
+) -> None:
+    words = ("evaluate", model, "--task", "sst2", "--data", sentences, "--json")
+    by_bits = run(*words, "--bits", 4, "--quantizer", "hqq").json
+    (tmp_path / "s.json").write_text(json.dumps(by_bits["setting"]))
+    assert by_bits["setting"]["units"]["network"] == "int4/channel/offset"
+    assert run(*words, "--setting", tmp_path / "s.json").json["value"] == by_bits["value"]
+
+
 def test_the_embeddings_heaviside_is_a_choice(model: Path, text: Path) -> None:
     words = ("evaluate", model, "--task", "wikitext2", "--data", text, "--window", 64, "--json")
     on, off = run(*words).json, run(*words, "--embed-spike", "off").json
@@ -384,6 +394,8 @@ def test_info_needs_no_tokenizer(tmp_path: Path) -> None:
     (("evaluate", "MODEL", "--task", "demo", "--bits", "4", "--quantizer", "rtm"), r"Did you mean 'rtn'\?"),
     (("evaluate", "MODEL", "--task", "demo", "--bits", "4", "--setting", "x"), "exclude each other"),
     (("evaluate", "MODEL", "--task", "demo", "--setting", "/no.json"), r"file '/no\.json' cannot be read"),
+    (("evaluate", "MODEL", "--task", "demo", "--calibration", "3"), "nothing where nothing is quantized"),
+    (("evaluate", "MODEL", "--task", "demo", "--bits", "4", "--calibration", "3"), "with quantizer 'rtn'"),
     (("evaluate", "MODEL", "--task", "demo", "--no-sign-embedding"), "--no-sign-embedding changes only"),
     (("evaluate", "MODEL", "--task", "demo", "--embed-spike", "yes"), "embed_spike 'yes' is unknown"),
     (("analyze", "MODEL", "--task", "demo", "--precisions", "8;4"), "'8;4' is no list of bits"),

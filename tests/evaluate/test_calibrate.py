@@ -68,7 +68,7 @@ def test_a_compensated_setting_loses_less_than_others():
 
 def test_the_fingerprint_names_the_calibration_text(classify):
     assert classify.fingerprint()["calibration"] == classify.calibration.data_hash
-    assert "calibration" not in session("demo-classify", quantizer="mse").fingerprint()
+    assert "calibration" not in session("demo-classify", quantizer="mse", calibration=None).fingerprint()
 
 
 def test_the_evaluated_split_is_no_calibration_text():

@@ -20,10 +20,12 @@ class FakeSource:
         self.says: dict[str, Any] = {"power_w": 300.0, **says}
         self.counter_j: float | None = None
         self.error: Exception | None = None
-        self.closed = 0
+        self.closed = self.described = 0
+        self.facts: dict[str, Any] = {"name": "Fake", "limit_w": 700.0, "memory_bytes": 2**37}
 
     def describe(self) -> PowerDevice:
-        return PowerDevice("", "", "", 0, "cuda:0", name="Fake", limit_w=700.0)
+        self.described += 1
+        return PowerDevice("", "", "", 0, "cuda:0", **self.facts)
 
     def read(self, clock: Clock) -> Reading:
         if self.error is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -31,6 +32,24 @@ def test_a_window_holds_its_own_time_and_nothing_else() -> None:
     assert (found.source, found.device, found.limit_w, found.domain) == ("nvml", "cuda:0", 700.0, "instant")
     assert (found.items, found.repeats, found.item_j) == (400, 2, pytest.approx(found.energy_j / 400))
     assert found.run_j == pytest.approx(found.energy_j / 2)
+    cut_short = window.result(items=400, repeats=2, run_items=320)  # the second run ended at a quarter
+    assert cut_short is not None
+    assert cut_short.run_j == pytest.approx(found.energy_j * 320 / 400)
+    assert window.result(items=0, repeats=1, run_items=320).run_j is None  # type: ignore[union-attr]
+
+
+def test_a_source_is_asked_what_it_is_once_and_never_beside_its_readings() -> None:
+    bench = Bench()
+    with bench.meter.window() as window:
+        bench.go(1.0)
+    found = window.result()
+    first = bench.meter.describe()
+    bench.source.facts = {"name": "NVIDIA GPU"}
+    assert bench.source.described == 1
+    assert found is not None
+    assert found.limit_w == 700.0
+    assert replace(bench.meter.describe(), rate_hz=first.rate_hz) == first
+    assert (first.name, first.limit_w, first.memory_bytes) == ("Fake", 700.0, 2**37)
 
 
 def test_windows_may_overlap() -> None:

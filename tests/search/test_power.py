@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+from qslm_opt.errors import StorageError
 from qslm_opt.measure.meter import NullMeter
 from qslm_opt.results import PowerWindow, TrialRecord
 from qslm_opt.search.driver import create_study, run_study
@@ -24,7 +25,10 @@ from tests.search.toy import Recorder, Toy, ToyMeter, spec, toy
 
 STUDY = spec(max_increase="100%", memory_budget="17%", precisions=(8, 4, 3), sensitivity_precisions=(4,))
 SHORT = PowerWindow("replay", 3, 20.0, 60.0, 1.0, 12.5, seconds=0.2, items=100, ended=1.0)
-LONG = replace(SHORT, samples=40, mean_w=61.0, energy_j=120.0, seconds=2.0, repeats=10, items=1000, ended=2.0)
+LONG = replace(
+    SHORT, samples=40, mean_w=61.0, energy_j=144.0, seconds=2.0, repeats=10, items=960, run_items=100,
+    ended=2.0,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -70,7 +74,7 @@ def test_candidates_are_measured_for_the_window_and_others_keep_what_was_sampled
     assert [seconds for _, seconds in made.measured] == [2.0] * len(candidates)
     assert [setting.to_json() for setting, _ in made.measured] == [t.setting for t in candidates]
     assert {t.uuid: LONG if t.feasible else SHORT for t in ran} == windows
-    assert {(t.power_w, t.energy_j) for t in candidates} == {(61.0, 12.0)}  # of one run
+    assert {(t.power_w, t.energy_j) for t in candidates} == {(61.0, 15.0)}  # of a whole run
     assert {(t.power_w, t.energy_j) for t in ran if not t.feasible} == {(60.0, 12.5)}
     with Repository(url) as repository:
         stored = repository.evaluation("toy", candidates[0].number)
@@ -124,6 +128,15 @@ def test_a_longer_measurement_looks_for_a_request_to_stop_now_and_then(
     made.measure = measure  # type: ignore[method-assign]
     PowerOf(made, ToyMeter(), stopping=stopping).measure(UNQUANTIZED)
     assert (asked, answers) == ([0.6, 1.2], [False, False, False, False, True])
+
+
+def test_a_storage_that_does_not_say_whether_to_stop_ends_the_measurement_and_costs_no_trial() -> None:
+    def stopping() -> bool:
+        raise StorageError("storage q.db is locked by another process.")
+
+    power = PowerOf(toy(STUDY), ToyMeter(), stopping=stopping)
+    assert power.wants_more(CANDIDATE, SHORT) is False
+    assert power.stopping() is True
 
 
 def test_no_verdict_depends_on_the_power(url: str, tmp_path: Path) -> None:

@@ -70,10 +70,12 @@ def test_a_device_that_fails_is_stored_with_the_reason(storage: Repository) -> N
     with Recording(storage, "u-1", bench.meter) as kept:
         bench.go(1.0)
         bench.source.error = OSError("the bus is gone")
+        bench.source.facts = {"name": "NVIDIA GPU"}  # what a GPU that fell off its bus says of itself
         bench.go(1.0)
         kept.flush()
         (device,) = storage.power_devices("u-1")
         assert device.reason == "NVML stopped answering: the bus is gone"
+        assert (device.name, device.limit_w, device.memory_bytes) == ("Fake", 700.0, 2**37)
         bench.source.error = None
         bench.go(1.0)
     (device,) = storage.power_devices("u-1")

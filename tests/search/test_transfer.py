@@ -106,6 +106,31 @@ def test_a_study_comes_out_of_another_storage_as_it_went_in(half: str, tmp_path:
         assert sorted(other.names()) == ["before", "s"]
 
 
+def test_a_study_with_ternary_weights_moves_too(tmp_path: Path) -> None:
+    study = spec(name="s", memory_budget="24%", precisions=(8, 1.58, 1))
+    here, there = url_of(tmp_path / "here.db"), url_of(tmp_path / "there.db")
+    create_study(study, here, toy(study))
+    run_study("s", here, toy(study), listener=Recorder())
+    write_archive(read_study(here, "s"), tmp_path / "s.study")
+    import_study(tmp_path / "s.study", there)
+    with Repository(here) as before, Repository(there) as after:
+        trials = after.trials("s")
+        assert {trial.bits for trial in trials} >= {8, 1.58}
+        assert [(t.bits, t.digest, t.value) for t in trials] == [
+            (t.bits, t.digest, t.value) for t in before.trials("s")
+        ]
+
+
+@pytest.mark.parametrize("width", [True, False, 0, 17, 1.5, 2.5, float("nan"), float("inf"), "8", None, [8]])
+def test_a_width_that_no_search_tries_is_refused(half: str, tmp_path: Path, width: Any) -> None:
+    lines = lines_of(half, tmp_path / "s.study")
+    names = [name for name, _, _ in json.loads(lines[2])["params"]]
+    place = f"params__{names.index('bits')}__2__attributes__choices__0"
+    (tmp_path / "s.study").write_bytes(forged(lines, 2, **{place: width}))
+    with pytest.raises(ArchiveError, match="parameter 'bits' of trial 0 has choices of another type"):
+        import_study(tmp_path / "s.study", url_of(tmp_path / "new.db"))
+
+
 def test_what_optuna_reads_of_both_is_the_same(half: str, tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas", reason="trials_dataframe needs pandas")
     write_archive(read_study(half, "s"), tmp_path / "s.study")

@@ -14,7 +14,7 @@ START = {field.key: field.value for field in FIELDS}
 
 
 def test_what_the_form_starts_with_needs_a_name_only() -> None:
-    assert problem_of(START, ()) == "the study has no name; give --name or the key 'name' in --spec."
+    assert problem_of(START, ()) == "the study has no name; give NAME or the key 'name' in --spec."
     assert problem_of({**START, "name": "a1"}, ()) == ""
     assert "exists already" in problem_of({**START, "name": "a1"}, ("a1",))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,6 +45,21 @@ def test_the_range_is_the_limit_and_not_the_data() -> None:
     assert text_of(flat) == ["▃▃▃"], "noise of a watt stays flat"
     assert text_of(trace([0.0, 350.0, 700.0], 700.0, signs=UNICODE)) == ["▁▄█"]
     assert text_of(trace([0.0, 350.0, 700.0], 700.0, 2, signs=UNICODE)) == ["  █", "▁██"]
+
+
+def test_a_device_that_failed_keeps_its_lane_and_says_why() -> None:
+    power = recording(2)
+    gone = replace(power.devices[0], reason="NVML stopped answering: the bus is gone")
+    nothing = PowerDevice("n", "u", "h", 1, "cpu", reason="no meter here")
+    power = replace(power, devices=(gone, power.devices[1], nothing))
+    assert [lane.device.id for lane in power.lanes()] == ["d0", "d1"]
+    assert power.lanes()[0].title == "GPU 0 NVIDIA H200 (NVML stopped answering: the bus is gone)"
+    assert power.why_not() == ""
+    assert replace(power, devices=(gone,)).why_not() == ""
+    unread = Power((gone,), {gone.id: ()}, 0.0, 60.0)
+    assert unread.why_not() == "power n/a: NVML stopped answering: the bus is gone"
+    assert replace(power, devices=(nothing,)).why_not() == "power n/a: no meter here"
+    assert replace(power, devices=(nothing,)).lanes() == []
 
 
 def test_what_is_near_the_limit_has_another_role() -> None:

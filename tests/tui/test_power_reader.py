@@ -90,6 +90,18 @@ def test_a_recording_that_stands_still_is_looked_at_and_not_shown_again() -> Non
     assert [call[0] for call in calls(repository)] == ["power_devices", "power_windows"]
 
 
+def test_what_a_device_said_before_it_failed_is_read() -> None:
+    repository, reader = reading()
+    repository.devices = [device(reason="NVML stopped answering: the bus is gone"),
+                          device(index=1, source="null", reason="no meter here")]  # fmt: skip
+    reader.span = PowerSpan(100.0, None, 50)
+    view = reader.read()
+    assert view is not None
+    assert view.power is not None
+    assert list(view.power.samples) == ["d0"]
+    assert view.power.samples["d0"]
+
+
 def test_another_span_is_read_at_once_though_nothing_was_written() -> None:
     _, reader = reading()
     reader.span = PowerSpan(100.0)
