@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from optuna.trial import FrozenTrial, TrialState
@@ -84,14 +84,21 @@ class Owner:
 def shares_board(owner: str | None, board: str | None) -> bool:
     """Return whether an owner's run may draw power from ``board`` of this host.
 
-    It does unless it is on another host, or measures another board.
+    The UUIDs of two GPUs decide alone: containers on one host have names and process ids of their own.
+    Else it does unless it is on another host, or measures another board.
     """
     try:
         value = json.loads(owner or "")
         host, other = value["host"], value.get("board")
     except (ValueError, KeyError, TypeError):
         return True
+    if _is_gpu(board) and _is_gpu(other):
+        return bool(other == board)
     return host == own_host() and (board is None or other is None or other == board)
+
+
+def _is_gpu(board: Any) -> bool:
+    return isinstance(board, str) and board.startswith("GPU-")
 
 
 def close_stale(

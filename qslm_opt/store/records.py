@@ -19,8 +19,9 @@ from qslm_opt.errors import ArchiveError, QslmError
 from qslm_opt.formats import WIDTHS
 from qslm_opt.setting import QuantSetting
 from qslm_opt.store import migrations
+from qslm_opt.store.measured import is_moment, window_fault
 from qslm_opt.store.rows import StudyState, study_row
-from qslm_opt.store.tables import METADATA, RUN, SCHEMA, STUDY
+from qslm_opt.store.tables import METADATA, POWER_WINDOW, RUN, SCHEMA, STUDY
 from qslm_opt.store.trials import PARAMS, STATES
 
 DIRECTIONS = ("MINIMIZE", "MAXIMIZE")
@@ -37,6 +38,7 @@ _TEXTS = ("uuid", "digest")
 _NUMBERS = (
     "value", "loss", "seconds", "power_w", "energy_j", "firing_rate"
 )  # fmt: skip
+_MOMENTS = ("created", "state_since", "stop_requested", "started", "ended")
 _COUNTS = ("bytes", "fp32_bytes", "used")
 
 
@@ -184,7 +186,11 @@ def _rows(record: Mapping[str, Any]) -> None:
     for values in record["rows"]:
         if len(values) != len(columns):
             refuse(f"a row of {table.name} has {len(values)} values for {len(columns)} columns")
-        _row(table, dict(zip(columns, values, strict=True)))
+        row = dict(zip(columns, values, strict=True))
+        _row(table, row)
+        fault = window_fault(row["measured"]) if table is POWER_WINDOW else ""
+        if fault:
+            refuse(fault)
 
 
 def _row(table: Table, row: Mapping[Any, Any]) -> None:
@@ -205,6 +211,15 @@ def _row(table: Table, row: Mapping[Any, Any]) -> None:
             _finite(value)
         elif isinstance(column.type, Integer):
             _whole(value, 63 if isinstance(column.type, BigInteger) else 31)
+        if value is not None and not _in_range(column.name, value):
+            refuse(f"{column.name} of {table.name} is {value}, out of range")
+
+
+def _in_range(column: str, value: Any) -> bool:
+    """Return whether a moment is one that can be shown; other columns have no range of their own."""
+    if column in _MOMENTS:
+        return is_moment(value)
+    return column != "at_ms" or is_moment(value / 1000)
 
 
 def _attributes(found: Any) -> None:

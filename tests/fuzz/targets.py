@@ -214,8 +214,10 @@ def _make_study_file(random: Random) -> bytes:
 def _use_study_file(data: bytes, folder: Path) -> object:
     """Import the file, then read the study as the commands do."""
     from qslm_opt.cli.facts import StudyFacts
+    from qslm_opt.cli.power_tables import lane_line, print_report, report_rows
     from qslm_opt.search.transfer import import_study
     from qslm_opt.store import Repository
+    from qslm_opt.store.measured import LATEST
     from tests.store.fake_study import empty_file, url_of
 
     path, url = folder / "s.study", url_of(folder / "q.db")
@@ -223,8 +225,14 @@ def _use_study_file(data: bytes, folder: Path) -> object:
     (folder / "q.db").write_bytes(empty_file())
     found = import_study(path, url)
     with Repository(url, read_only=True) as repository:
-        facts = StudyFacts(repository.study(found.name), repository.trials(found.name), 0.2)
-    return json.dumps(facts.to_json()), facts.rows()
+        row = repository.study(found.name)
+        facts = StudyFacts(row, repository.trials(found.name), 0.2)
+        devices, windows = repository.power_devices(row.uuid), repository.power_windows(row.uuid)
+        samples = [s for d in devices for s in repository.power_samples(d.id, 0, 2 * LATEST, 10)]
+    rows = report_rows(facts, windows, every=True)
+    shown = [lane_line("lane", sample) for sample in samples]
+    print_report(facts, devices, rows, len(windows))
+    return json.dumps(facts.to_json()), json.dumps(rows, allow_nan=False), facts.rows(), shown
 
 
 TARGETS: dict[str, Target] = {

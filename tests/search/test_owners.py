@@ -38,8 +38,14 @@ def test_a_run_shares_the_board_it_measures_and_no_other_of_this_host():
         assert shares_board(owner, None)  # what is not known may be the same
     with registered() as unknown:
         assert shares_board(unknown, "GPU-1")
-    elsewhere = json.dumps({**json.loads(owner), "host": "elsewhere"})
-    assert not shares_board(elsewhere, "GPU-1")
+    container = json.dumps({**json.loads(owner), "host": "elsewhere"})
+    assert shares_board(container, "GPU-1")  # the UUID says so, whatever the host calls itself there
+    assert not shares_board(container, "GPU-2")
+    for other in ("nvml:0", None, 7):  # what only one host knows
+        elsewhere = json.dumps({**json.loads(container), "board": other})
+        assert not shares_board(elsewhere, "GPU-1")
+        assert not shares_board(elsewhere, "nvml:0")
+    assert not shares_board(container, None)
     assert [shares_board(text, "GPU-1") for text in (None, "", "{}", "[]")] == [True] * 4
 
 

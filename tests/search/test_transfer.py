@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+from dataclasses import asdict, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from qslm_opt.results import PowerDevice, PowerSample, PowerWindow
 from qslm_opt.search.driver import create_study, delete_study, run_study
 from qslm_opt.search.transfer import import_study
 from qslm_opt.store import Repository, read_study, write_archive
+from qslm_opt.store.measured import KINDS, window_fault
 from tests.search.toy import Recorder, spec, toy
 from tests.store.fake_study import FakeStudy, url_of
 
@@ -129,6 +131,71 @@ def test_a_width_that_no_search_tries_is_refused(half: str, tmp_path: Path, widt
     (tmp_path / "s.study").write_bytes(forged(lines, 2, **{place: width}))
     with pytest.raises(ArchiveError, match="parameter 'bits' of trial 0 has choices of another type"):
         import_study(tmp_path / "s.study", url_of(tmp_path / "new.db"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"samples": None}, "'samples' of a power window is 'None'"),
+        ({"mean_w": "250"}, "'mean_w' of a power window is '250'"),
+        ({"energy_j": True}, "'energy_j' of a power window is 'True'"),
+        ({"energy_j": 1e300}, "'energy_j' of a power window is '1e.300'"),
+        ({"ended": 1e14}, "'ended' of a power window is out of range"),
+        ({"repeats": 0}, "'repeats' of a power window is out of range"),
+        ({"run_items": 0}, "'run_items' of a power window is out of range"),
+        ({"items": 1.5}, "'items' of a power window is '1.5'"),
+        ({"steady": 1}, "'steady' of a power window is '1'"),
+        ({"throttle": "thermal"}, "'throttle' of a power window is 'thermal'"),
+        ({"throttle": [1]}, "'throttle' of a power window is"),
+        ({"source": {}}, "'source' of a power window is"),
+    ],
+)
+def test_a_power_window_that_no_command_could_read_is_refused(
+    half: str, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    lines = lines_of(half, tmp_path / "s.study")
+    place = json.loads(lines[-2])["columns"].index("measured")
+    (tmp_path / "s.study").write_bytes(
+        forged(lines, -2, **{f"rows__0__{place}__{name}": value for name, value in changes.items()})
+    )
+    with pytest.raises(ArchiveError, match=words):
+        import_study(tmp_path / "s.study", url_of(tmp_path / "new.db"))
+
+
+@pytest.mark.parametrize("measured", [{"a": 1}, [], "x", 3, {}])
+def test_what_is_no_power_window_is_refused(half: str, tmp_path: Path, measured: Any) -> None:
+    lines = lines_of(half, tmp_path / "s.study")
+    place = json.loads(lines[-2])["columns"].index("measured")
+    (tmp_path / "s.study").write_bytes(forged(lines, -2, **{f"rows__0__{place}": measured}))
+    with pytest.raises(ArchiveError, match=r"a power window (has no 'source'|is no object)"):
+        import_study(tmp_path / "s.study", url_of(tmp_path / "new.db"))
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("qslm_power_window", "ended", 1e300), ("qslm_power_device", "started", 1e12),
+        ("qslm_power_device", "started", -1.0), ("qslm_power_sample", "at_ms", 2**62),
+        ("qslm_power_state", "at_ms", -1),
+    ],
+)  # fmt: skip
+def test_a_moment_that_no_calendar_has_is_refused(
+    half: str, tmp_path: Path, table: str, column: str, value: float
+) -> None:
+    lines = lines_of(half, tmp_path / "s.study")
+    tables = [json.loads(line).get("table") for line in lines]
+    place = json.loads(lines[tables.index(table)])["columns"].index(column)
+    (tmp_path / "s.study").write_bytes(
+        forged(lines, tables.index(table), **{f"rows__0__{place}": value})
+    )
+    with pytest.raises(ArchiveError, match=f"{column} of {table} is .* out of range"):
+        import_study(tmp_path / "s.study", url_of(tmp_path / "new.db"))
+
+
+def test_every_field_of_a_window_is_of_a_kind_that_is_checked() -> None:
+    kinds = {kind for field in fields(PowerWindow) for kind in str(field.type).split(" | ")}
+    assert kinds <= set(KINDS)
+    assert window_fault(json.loads(json.dumps(asdict(POWER)))) == ""
 
 
 def test_what_optuna_reads_of_both_is_the_same(half: str, tmp_path: Path) -> None:
