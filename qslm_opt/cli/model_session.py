@@ -80,10 +80,10 @@ def check_choice(
             raise UsageError(
                 f"{flag} {value} says how --bits is meant; give --bits too, or leave {flag} out."
             )
-    for flag, idle in calibration.items():
-        if idle is not None and bits is None and setting is None:
+    for flag, given in calibration.items():
+        if given is not None and bits is None and setting is None:
             raise UsageError(
-                f"{flag} {idle} does nothing where nothing is quantized; give --bits with --quantizer gptq, "
+                f"{flag} {given} does nothing where nothing is quantized; give --bits with --quantizer gptq, "
                 f"or leave {flag} out."
             )
 
