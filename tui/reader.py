@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _ROW_EVERY_SECONDS = 3.0
 """A dead process writes nothing, so the study's row is read again this often even when nothing changed."""
+_POWER_EVERY_SECONDS = 2.0
+"""Samples are no change that every storage tells, so power that is shown is read again this often."""
 _LAST_ENDED = 64
 """Among so many of the last trials by number is the one that ended last."""
 
@@ -90,18 +92,18 @@ class StudyReader:
         self._trials: dict[int, TrialRecord] = {}
         """By number, in order."""
         self._pending: set[int] = set()
-        self._row_read_at = datetime.min
+        self._row_read_at = self._power_read_at = datetime.min
 
     def read(self) -> StudyView | None:
         """Return the study as it is now, None when nothing changed since the last call."""
         version, now, span = self.source.changed(), self.clock(), self.span
         moved, other = version != self._version, span is not None and span != self._shown_span
         if not moved and not other and (now - self._row_read_at).total_seconds() < _ROW_EVERY_SECONDS:
-            return None
+            return self._with_newer_power(now, span)
         row, before = self.source.study(self.name), self._view
         self._row_read_at = now
         if not moved and not other and before is not None and row == before.row:
-            return None
+            return self._with_newer_power(now, span)
         if before is not None and (row.uuid, row.extra) != (before.row.uuid, before.row.extra):
             self._trials.clear()
             self._pending.clear()  # another study of the same name, or its search has ended and marked trials
@@ -113,7 +115,19 @@ class StudyReader:
         else:
             self._view = before.with_row(row, now)
         if span is not None:
+            self._power_read_at = now
             self._view = self._view.with_power(self._read_power(self._view, span))
+        return self._view
+
+    def _with_newer_power(self, now: datetime, span: PowerSpan | None) -> StudyView | None:
+        """Return the view with power as it is now, None when it is not due or says nothing new."""
+        due = (now - self._power_read_at).total_seconds() >= _POWER_EVERY_SECONDS
+        if span is None or self._view is None or not due:
+            return None
+        self._power_read_at, power = now, self._read_power(self._view, span)
+        if power == self._view.power:
+            return None
+        self._view = self._view.with_row(self._view.row, now).with_power(power)
         return self._view
 
     def _read_power(self, view: StudyView, span: PowerSpan) -> Power:

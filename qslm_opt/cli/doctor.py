@@ -26,7 +26,9 @@ _PACKAGES = (
     "torch", "optuna", "sqlalchemy", "textual", "typer", "numpy", "numba", "transformers", "tokenizers",
     "safetensors", "datasets", "nvidia-ml-py",
 )  # fmt: skip
-_EXTRAS = {"optuna-dashboard": "dashboard", "psycopg": "postgres", "pymysql": "mysql"}
+_EXTRAS = {
+    "optuna-dashboard": "dashboard", "psycopg": "postgres", "pymysql": "mysql", "grpcio": "grpc", "ray": "ray"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

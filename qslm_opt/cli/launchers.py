@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from qslm_opt.cli.options import writing
+from qslm_opt.cli.options import command, writing
 from qslm_opt.cli.output import narrate
 from qslm_opt.cli.placement import THREAD_LIMITS
-from qslm_opt.errors import UsageError
+from qslm_opt.errors import QslmError, UsageError
 
 if TYPE_CHECKING:
     from qslm_opt.spec import StudySpec
@@ -106,3 +106,8 @@ def _wait(ray: Any, tasks: Sequence[Any], name: str, url: str) -> None:
     for code, said in ended:
         if code:
             narrate(f"a worker ended with exit code {code}: {said}")
+    if all(code not in (0, 4) for code, _ in ended):
+        raise QslmError(
+            f"none of the {len(ended)} workers on the Ray cluster reached the end; mend what they said, "
+            f"then go on: {command('study', 'resume', name, url=url)}."
+        )

@@ -42,6 +42,8 @@ def check_process(study: Study, session: SessionLike, narrate: Callable[[str], N
         narrate(f"not deterministic: {what}; results may differ in their last digits")
     if what or ATTRIBUTE not in study.user_attrs:
         _store(study, known, what)
+        if not what and study.user_attrs[ATTRIBUTE]["probe"] != here:  # another began it in the same moment
+            check_process(study, session, narrate)
 
 
 def check_trials(study: Study, trials: Iterable[TrialRecord], narrate: Callable[[str], None]) -> None:

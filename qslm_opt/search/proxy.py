@@ -28,6 +28,8 @@ from qslm_opt.store.urls import grpc_address
 if TYPE_CHECKING:
     import grpc
 
+    from qslm_opt.results import TrialRecord
+
 THREADS = 16
 
 
@@ -69,11 +71,10 @@ def make_server(url: str, host: str, port: int) -> tuple[grpc.Server, int, Calla
     prepare(url)
     database, repository = ledger.open_storage(url), Repository(url)
     cached = get_storage(database)
-    methods = methods_of(repository, cached)
+    methods = {name: named_failures(url)(method) for name, method in methods_of(repository, cached).items()}
 
     def call(asked: bytes, context: Any) -> bytes:
-        with named_failures(url):
-            return wire.answer(methods, asked)
+        return wire.answer(methods, asked)
 
     server = grpc.server(ThreadPoolExecutor(THREADS), options=[("grpc.so_reuseport", 0)])
     add: Callable[..., None] = api_pb2_grpc.add_StorageServiceServicer_to_server
@@ -114,9 +115,34 @@ def methods_of(repository: Repository, storage: BaseStorage) -> dict[str, Callab
         "beats": lambda uuid: [[*place, beat] for place, beat in r.beats(uuid).items()],
         "add_study": lambda row: r.add_study(wire.decode_study(row)),
         "set_baseline": lambda uuid, baseline: r.set_baseline(uuid, Baseline.from_json(baseline)),
+        "best": lambda name: _trial_or_none(r.best(name)),
+        **_power_methods(r),
         "start_trial": lambda **what: _start_trial(storage, **what),
         "close_trial": lambda **what: _close_trial(storage, **what),
     }  # fmt: skip
+
+
+def _power_methods(r: Repository) -> dict[str, Callable[..., Any]]:
+    def add_samples(device_id: str, samples: list[Any]) -> None:
+        r.add_power_samples(device_id, [wire.decode_sample(value) for value in samples])
+
+    def set_window(window: Mapping[str, Any], **which: str) -> None:
+        r.set_power_window(**which, window=wire.decode_window(window))
+
+    return {
+        "power_devices": lambda study_uuid: [wire.encode_device(d) for d in r.power_devices(study_uuid)],
+        "power_samples": lambda **span: [wire.encode_sample(sample) for sample in r.power_samples(**span)],
+        "power_windows": lambda **which: {
+            uuid: wire.encode_window(window) for uuid, window in r.power_windows(**which).items()
+        },
+        "add_power_device": lambda device: r.add_power_device(wire.decode_device(device)),
+        "add_power_samples": add_samples,
+        "set_power_window": set_window,
+    }
+
+
+def _trial_or_none(record: TrialRecord | None) -> dict[str, Any] | None:
+    return None if record is None else wire.encode_trial(record)
 
 
 def _start_trial(
@@ -133,4 +159,3 @@ def _start_trial(
 
 def _close_trial(storage: BaseStorage, trial_id: int, state: str, **what: Any) -> bool:
     return ledger.close_trial(storage, trial_id, TrialState[state], **what)
-

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 600.0
 """A trial that names no process is taken for lost after this, or ten times the longest trial so far."""
+PUBLISH_SECONDS = 60.0
+"""What optuna-dashboard shows of a study is at most so old when a new candidate is found."""
 _NARRATED_WAIT = 8
 """A pause of so many looks, about three seconds, is worth a line."""
 STALE_CHECK_SECONDS = 2.0
@@ -73,7 +75,8 @@ class Run:
         self._tier: Tier | None = None
         self._order: tuple[str, ...] = ()
         self._progress: list[dict[str, object]] = []
-        self._looked = 0.0
+        self._looked = self._published = 0.0
+        self._told = 0
 
     def until_end(self) -> RunSummary:
         """Work on the study; the state it is left in is stored also when an error or Ctrl-C ends it."""
@@ -94,14 +97,18 @@ class Run:
                 self._publish(state=summary.state, reason=summary.reason)
             except InfeasibleError as error:
                 self.repository.set_state(uuid, "infeasible", str(error))
+                self._publish_end("infeasible", str(error))
                 raise
             except KeyboardInterrupt:
                 self.repository.set_state(uuid, "stopped", "interrupted")
                 self._mark(self.sampler.refresh(self.study))
+                self._publish_end("stopped", "interrupted")
                 raise
             except Exception as error:
+                why = f"{type(error).__name__}: {error}"
                 with suppress(StorageError):  # when it is the storage that fails, what it said comes first
-                    self.repository.set_state(uuid, "stopped", f"{type(error).__name__}: {error}")
+                    self.repository.set_state(uuid, "stopped", why)
+                self._publish_end("stopped", why)
                 raise
             finally:
                 close_storage(self.database)
@@ -220,6 +227,9 @@ class Run:
         self.attempts.carry_out(trial, proposal, record)
         self.attempts.power.complain()
         self._follow(self.sampler.walk)
+        old = time.monotonic() - self._published > PUBLISH_SECONDS
+        if old and len(self.sampler.walk.candidates) != self._told:
+            self._publish()
         return True
 
     def _ask(self) -> tuple[OpenTrial, tuple[Proposal, str] | None]:
@@ -278,10 +288,17 @@ class Run:
             self.heart.phase = walk.tier
             self.listener.on_tier(walk.tier)
 
+    def _publish_end(self, state: str, reason: str) -> None:
+        """Renew it for a run that fails: what the storage says now would hide why."""
+        with suppress(StorageError):
+            self._publish(state=state, reason=reason)
+
     def _publish(self, **end: Any) -> None:
         """Renew what a plain optuna-dashboard shows of the study; ``end`` is how this run leaves it."""
         row = replace(self.repository.study(self.row.name), **end)
-        publish(self.database, self.study._study_id, row, self.repository.trials(self.row.name))
+        trials = self.repository.trials(self.row.name)
+        self._published, self._told = time.monotonic(), len(self.sampler.walk.candidates)
+        publish(self.database, self.study._study_id, row, trials)
 
 
 def _asked(spec: StudySpec) -> str:

@@ -16,6 +16,7 @@ from qslm_opt.search.ledger import open_storage
 from qslm_opt.search.space import SearchSpace
 from qslm_opt.spec import StudySpec
 from qslm_opt.store import Imported, checked, prepare, read_archive, with_words, write_study
+from qslm_opt.store.urls import refuse_proxy
 
 
 def import_study(path: Path, storage: str, name: str | None = None) -> Imported:
@@ -25,11 +26,12 @@ def import_study(path: Path, storage: str, name: str | None = None) -> Imported:
     transaction, so that a failure leaves nothing behind.
 
     Raises:
-        UsageError: the file does not exist, or ``name`` cannot be one.
+        UsageError: the file does not exist, ``name`` cannot be one, or ``storage`` is a proxy.
         ArchiveError: the file is damaged, altered, of a newer release, or says what cannot be.
         StudyExistsError: the name is taken.
         StorageError: the storage cannot be written.
     """
+    refuse_proxy(storage, "import into")
     for record in _usable(path):
         if record["kind"] == "study":
             _check_name(record, name)

@@ -16,7 +16,7 @@ from qslm_opt.store.engine import open_engine
 from qslm_opt.store.failures import storage_errors
 from qslm_opt.store.repository import Repository
 from qslm_opt.store.tables import METADATA, OPTUNA_REPORTS, OPTUNA_STUDIES, OPTUNA_TRIALS
-from qslm_opt.store.urls import is_grpc, is_sqlite, sqlite_path
+from qslm_opt.store.urls import is_sqlite, refuse_proxy, sqlite_path
 
 if TYPE_CHECKING:
     from qslm_opt.store.rows import StudyRow
@@ -48,8 +48,7 @@ def compact(url: str, name: str | None = None) -> Compacted:
         StudyNotFoundError: no study of that name.
         StorageError: the storage cannot be written, or there is no room for the copy that SQLite makes.
     """
-    if is_grpc(url):
-        raise UsageError(f"storage {url} is a proxy; compact the database that it serves, on its host.")
+    refuse_proxy(url, "compact")
     with Repository(url) as repository:
         chosen = repository.studies() if name is None else [repository.study(name)]
         _refuse_running(repository.studies(), url)

@@ -6,7 +6,8 @@ The wire has no password and no encryption of its own; put it into a tunnel wher
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from qslm_opt.errors import StorageError, UsageError
 from qslm_opt.store import wire
@@ -15,11 +16,15 @@ from qslm_opt.store.rows import own_process
 from qslm_opt.store.urls import grpc_address
 
 if TYPE_CHECKING:
-    from qslm_opt.results import Baseline, TrialRecord, TrialState
+    from qslm_opt.results import Baseline, PowerDevice, PowerSample, PowerWindow, TrialRecord, TrialState
     from qslm_opt.store.rows import StudyRow, StudyState
 
 ANSWER_SECONDS = 60.0
 """A proxy that does not answer for so long is taken for gone."""
+MOST_SAMPLES = 4_000
+"""Samples in one call, at most: gRPC refuses a message of more than 4 MiB."""
+_SILENT = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+"""What gRPC says where nobody answered."""
 
 
 class Caller:
@@ -41,7 +46,7 @@ class Caller:
 
         Raises:
             QslmError: what the method raised there.
-            StorageError: the proxy does not answer.
+            StorageError: the proxy does not answer, or failed.
         """
         try:
             said = self._call(wire.request(method, arguments), timeout=ANSWER_SECONDS)
@@ -55,12 +60,19 @@ class Caller:
 
 
 def unreachable(url: str, error: Exception) -> StorageError:
-    """Return the StorageError for a failure of gRPC."""
-    code = getattr(error, "code", None)
-    said = code().name.lower().replace("_", " ") if callable(code) else type(error).__name__
+    """Return the StorageError for a failure of gRPC: nobody answers, or the other end failed."""
+    code, details = getattr(error, "code", None), getattr(error, "details", None)
+    name = code().name if callable(code) else type(error).__name__
+    said = name.lower().replace("_", " ")
+    if name in _SILENT:
+        return StorageError(
+            f"storage {url} does not answer ({said}); check the address, and that "
+            "'qslm-opt proxy' runs there."
+        )
+    more = " ".join(str(details()).split()) if callable(details) else str(error)
     return StorageError(
-        f"storage {url} does not answer ({said}); check the address, and that "
-        "'qslm-opt proxy' runs there."
+        f"storage {url} failed ({said}: {more}); look at what 'qslm-opt proxy' printed there, and run the "
+        "same qslm-opt at both ends."
     )
 
 
@@ -99,6 +111,11 @@ class RemoteRepository(Repository):
         found = self._caller("trials", name=name, after=after, states=wanted)
         return [wire.decode_trial(value) for value in found]
 
+    def best(self, name: str) -> TrialRecord | None:
+        """Return the study's best feasible trial at its own λ; None without one."""
+        found = self._caller("best", name=name)
+        return None if found is None else wire.decode_trial(found)
+
     def evaluation(self, name: str, number: int) -> dict[str, Any] | None:
         """Return the whole Evaluation of one trial as stored, None when it has none."""
         found: dict[str, Any] | None = self._caller("evaluation", name=name, number=number)
@@ -112,9 +129,48 @@ class RemoteRepository(Repository):
         """Return (host, pid) of each process registered on the study, with its last beat."""
         return {(host, pid): beat for host, pid, beat in self._caller("beats", uuid=uuid)}
 
+    def power_devices(self, study_uuid: str) -> list[PowerDevice]:
+        """Return the devices that the study's processes measured or could not, in order of their start."""
+        return [wire.decode_device(value) for value in self._caller("power_devices", study_uuid=study_uuid)]
+
+    def power_samples(
+        self, device_id: str, since: float, until: float, points: int | None = None
+    ) -> list[PowerSample]:
+        """Return a device's samples of a span (seconds since 1970), thinned to at most ``points``."""
+        span = {"since": since, "until": until, "points": points}
+        return [
+            wire.decode_sample(value) for value in self._caller("power_samples", device_id=device_id, **span)
+        ]
+
+    def power_windows(self, study_uuid: str, after: float = 0.0) -> dict[str, PowerWindow]:
+        """Return trial uuid → its window, of those that ended after ``after`` (seconds since 1970)."""
+        found = self._caller("power_windows", study_uuid=study_uuid, after=after)
+        return {uuid: wire.decode_window(value) for uuid, value in found.items()}
+
     def add_study(self, row: StudyRow) -> None:
         """Store a new study."""
         self._caller("add_study", row=wire.encode_study(row))
+
+    def add_trials(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: whole studies are written where the database is."""
+        raise UsageError(
+            f"storage {self.url} is a proxy; add trials to the database that it serves, on its host."
+        )
+
+    def add_power_device(self, device: PowerDevice) -> None:
+        """Store a device, or what has changed about the one of the same id."""
+        self._caller("add_power_device", device=wire.encode_device(device))
+
+    def add_power_samples(self, device_id: str, samples: Iterable[PowerSample]) -> None:
+        """Store samples of a device that was added; those that are not later than what it has are not."""
+        rest = iter(sorted(samples, key=lambda sample: sample.at))
+        while part := [wire.encode_sample(sample) for sample in islice(rest, MOST_SAMPLES)]:
+            self._caller("add_power_samples", device_id=device_id, samples=part)
+
+    def set_power_window(self, study_uuid: str, trial_uuid: str, window: PowerWindow) -> None:
+        """Store the window of a trial, in place of an earlier one."""
+        value = wire.encode_window(window)
+        self._caller("set_power_window", study_uuid=study_uuid, trial_uuid=trial_uuid, window=value)
 
     def set_baseline(self, uuid: str, baseline: Baseline) -> None:
         """Store the unquantized model's measurement."""

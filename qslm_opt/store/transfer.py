@@ -24,7 +24,7 @@ from qslm_opt.store.prepare import schema_version
 from qslm_opt.store.records import OTHERS
 from qslm_opt.store.studies import find_places
 from qslm_opt.store.tables import POWER_DEVICE, STUDY
-from qslm_opt.store.urls import is_sqlite
+from qslm_opt.store.urls import is_sqlite, refuse_proxy
 
 CHUNK = 500
 """Trials that are read and written together."""
@@ -39,8 +39,9 @@ TRIAL_TABLES = (
 def read_study(url: str, name: str) -> Iterator[dict[str, Any]]:
     """Yield a study's records, as one moment had them; see ``records`` for what they are.
 
-    Raises StudyNotFoundError, or StorageError when Optuna has lost the study.
+    Raises StudyNotFoundError, StorageError when Optuna has lost the study, or UsageError for a proxy.
     """
+    refuse_proxy(url, "export from")
     engine = open_engine(url, "ro")
     try:
         with storage_errors(url), engine.connect() as connection:

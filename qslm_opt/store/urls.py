@@ -47,6 +47,14 @@ def is_grpc(url: str) -> bool:
     return url.startswith("grpc://")
 
 
+def refuse_proxy(url: str, task: str) -> None:
+    """Raise UsageError for the URL of a proxy: ``task`` needs the database itself."""
+    if is_grpc(url):
+        raise UsageError(
+            f"storage {url} is a proxy; {task} the database that it serves, on its host: give its URL there."
+        )
+
+
 def grpc_address(url: str) -> tuple[str, int]:
     """Return host and port of a proxy's URL; raise UsageError for what is none."""
     try:

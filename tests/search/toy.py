@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp, isfinite
 from typing import Any
 
@@ -16,7 +16,15 @@ from qslm_opt.errors import NumericsError
 from qslm_opt.evaluate.memory import live_bytes
 from qslm_opt.hierarchy.tree import Block, Hierarchy, Module, TensorInfo
 from qslm_opt.measure.meter import NullMeter
-from qslm_opt.results import Baseline, Evaluation, PowerWindow, Progress, TrialRecord
+from qslm_opt.results import (
+    Baseline,
+    Evaluation,
+    PowerDevice,
+    PowerSample,
+    PowerWindow,
+    Progress,
+    TrialRecord,
+)
 from qslm_opt.search.driver import run_study
 from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.tiers import Proposal, Verdict
@@ -170,9 +178,18 @@ class ToyMeter(NullMeter):
 
     source, board = "replay", "toy board"
 
-    def __init__(self) -> None:
+    def __init__(self, samples: Sequence[PowerSample] = ()) -> None:
+        """Take what the meter says as soon as somebody listens."""
         super().__init__()
-        self.reason = None
+        self.reason, self.samples = None, samples
+
+    def subscribe(self, listener: Callable[[PowerSample], None]) -> Callable[[], None]:
+        for sample in self.samples:
+            listener(sample)
+        return lambda: None
+
+    def describe(self) -> PowerDevice:
+        return replace(super().describe(), source=self.source, name=self.board)
 
 
 def toy(study: StudySpec, seed: int = 0, noise: float = 0.0, delay: float = 0.0, **shape: Any) -> Toy:

@@ -56,6 +56,40 @@ def test_a_span_is_read_once_and_then_only_what_is_new() -> None:
     assert since == kept[-1].at and points is None
 
 
+def test_new_samples_are_shown_though_the_storage_tells_of_no_change() -> None:
+    repository, _ = reading()
+    now = [NOW]
+    reader = StudyReader(repository, "opt-14m", lambda: now[0])
+    reader.span = PowerSpan(100.0, None, 50)
+    first = reader.read()
+    assert first is not None
+    shown = []
+    for second in range(1, 9):  # the mark never moves
+        now[0] = NOW + timedelta(seconds=second)
+        repository.samples["d0"].append(PowerSample(now[0].timestamp(), 500.0 + second))
+        view = reader.read()
+        if view is not None and view.power is not None:
+            assert view.read_at == now[0] and view.trials is first.trials
+            shown.append((second, view.power.samples["d0"][-1].power_w))
+    assert shown == [(second, 500.0 + second) for second in (2, 4, 6, 8)]
+    reader.span = None
+    now[0] += timedelta(seconds=2)
+    calls(repository)
+    assert reader.read() is None and calls(repository) == []
+
+
+def test_a_recording_that_stands_still_is_looked_at_and_not_shown_again() -> None:
+    repository, _ = reading(running=False)
+    now = [NOW]
+    reader = StudyReader(repository, "opt-14m", lambda: now[0])
+    reader.span = PowerSpan(100.0, START.timestamp() + 200, 10)
+    assert reader.read() is not None
+    calls(repository)
+    now[0] += timedelta(seconds=2)
+    assert reader.read() is None
+    assert [call[0] for call in calls(repository)] == ["power_devices", "power_windows"]
+
+
 def test_another_span_is_read_at_once_though_nothing_was_written() -> None:
     _, reader = reading()
     reader.span = PowerSpan(100.0)
