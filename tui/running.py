@@ -6,6 +6,7 @@ The dashboard itself writes nothing to the storage, and a run that was started h
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from textual.worker import Worker, WorkerState
@@ -56,13 +57,9 @@ class RunningApp(ChoosingApp):
     def follow_runs(self) -> None:
         """Say of runs that were started here and failed; forget those that ended."""
         for run in list(self.runs):
-            problem = run.failure()
-            if problem is not None:
-                self.notify(
-                    problem, title=f"{run.name} was not run", severity="error", timeout=30, markup=False
-                )
             if run.process.poll() is not None:
                 self.runs.remove(run)
+                self._work(partial(run.failure, self.url))
 
     def leave_runs(self) -> None:
         """Let what was started here go on without the dashboard."""
@@ -139,14 +136,16 @@ class RunningApp(ChoosingApp):
     def _ask(self, words: list[str]) -> None:
         self._work(lambda: runs.ask(words, self.url))
 
-    def _work(self, work: Callable[[], runs.Answer]) -> None:
+    def _work(self, work: Callable[[], runs.Answer | None]) -> None:
         self.run_worker(work, thread=True, group="commands", exit_on_error=False)
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         """Show what a command said."""
         answer = event.worker.result if event.state is WorkerState.SUCCESS else None
         if isinstance(answer, runs.Answer):
-            bad = answer.code != 0
-            self.notify(answer.text or "done", severity="error" if bad else "information", markup=False)
+            self.notify(
+                answer.text or "done", title=answer.title, timeout=30 if answer.title else None,
+                severity="error" if answer.code else "information", markup=False,
+            )  # fmt: skip
         elif event.state is WorkerState.ERROR and event.worker.group == "commands":
             self.notify(str(event.worker.error), severity="error", markup=False)

@@ -86,6 +86,27 @@ async def test_a_run_that_fails_at_its_start_is_told_with_its_last_words(
         assert not app.runs
 
 
+async def test_a_study_that_is_refused_with_exit_code_4_is_told_and_one_that_found_nothing_is_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    say = "import sys; print('error: memory budget 12 bytes cannot be reached.'); sys.exit(4)"
+    monkeypatch.setattr(runs, "qslm_opt", lambda _: [sys.executable, "-c", say])
+    made = FakeStudy(tmp_path / "q.db")
+    made.close()
+    refused = runs.start([], "b1", made.url)
+    assert refused.process.wait(60) == 4
+    assert refused.failure(made.url) == Answer(
+        4, "error: memory budget 12 bytes cannot be reached.", "b1 was not run"
+    )
+    assert replace(refused, name="s").failure(made.url) is None
+    async with shown(*three(), name=None) as pilot:
+        app = pilot.app
+        assert isinstance(app, QslmApp)
+        app.runs.append(refused)  # its storage, of the app, is not there at all
+        await until(pilot, lambda: any("12 bytes" in note.message for note in app._notifications))
+
+
 async def test_deleting_asks_first_and_a_running_study_is_not_deleted(commands: list[list[str]]) -> None:
     async with shown(*three(), name=None) as pilot:
         await pilot.press("D")
@@ -221,7 +242,7 @@ def test_a_run_outlives_whoever_started_it(tmp_path: Path, monkeypatch: pytest.M
     )
     monkeypatch.setattr(runs, "qslm_opt", lambda words: [sys.executable, "-c", say])
     started = runs.start(["study", "resume", "a"], "a", "sqlite:///x.db")
-    assert started.process.wait(60) == 0 and started.failure() is None
+    assert started.process.wait(60) == 0 and started.failure("sqlite:///x.db") is None
     assert runs.last_line(started.log) == "sqlite:///x.db True", "a session of its own, the URL out of sight"
     assert started.log == tmp_path / "qslm-opt" / "a.log"
     first = started.log.read_text("utf-8").splitlines()[0]
