@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from textual.worker import Worker, WorkerState
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from tui.reader import StudyLine
 
 _PLAIN = ("--progress", "plain")
+_START_SECONDS = 60.0
+"""A process of which no more is known than that it was started is believed to be starting so long."""
 
 
 class RunningApp(ChoosingApp):
@@ -35,6 +38,9 @@ class RunningApp(ChoosingApp):
         super().__init__()
         self.runs: list[runs.Run] = []
         """What was started from here and has not ended."""
+        self.begun: str | None = None
+        """The study whose process whoever opened the dashboard has just started; None once it runs."""
+        self._opened_at = monotonic()
 
     def notify(
         self,
@@ -53,6 +59,23 @@ class RunningApp(ChoosingApp):
     def selected(self) -> StudyRow | None:
         """Return the study that an action is about: the one on screen, or under the list's cursor."""
         return self.view.row if self.view is not None else None
+
+    def starting(self, row: StudyRow) -> str:
+        """Return that a study's process is on its way, empty unless it was started from here and is."""
+        live = row.state not in ("created", "stopped", "dead")
+        own = [run for run in self.runs if run.name == row.name]
+        for run in own:
+            run.began = run.began or live
+        if row.name == self.begun and (live or monotonic() - self._opened_at > _START_SECONDS):
+            self.begun = None
+        if live:
+            return ""
+        for run in own:
+            if not run.began and run.process.poll() is None:
+                return f"Starting (process {run.process.pid}): it loads the model and the data."
+        if row.name != self.begun:
+            return ""
+        return f"Starting: its process loads the model and the data; its log is {runs.log_file(row.name)}"
 
     def follow_runs(self) -> None:
         """Say of runs that were started here and failed; forget those that ended."""
@@ -92,6 +115,8 @@ class RunningApp(ChoosingApp):
             return
         if row.state in ("finished", "infeasible"):
             self.notify(f"{row.name} has ended; nothing is left to run.", markup=False)
+        elif self.starting(row):
+            self.notify(f"{row.name} is starting already.", markup=False)
         elif row.state == "running":
             self.notify(f"{row.name} runs already (process {row.pid} on {row.host}).", markup=False)
         else:
@@ -103,6 +128,9 @@ class RunningApp(ChoosingApp):
 
         row = self.selected()
         if row is None:
+            return
+        if self.starting(row):
+            self.notify(f"{row.name} is starting; it can be stopped once it runs.", markup=False)
             return
         if row.state != "running":
             self.notify(f"{row.name} is not running, it is {row.state}.", markup=False)

@@ -44,6 +44,8 @@ class Run:
     name: str
     process: subprocess.Popen[bytes]
     log: Path
+    began: bool = False
+    """Whether its study was seen to run since."""
 
     def failure(self, url: str) -> Answer | None:
         """Return the last line of its log when it has ended badly, else None; may look into the storage."""
