@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.tui.driving import screen_of, shown
+from tests.tui.driving import screen_of, shown, until
 from tests.tui.fakes import Study
 from tests.tui.test_model import view_of
 from tui.app import QslmApp
@@ -121,6 +121,20 @@ async def test_a_pinned_candidate_is_marked_and_compared() -> None:
         await pilot.press("m", "2", "down", "p")
         await pilot.pause()
         assert app.pinned is None and "◇" not in screen_of(app)
+
+
+async def test_keys_in_a_burst_act_on_the_row_that_they_lead_to() -> None:
+    async with shown(Study().fill(), pane="rank") as pilot:
+        app = pilot.app
+        assert isinstance(app, QslmApp) and app.view is not None
+        numbers = [row.record.number for row in app.view.ranked(app.lam)]
+        for key in ("p", "down", "down", "down", "d"):
+            app.simulate_key(key)
+        await until(pilot, lambda: f"#{numbers[0]} (pinned) against #{numbers[3]}" in screen_of(app))
+        await pilot.press("escape")
+        for key in ("up", "p"):
+            app.simulate_key(key)
+        await until(pilot, lambda: app.pinned == numbers[2])
 
 
 async def test_the_pin_follows_to_the_trials_screen() -> None:
