@@ -38,6 +38,8 @@ class RunningApp(ChoosingApp):
         super().__init__()
         self.runs: list[runs.Run] = []
         """What was started from here and has not ended."""
+        self.made: str | None = None
+        """The study that was made here last, until the list has shown and selected it."""
         self.begun: str | None = None
         """The study whose process whoever opened the dashboard has just started; None once it runs."""
         self._opened_at = monotonic()
@@ -77,6 +79,13 @@ class RunningApp(ChoosingApp):
             return ""
         return f"Starting: its process loads the model and the data; its log is {runs.log_file(row.name)}"
 
+    def offered(self, row: StudyRow) -> tuple[str, ...]:
+        """Return the ids of the actions that start or stop the study as it is now."""
+        if row.state == "running":
+            return ("app.stop",)
+        can_start = row.state in ("created", "stopped", "dead") and not self.starting(row)
+        return ("app.resume",) if can_start else ()
+
     def follow_runs(self) -> None:
         """Say of runs that were started here and failed; forget those that ended."""
         for run in list(self.runs):
@@ -104,6 +113,7 @@ class RunningApp(ChoosingApp):
 
         def made(answer: Made | None) -> None:
             if answer is not None:
+                self.made = answer[0]
                 self._start([*answer[1], *_PLAIN], answer[0], f"Creating {answer[0]}")
 
         self.push_screen(NewStudyDialog(self.url, [line.row.name for line in self.studies or ()]), made)

@@ -12,6 +12,7 @@ from tests.tui.test_model import view_of
 from tui.app import QslmApp
 from tui.columns import Column
 from tui.ranking import chosen_lines, columns, rank_row, room_bar, top_rooms
+from tui.screens.rank import RankPane
 from tui.widgets.ruler import Ruler
 from tui.widgets.table import WindowTable
 
@@ -167,8 +168,9 @@ async def test_ten_thousand_candidates_format_only_what_is_on_screen() -> None:
     async with shown(study, pane="rank") as pilot:
         table = pilot.app.screen.query_one("#ranking", WindowTable)
         made: list[int] = []
-        row = table._row
-        table._row = lambda i: made.append(i) or row(i)  # type: ignore[func-returns-value]
+        pane = pilot.app.screen.query_one(RankPane)
+        row = pane._row
+        pane._row = lambda index: made.append(index) or row(index)  # type: ignore[func-returns-value,method-assign]
         await pilot.press("end")
         await pilot.pause()
         assert table.count > 9000 and 0 < len(set(made)) < 80

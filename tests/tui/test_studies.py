@@ -181,10 +181,12 @@ async def test_a_study_whose_process_was_started_from_here_is_starting_until_it_
         app = pilot.app
         assert isinstance(app, QslmApp)
         await until(pilot, lambda: "Resume with" in screen_of(app))
+        assert "R resume" in screen_of(app).splitlines()[-1]
         await pilot.press("R")
         try:
             pid = app.runs[0].process.pid
             await until(pilot, lambda: f"Starting (process {pid})" in screen_of(app))
+            assert "R resume" not in screen_of(app)
             await pilot.press("R", "ctrl+c", "X")
             await pilot.pause()
             notes = [note.message for note in app._notifications]
@@ -193,6 +195,7 @@ async def test_a_study_whose_process_was_started_from_here_is_starting_until_it_
                 study.state = state  # type: ignore[assignment]
                 repository.version += 1
                 await until(pilot, lambda says=says: says in screen_of(app), says)  # type: ignore[misc]
+                assert ("X stop" in screen_of(app)) is (state == "running")
                 assert "Starting" not in screen_of(app).splitlines()[2]
         finally:
             app.runs[0].process.kill()
@@ -342,6 +345,10 @@ async def test_the_form_shows_the_equal_command_and_creates_when_it_can(commands
         await until(pilot, lambda: "qslm-opt study create older2 --model demo" in screen_of(pilot.app))
         await pilot.press("enter")
         await until(pilot, lambda: commands)
+        repository = pilot.app._open_source()  # type: ignore[attr-defined]
+        repository.made.insert(1, Study("older2"))
+        repository.version += 1
+        await until(pilot, lambda: pilot.app.selected().name == "older2", "it is selected")  # type: ignore[attr-defined]
         assert commands[0][:3] == ["study", "create", "older2"] and commands[0][-2:] == [
             "--progress",
             "plain",

@@ -149,6 +149,7 @@ class StudyScreen(SizedScreen):
         dash = self.dash
         said = notice_of(view, dash.lam, dash.url, dash.trouble, dash.starting(view.row))
         self.query_one(NoticeBar).show(said)
+        self.query_one(KeyBar).offer(dash.offered(view.row))
 
     def _show_header(self) -> None:
         view, dash = self.dash.view, self.dash
