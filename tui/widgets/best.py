@@ -62,7 +62,7 @@ def best_lines(view: StudyView, lam: float, tall: bool, width: int) -> list[list
         lines += [[("why   ", "dim"), (clip(why, width - 6), "")]] if why else []
     else:
         lines.append([("bits ", "dim"), (clip(_bar(view, best), width - 5), "bar")])
-        why = why_line(view, best, lam)
+        why = why_line(view, best, lam, short=True)
         lines += [[("why  ", "dim"), (clip(why, width - 5), "")]] if why else []
     choice = next_choice(view, lam)
     lines.append([("next  " if tall else "next ", "dim"), (clip(choice, width - 6), "")])
