@@ -59,6 +59,8 @@ def best_lines(view: StudyView, lam: float, tall: bool, width: int) -> list[list
     if tall:
         lines += _bits(view, best, width)
         why = why_line(view, best, lam)
+        if len(why) > width - 6:
+            why = why_line(view, best, lam, short=True)
         lines += [[("why   ", "dim"), (clip(why, width - 6), "")]] if why else []
     else:
         lines.append([("bits ", "dim"), (clip(_bar(view, best), width - 5), "bar")])

@@ -67,10 +67,9 @@ class GridMap(ScrollView, Painter, can_focus=True):
         places = {(r, c): cell.unit for r, (_, cells) in enumerate(self.grid.rows)
                   for c, cell in enumerate(cells)}  # fmt: skip
         block = unit.partition("/")[0]
-        for same in (lambda u: u == unit, lambda u: u.partition("/")[0] == block):
-            if found := next((place for place, u in places.items() if same(u)), None):
-                return found
-        return self._at
+        exact = [place for place, found in places.items() if found == unit]
+        near = [place for place, found in places.items() if found.partition("/")[0] == block]
+        return next(iter(exact + near), self._at)
 
     @property
     def cell(self) -> GridCell | None:
