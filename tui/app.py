@@ -28,7 +28,7 @@ from tui.keys import APP_KEYS, action_ids, app_keys, commands
 from tui.messages import ReadFailed, StudiesRead, ViewRead
 from tui.panes import PANES, pane_class
 from tui.poller import Poller
-from tui.reader import Source, Trouble
+from tui.reader import Source, Trouble, is_new
 from tui.screens.base import SizedScreen
 from tui.screens.dialogs import TrialDialog
 from tui.screens.start import StartScreen, TroubleScreen
@@ -86,6 +86,7 @@ class QslmApp(SharingApp):
         self._config = config or Config()
         self._apply_config()
         self.url, self.study, self.clock = url, name, clock
+        self._is_new = partial(is_new, url) if open_source is None else lambda: False
         self._open_source, self._interval = open_source or partial(_repository, url), interval
         self.pane = pane
         """Which of the study's screens is in front."""
@@ -133,6 +134,7 @@ class QslmApp(SharingApp):
             on_view=lambda view: self.post_message(ViewRead(turn, view)),
             on_studies=lambda studies: self.post_message(StudiesRead(turn, studies)),
             on_trouble=lambda trouble: self.post_message(ReadFailed(turn, trouble)),
+            new=self._is_new,
             interval=self._interval,
             share=self._share,
             clock=self.clock,
@@ -221,7 +223,13 @@ class QslmApp(SharingApp):
         now = time.monotonic()
         twice, self._interrupted_at = now - self._interrupted_at < _TWICE_SECONDS, now
         row = self.selected()
-        if row is None or row.state != "running":
+        if row is not None and self.starting(row):
+            self.notify(
+                f"{row.name} is starting; it can be stopped once it runs. "
+                "q closes the dashboard, the search goes on.",
+                markup=False,
+            )
+        elif row is None or row.state != "running":
             self.notify("q closes the dashboard.")
         elif twice:
             self.action_stop()
@@ -248,8 +256,10 @@ def _repository(url: str) -> Source:
     return open_repository(url, read_only=True)
 
 
-def main(url: str, name: str | None, pane: str = "overview") -> None:
+def main(url: str, name: str | None, pane: str = "overview", *, begun: bool = False) -> None:
     """Run the dashboard on ``url``; without ``name`` it starts with the list of studies.
+
+    ``begun``: the caller has just started the study's process.
 
     Raises UsageError when standard input or output is not a terminal, on an unknown screen, and on a
     configuration that cannot be.
@@ -261,7 +271,9 @@ def main(url: str, name: str | None, pane: str = "overview") -> None:
     config = read_config()
     if config.ascii:
         os.environ.setdefault("QSLM_OPT_ASCII", "1")
-    QslmApp(url, name, pane=pane, config=config, share=CPU_SHARE).run()
+    app = QslmApp(url, name, pane=pane, config=config, share=CPU_SHARE)
+    app.begun = name if begun else None
+    app.run()
 
 
 def check_screen(name: str) -> None:

@@ -53,10 +53,17 @@ def state_parts(state: str) -> tuple[str, str]:
     return f"{getattr(glyphs(), sign)} {state}", role
 
 
-def notice_of(view: StudyView, lam: float, url: str, trouble: Trouble | None = None) -> Notice | None:
-    """Return what is worth saying about the study, None when all is as usual."""
+def notice_of(
+    view: StudyView, lam: float, url: str, trouble: Trouble | None = None, starting: str = ""
+) -> Notice | None:
+    """Return what is worth saying about the study, None when all is as usual.
+
+    ``starting`` says that its process is on its way, where that is known.
+    """
     if trouble is not None:
         return _trouble(view, trouble)
+    if starting:
+        return Notice("dim", starting)
     state, name = view.row.state, view.row.name
     resume = study_command("resume", name, url=url)
     if state == "dead":

@@ -36,13 +36,17 @@ class Poller(threading.Thread):
         on_view: Callable[[StudyView], object],
         on_studies: Callable[[list[StudyLine]], object],
         on_trouble: Callable[[Trouble], object],
+        new: Callable[[], bool] = lambda: False,
         interval: float = 0.5,
         share: float | None = None,
         clock: Callable[[], datetime] = datetime.now,
     ) -> None:
-        """``share``: look less often where the whole process would take more than this of a core."""
+        """``new``: whether the storage is not there yet, and so holds no study.
+
+        ``share``: look less often where the whole process would take more than this of a core.
+        """
         super().__init__(name="qslm-opt-reader", daemon=True)
-        self._share = share
+        self._share, self._new = share, new
         self._open_source, self._study = open_source, name
         self._interval, self._clock = interval, clock
         self._on_view, self._on_studies, self._on_trouble = on_view, on_studies, on_trouble
@@ -73,7 +77,8 @@ class Poller(threading.Thread):
             wait = self._wait_seconds(used - before)
             try:
                 read = read or self._reading()
-                read()
+                if read is not None:
+                    read()
                 failures = 0
             except Exception as error:  # noqa: BLE001 whatever a driver raises is shown, no traceback
                 failures += 1
@@ -104,7 +109,11 @@ class Poller(threading.Thread):
             except RuntimeError:  # the app's event loop has just been closed
                 self._stop_asked.set()
 
-    def _reading(self) -> Callable[[], None]:
+    def _reading(self) -> Callable[[], None] | None:
+        """Return what reads, None while there is no storage yet."""
+        if self._study is None and self._new():
+            self._tell(self._on_studies, [])
+            return None
         source = self._source = self._open_source()
         if self._study is None:
             known = StudiesReader(source, self._clock)

@@ -78,6 +78,16 @@ class Trouble:
     """Time until the next attempt."""
 
 
+def is_new(url: str) -> bool:
+    """Return whether a storage is an SQLite file that the first study will make; raise StorageError."""
+    from qslm_opt.store.urls import is_grpc, is_sqlite, sqlite_path
+
+    if is_grpc(url) or not is_sqlite(url):
+        return False
+    path = sqlite_path(url)
+    return not path.exists() and path.absolute().parent.is_dir()
+
+
 class StudyReader:
     """Keeps a study's trials and reads only new and unfinished ones, and of its power only what is shown."""
 

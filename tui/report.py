@@ -100,7 +100,7 @@ def _limits(view: StudyView, record: TrialRecord) -> list[Run]:
         role = "infeasible" if slack > 0 else ""
         known = room_text(record, key) != glyphs().dash
         runs += line(f"{name} room", f"{room_text(record, key):>7}", role, limits.get(key, ""))[:-1]
-        runs += [(f"  {limit_bar(slack)}" if known else "", role or "bar"), ("\n", "")]
+        runs += [(f"  used {limit_bar(slack)}" if known else "", role or "bar"), ("\n", "")]
     return runs
 
 

@@ -6,6 +6,8 @@ The dashboard itself writes nothing to the storage, and a run that was started h
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from textual.worker import Worker, WorkerState
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from tui.reader import StudyLine
 
 _PLAIN = ("--progress", "plain")
+_START_SECONDS = 60.0
+"""A process of which no more is known than that it was started is believed to be starting so long."""
 
 
 class RunningApp(ChoosingApp):
@@ -34,6 +38,11 @@ class RunningApp(ChoosingApp):
         super().__init__()
         self.runs: list[runs.Run] = []
         """What was started from here and has not ended."""
+        self.made: str | None = None
+        """The study that was made here last, until the list has shown and selected it."""
+        self.begun: str | None = None
+        """The study whose process whoever opened the dashboard has just started; None once it runs."""
+        self._opened_at = monotonic()
 
     def notify(
         self,
@@ -53,16 +62,36 @@ class RunningApp(ChoosingApp):
         """Return the study that an action is about: the one on screen, or under the list's cursor."""
         return self.view.row if self.view is not None else None
 
+    def starting(self, row: StudyRow) -> str:
+        """Return that a study's process is on its way, empty unless it was started from here and is."""
+        live = row.state not in ("created", "stopped", "dead")
+        own = [run for run in self.runs if run.name == row.name]
+        for run in own:
+            run.began = run.began or live
+        if row.name == self.begun and (live or monotonic() - self._opened_at > _START_SECONDS):
+            self.begun = None
+        if live:
+            return ""
+        for run in own:
+            if not run.began and run.process.poll() is None:
+                return f"Starting (process {run.process.pid}): it loads the model and the data."
+        if row.name != self.begun:
+            return ""
+        return f"Starting: its process loads the model and the data; its log is {runs.log_file(row.name)}"
+
+    def offered(self, row: StudyRow) -> tuple[str, ...]:
+        """Return the ids of the actions that start or stop the study as it is now."""
+        if row.state == "running":
+            return ("app.stop",)
+        can_start = row.state in ("created", "stopped", "dead") and not self.starting(row)
+        return ("app.resume",) if can_start else ()
+
     def follow_runs(self) -> None:
         """Say of runs that were started here and failed; forget those that ended."""
         for run in list(self.runs):
-            problem = run.failure()
-            if problem is not None:
-                self.notify(
-                    problem, title=f"{run.name} was not run", severity="error", timeout=30, markup=False
-                )
             if run.process.poll() is not None:
                 self.runs.remove(run)
+                self._work(partial(run.failure, self.url))
 
     def leave_runs(self) -> None:
         """Let what was started here go on without the dashboard."""
@@ -84,6 +113,7 @@ class RunningApp(ChoosingApp):
 
         def made(answer: Made | None) -> None:
             if answer is not None:
+                self.made = answer[0]
                 self._start([*answer[1], *_PLAIN], answer[0], f"Creating {answer[0]}")
 
         self.push_screen(NewStudyDialog(self.url, [line.row.name for line in self.studies or ()]), made)
@@ -95,6 +125,8 @@ class RunningApp(ChoosingApp):
             return
         if row.state in ("finished", "infeasible"):
             self.notify(f"{row.name} has ended; nothing is left to run.", markup=False)
+        elif self.starting(row):
+            self.notify(f"{row.name} is starting already.", markup=False)
         elif row.state == "running":
             self.notify(f"{row.name} runs already (process {row.pid} on {row.host}).", markup=False)
         else:
@@ -106,6 +138,9 @@ class RunningApp(ChoosingApp):
 
         row = self.selected()
         if row is None:
+            return
+        if self.starting(row):
+            self.notify(f"{row.name} is starting; it can be stopped once it runs.", markup=False)
             return
         if row.state != "running":
             self.notify(f"{row.name} is not running, it is {row.state}.", markup=False)
@@ -139,14 +174,16 @@ class RunningApp(ChoosingApp):
     def _ask(self, words: list[str]) -> None:
         self._work(lambda: runs.ask(words, self.url))
 
-    def _work(self, work: Callable[[], runs.Answer]) -> None:
+    def _work(self, work: Callable[[], runs.Answer | None]) -> None:
         self.run_worker(work, thread=True, group="commands", exit_on_error=False)
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         """Show what a command said."""
         answer = event.worker.result if event.state is WorkerState.SUCCESS else None
         if isinstance(answer, runs.Answer):
-            bad = answer.code != 0
-            self.notify(answer.text or "done", severity="error" if bad else "information", markup=False)
+            self.notify(
+                answer.text or "done", title=answer.title, timeout=30 if answer.title else None,
+                severity="error" if answer.code else "information", markup=False,
+            )  # fmt: skip
         elif event.state is WorkerState.ERROR and event.worker.group == "commands":
             self.notify(str(event.worker.error), severity="error", markup=False)

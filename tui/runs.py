@@ -16,14 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qslm_opt.errors import QslmError
 from qslm_opt.safe import file_stem
 
 if TYPE_CHECKING:
     from qslm_opt.store import StudyRow
 
 _PATIENCE_SECONDS = 120.0
-_ENDED_WELL = (0, 4)
-"""Exit codes of a run that ended: with candidates, or because nothing is feasible."""
+_NOTHING_FEASIBLE = 4
+"""Exit code of a search that found nothing, and of a study that is refused before there is one."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Answer:
     code: int
     text: str
     """Its last line, the sentence for the user."""
+    title: str = ""
 
 
 @dataclass
@@ -42,13 +44,16 @@ class Run:
     name: str
     process: subprocess.Popen[bytes]
     log: Path
+    began: bool = False
+    """Whether its study was seen to run since."""
 
-    def failure(self) -> str | None:
-        """Return the last line of its log once it has ended badly, else None."""
+    def failure(self, url: str) -> Answer | None:
+        """Return the last line of its log when it has ended badly, else None; may look into the storage."""
         code = self.process.poll()
-        if code is None or code in _ENDED_WELL:
+        if not code or (code == _NOTHING_FEASIBLE and exists(self.name, url)):
             return None
-        return last_line(self.log) or f"it ended with exit code {code}; see {self.log}"
+        words = last_line(self.log) or f"it ended with exit code {code}; see {self.log}"
+        return Answer(code, words, f"{self.name} was not run")
 
 
 def qslm_opt(words: Sequence[str]) -> list[str]:
@@ -95,6 +100,23 @@ def ask(words: Sequence[str], url: str) -> Answer:
         return Answer(1, f"'qslm-opt {' '.join(words)}' gave no answer in {_PATIENCE_SECONDS:.0f} s.")
     lines = (done.stderr + done.stdout).decode("utf-8", "replace").strip().splitlines()
     return Answer(done.returncode, lines[-1] if lines else "")
+
+
+def exists(name: str, url: str) -> bool:
+    """Return whether a study is in a storage; False too where that cannot be read."""
+    from qslm_opt.store import open_repository
+
+    try:
+        repository = open_repository(url, read_only=True)
+    except QslmError:
+        return False
+    try:
+        repository.study(name)
+    except QslmError:
+        return False
+    finally:
+        repository.close()
+    return True
 
 
 def can_stop_now(row: StudyRow) -> bool:

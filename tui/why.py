@@ -26,14 +26,18 @@ def widest_block(view: StudyView, record: TrialRecord) -> tuple[str, float] | No
     return max(blocks, key=lambda part: part[1])
 
 
-def why_line(view: StudyView, record: TrialRecord, lam: float) -> str:
-    """Return ``attention.3 keeps 8 bits. 6 bits: ppl 2.3 % past (#31)``, empty with nothing to say."""
+def why_line(view: StudyView, record: TrialRecord, lam: float, short: bool = False) -> str:
+    """Return ``attention.3 keeps 8 bits. 6 bits: ppl 2.3 % past (#31)``, empty with nothing to say.
+
+    With ``short`` the bits that it keeps are left to the map: ``attention.3 6 bits: ppl 2.3 % past (#31)``.
+    """
     block = widest_block(view, record)
     if block is None:
         return ""
     unit, bits = block
     width = f"{int(bits)} bits" if bits == int(bits) else f"{significant(bits, 2)} bits on average"
-    return f"{unit} keeps {width}. {block_notes(view, record, view.setting(record), lam)[unit]}"
+    note = block_notes(view, record, view.setting(record), lam)[unit]
+    return f"{unit} {note}" if short else f"{unit} keeps {width}. {note}"
 
 
 def next_choice(view: StudyView, lam: float) -> str:

@@ -39,22 +39,24 @@ def watch(
 
     Keys and theme: $XDG_CONFIG_HOME/qslm-opt/config.toml, tables [keymap] and [dashboard].
     """
-    with reading(storage) as repository:
-        if name is not None:
-            repository.study(name)
+    url = storage_url(storage)
+    if name is not None or not _dashboard("tui.reader").is_new(url):
+        with reading(storage) as repository:
+            if name is not None:
+                repository.study(name)
     if ascii_only:
         os.environ["QSLM_OPT_ASCII"] = "1"
     if snapshot is None:
-        open_dashboard(storage_url(storage), name, screen)
+        _dashboard("tui.app").main(url, name, screen)
         return
     picture = _dashboard("tui.snapshot")
-    picture.snapshot(storage_url(storage), name, snapshot, picture.parse_size(size), screen)
+    picture.snapshot(url, name, snapshot, picture.parse_size(size), screen)
     narrate(f"wrote {snapshot}")
 
 
-def open_dashboard(url: str, name: str | None, screen: str = "overview") -> None:
-    """Show the dashboard until it is left."""
-    _dashboard("tui.app").main(url, name, screen)
+def open_dashboard(url: str, name: str) -> None:
+    """Show a study, whose process the caller has just started, until the dashboard is left."""
+    _dashboard("tui.app").main(url, name, begun=True)
 
 
 def _dashboard(module: str) -> Any:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tui.driving import screen_of, shown
+from tests.tui.driving import screen_of, shown, until
 from tests.tui.fakes import Study
 from tests.tui.test_model import view_of
 from tui.bitmap import bit_grid, diff_grid
+from tui.glyphs import glyphs
 from tui.report import limit_bar, reason_text, trial_runs
+from tui.screens.cells import room_cell
 
 
 async def test_why_a_block_has_its_bits_is_on_screen_without_a_key() -> None:
@@ -51,6 +53,37 @@ async def test_layers_change_in_turn_and_the_difference_needs_a_pin() -> None:
         await pilot.press("n", "p")
         await pilot.pause()
         assert "Bits of #47" in screen_of(pilot.app), "without a pin there is nothing to differ from"
+
+
+async def test_the_cursor_stays_on_its_unit_when_the_layer_changes() -> None:
+    async with shown(Study().fill(), pane="model") as pilot:
+        await pilot.press(*["down"] * 4, "right", "right")
+        for title in ("attention.3/att.receptance", "attention.3", "attention.3/att.receptance"):
+            await until(pilot, lambda title=title: f"Why {title} has" in screen_of(pilot.app), title)  # type: ignore[misc]
+            await pilot.press("m")
+            await pilot.pause()
+
+
+async def test_a_low_terminal_gives_the_reasons_the_lines_that_the_map_leaves() -> None:
+    async with shown(Study().fill(), pane="model", size=(80, 24)) as pilot:
+        lines = screen_of(pilot.app).splitlines()
+        assert lines[13].startswith("│ output") or lines[12].startswith("│ output")
+        assert sum(line.startswith("╰") for line in lines) == 2
+        assert pilot.app.screen.query_one("#cell-panel").size.height >= 7
+
+
+async def test_the_overview_says_why_at_every_size_and_where_there_is_more() -> None:
+    for size in ((80, 24), (120, 36)):
+        async with shown(Study().fill(), size=size) as pilot:
+            text = screen_of(pilot.app)
+            assert "why  " in text and "3: why every block" in text
+
+
+def test_the_sensitivity_tier_is_under_no_budget() -> None:
+    study = Study().fill()
+    assert room_cell(study.trials[0], "memory") == (glyphs().dash, "dim")
+    assert room_cell(study.trials[42], "memory")[0].startswith("!")
+    assert "  used █" in "".join(part for part, _ in trial_runs(view_of(study), study.trials[48]))
 
 
 def test_the_grid_of_differences_shows_both_bits_where_formats_differ() -> None:

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from tests.tui.driving import screen_of, shown
+from tests.tui.driving import screen_of, shown, until
 from tests.tui.fakes import Study
 from tests.tui.test_model import view_of
 from tui.app import QslmApp
 from tui.columns import Column
 from tui.ranking import chosen_lines, columns, rank_row, room_bar, top_rooms
+from tui.screens.rank import RankPane
 from tui.widgets.ruler import Ruler
 from tui.widgets.table import WindowTable
 
@@ -123,6 +124,20 @@ async def test_a_pinned_candidate_is_marked_and_compared() -> None:
         assert app.pinned is None and "◇" not in screen_of(app)
 
 
+async def test_keys_in_a_burst_act_on_the_row_that_they_lead_to() -> None:
+    async with shown(Study().fill(), pane="rank") as pilot:
+        app = pilot.app
+        assert isinstance(app, QslmApp) and app.view is not None
+        numbers = [row.record.number for row in app.view.ranked(app.lam)]
+        for key in ("p", "down", "down", "down", "d"):
+            app.simulate_key(key)
+        await until(pilot, lambda: f"#{numbers[0]} (pinned) against #{numbers[3]}" in screen_of(app))
+        await pilot.press("escape")
+        for key in ("up", "p"):
+            app.simulate_key(key)
+        await until(pilot, lambda: app.pinned == numbers[2])
+
+
 async def test_the_pin_follows_to_the_trials_screen() -> None:
     async with shown(Study().fill(), pane="trials") as pilot:
         await pilot.press("end", "p", "up", "d")
@@ -153,8 +168,9 @@ async def test_ten_thousand_candidates_format_only_what_is_on_screen() -> None:
     async with shown(study, pane="rank") as pilot:
         table = pilot.app.screen.query_one("#ranking", WindowTable)
         made: list[int] = []
-        row = table._row
-        table._row = lambda i: made.append(i) or row(i)  # type: ignore[func-returns-value]
+        pane = pilot.app.screen.query_one(RankPane)
+        row = pane._row
+        pane._row = lambda index: made.append(index) or row(index)  # type: ignore[func-returns-value,method-assign]
         await pilot.press("end")
         await pilot.pause()
         assert table.count > 9000 and 0 < len(set(made)) < 80

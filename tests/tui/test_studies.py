@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from qslm_opt.cli import running
+from qslm_opt.errors import StorageError
 from qslm_opt.store import Repository
 from qslm_opt.store.rows import own_host
 from tests.cli.test_hostile import NAMES
@@ -22,6 +23,7 @@ from tests.tui.driving import app_on, run, screen_of, shown, until
 from tests.tui.fakes import FakeRepository, Study
 from tui import runs
 from tui.app import QslmApp
+from tui.reader import is_new
 from tui.runs import Answer
 
 
@@ -86,6 +88,54 @@ async def test_a_run_that_fails_at_its_start_is_told_with_its_last_words(
         assert not app.runs
 
 
+async def test_a_study_that_is_refused_with_exit_code_4_is_told_and_one_that_found_nothing_is_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    say = "import sys; print('error: memory budget 12 bytes cannot be reached.'); sys.exit(4)"
+    monkeypatch.setattr(runs, "qslm_opt", lambda _: [sys.executable, "-c", say])
+    made = FakeStudy(tmp_path / "q.db")
+    made.close()
+    refused = runs.start([], "b1", made.url)
+    assert refused.process.wait(60) == 4
+    assert refused.failure(made.url) == Answer(
+        4, "error: memory budget 12 bytes cannot be reached.", "b1 was not run"
+    )
+    assert replace(refused, name="s").failure(made.url) is None
+    async with shown(*three(), name=None) as pilot:
+        app = pilot.app
+        assert isinstance(app, QslmApp)
+        app.runs.append(refused)  # its storage, of the app, is not there at all
+        await until(pilot, lambda: any("12 bytes" in note.message for note in app._notifications))
+
+
+async def test_the_first_study_of_a_storage_appears_in_the_list_that_was_empty(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/q.db"
+    assert is_new(url) and not is_new(f"sqlite:///{tmp_path}/nowhere/q.db") and not is_new("grpc://a:1")
+    app = QslmApp(url, None, interval=0.02)
+    async with run(app) as pilot:
+        await until(pilot, lambda: "No study yet. Press n" in screen_of(app), "the empty list")
+        FakeStudy(tmp_path / "q.db").close()
+        await until(pilot, lambda: "1 study" in screen_of(app), "the first study")
+    assert not is_new(url)
+
+
+def test_watch_opens_before_there_is_a_storage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from qslm_opt.cli import watch
+
+    opened: list[Any] = []
+    monkeypatch.setattr("tui.app.main", lambda *given: opened.append(given))
+    url = f"sqlite:///{tmp_path}/q.db"
+    watch.watch(storage=url)
+    assert opened == [(url, None, "overview")] and list(tmp_path.iterdir()) == []
+    with pytest.raises(StorageError, match="does not exist"):
+        watch.watch("a", storage=url)
+    with pytest.raises(StorageError, match="nowhere"):
+        watch.watch(storage=f"sqlite:///{tmp_path}/nowhere/q.db")
+
+
 async def test_deleting_asks_first_and_a_running_study_is_not_deleted(commands: list[list[str]]) -> None:
     async with shown(*three(), name=None) as pilot:
         await pilot.press("D")
@@ -117,6 +167,53 @@ async def test_stopping_asks_and_leaves_it_running_unless_told(commands: list[li
         await pilot.press("down", "enter")
         await until(pilot, lambda: commands)
         assert commands == [["study", "stop", "--", "opt-14m"]]
+
+
+async def test_a_study_whose_process_was_started_from_here_is_starting_until_it_runs(
+    commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study().fill("global", running=False)
+    study.state = "stopped"
+    repository = FakeRepository(study)
+    sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
+    monkeypatch.setattr(runs, "qslm_opt", lambda words: sleeper)
+    async with run(app_on(repository)) as pilot:
+        app = pilot.app
+        assert isinstance(app, QslmApp)
+        await until(pilot, lambda: "Resume with" in screen_of(app))
+        assert "R resume" in screen_of(app).splitlines()[-1]
+        await pilot.press("R")
+        try:
+            pid = app.runs[0].process.pid
+            await until(pilot, lambda: f"Starting (process {pid})" in screen_of(app))
+            assert "R resume" not in screen_of(app)
+            await pilot.press("R", "ctrl+c", "X")
+            await pilot.pause()
+            notes = [note.message for note in app._notifications]
+            assert len(app.runs) == 1 and sum("it can be stopped once it runs" in n for n in notes) == 2
+            for state, says in (("running", "● running"), ("stopped", "Resume with")):
+                study.state = state  # type: ignore[assignment]
+                repository.version += 1
+                await until(pilot, lambda says=says: says in screen_of(app), says)  # type: ignore[misc]
+                assert ("X stop" in screen_of(app)) is (state == "running")
+                assert "Starting" not in screen_of(app).splitlines()[2]
+        finally:
+            app.runs[0].process.kill()
+            app.runs[0].process.wait(60)
+
+
+async def test_a_study_that_the_command_line_started_is_starting_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = Study()
+    study.state = "created"
+    async with shown(study) as pilot:
+        app = pilot.app
+        assert isinstance(app, QslmApp) and "Created, not started" in screen_of(app)
+        app.begun = study.name
+        app.refresh_shown()
+        await until(pilot, lambda: "Starting: its process loads the model" in screen_of(app))
+        monkeypatch.setattr("tui.running._START_SECONDS", -1.0)
+        app.refresh_shown()
+        await until(pilot, lambda: "Created, not started" in screen_of(app), "it is not believed for ever")
 
 
 async def test_one_ctrl_c_only_says_what_to_do(commands: list[list[str]]) -> None:
@@ -221,7 +318,7 @@ def test_a_run_outlives_whoever_started_it(tmp_path: Path, monkeypatch: pytest.M
     )
     monkeypatch.setattr(runs, "qslm_opt", lambda words: [sys.executable, "-c", say])
     started = runs.start(["study", "resume", "a"], "a", "sqlite:///x.db")
-    assert started.process.wait(60) == 0 and started.failure() is None
+    assert started.process.wait(60) == 0 and started.failure("sqlite:///x.db") is None
     assert runs.last_line(started.log) == "sqlite:///x.db True", "a session of its own, the URL out of sight"
     assert started.log == tmp_path / "qslm-opt" / "a.log"
     first = started.log.read_text("utf-8").splitlines()[0]
@@ -248,6 +345,10 @@ async def test_the_form_shows_the_equal_command_and_creates_when_it_can(commands
         await until(pilot, lambda: "qslm-opt study create older2 --model demo" in screen_of(pilot.app))
         await pilot.press("enter")
         await until(pilot, lambda: commands)
+        repository = pilot.app._open_source()  # type: ignore[attr-defined]
+        repository.made.insert(1, Study("older2"))
+        repository.version += 1
+        await until(pilot, lambda: pilot.app.selected().name == "older2", "it is selected")  # type: ignore[attr-defined]
         assert commands[0][:3] == ["study", "create", "older2"] and commands[0][-2:] == [
             "--progress",
             "plain",

@@ -24,8 +24,8 @@ def change_cell(places: int) -> Cell:
 def room_cell(record: TrialRecord, key: str) -> Cell:
     """Return how much of a limit is left, in the colour of whether it is passed.
 
-    The sensitivity tier is no candidate: nothing is amiss when it is past a limit.
+    The sensitivity tier is no candidate: nothing is amiss when it is past a limit, and no budget is asked.
     """
     if record.tier == "sensitivity":
-        return room_text(record, key), "dim"
+        return glyphs().dash if key == "memory" else room_text(record, key), "dim"
     return room_text(record, key), "infeasible" if record.slack.get(key, 0.0) > 0 else ""

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from qslm_opt.results import TrialRecord
     from tui.model import StudyView
 
+_LEAST_LINES, _MOST_LINES = 6, 11
+"""For what is known of the cell: on a low terminal, and where there is room."""
+_TALL = 28
+_BORDER = 2
 LAYERS = ("bits", "sensitivity", "difference")
 
 
@@ -46,12 +50,11 @@ class ModelPane(Pane):
     ]  # fmt: skip
     DEFAULT_CSS = """
     ModelPane #map-panel { height: 1fr; }
-    ModelPane #cell-panel { height: 8; }
-    ModelPane #cell { height: 6; }
-    ModelPane.-tall #cell-panel { height: 13; }
-    ModelPane.-tall #cell { height: 11; }
+    ModelPane #cell { height: 1fr; }
     """
     layer = "bits"
+    _room = 0
+    """Lines for what is known of the cell."""
 
     def body(self) -> Iterable[Widget]:
         """Return the map and what is known of the cell under the cursor."""
@@ -61,8 +64,7 @@ class ModelPane(Pane):
             yield Static(id="cell")
 
     def on_resize(self, event: events.Resize) -> None:
-        """Give the reasons more lines where there are more."""
-        self.set_class(event.size.height >= 28, "-tall")
+        """Share the lines anew."""
         self.call_after_refresh(self.refresh_view)
 
     def action_next_layer(self) -> None:
@@ -82,7 +84,17 @@ class ModelPane(Pane):
         else:
             grid.show(*self._bits(view))
         self._titles(view)
+        self._share_lines(grid.grid)
         self._show_cell(view, grid.cell)
+
+    def _share_lines(self, grid: Grid) -> None:
+        """Give the reasons the lines that the map leaves free, and some in any case."""
+        least = _MOST_LINES if self.size.height >= _TALL else _LEAST_LINES
+        free = self.size.height - len(grid.rows) - len(grid.header) - 2 * _BORDER
+        room = max(least, min(_MOST_LINES, free))
+        if room != self._room:
+            self._room = room
+            self.query_one("#cell-panel").styles.height = room + _BORDER
 
     def _record(self, view: StudyView) -> TrialRecord | None:
         number = self.dash.chosen_number
@@ -135,6 +147,5 @@ class ModelPane(Pane):
             return
         title, lines = cell_lines(view, self._record(view), cell.unit, self.dash.lam)
         panel.border_title = caption(title)
-        room = 11 if self.has_class("-tall") else 6
-        runs = [run for line in lines[:room] for run in (*line, ("\n", ""))]
+        runs = [run for line in lines[: self._room] for run in (*line, ("\n", ""))]
         shown.update(text(*runs[:-1]), layout=False)

@@ -88,6 +88,7 @@ class OverviewPane(Pane):
         )  # fmt: skip
         for panel, title in titles:
             self.query_one(f"#{panel}-panel").border_title = caption(title)
+        self.query_one("#running-panel").border_subtitle = "3: why every block"
         legend = f"{signs.feasible} feasible {signs.infeasible} not {signs.pruned} pruned {signs.best} best"
         self.query_one("#plot").border_subtitle = caption(plain(legend))
 

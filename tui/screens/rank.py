@@ -72,6 +72,7 @@ class RankPane(Pane):
         self._rows: list[Ranked] = []
         self._tops: dict[str, float] = {}
         self._measured: tuple[TrialRecord, ...] | None = None
+        self.query_one("#ranking", WindowTable).on_moved = self._choose
         signs = glyphs()
         self.query_one("#ruler-panel").border_title = caption(f"Who wins for which {signs.lam}")
         self.query_one("#rank-plot").border_subtitle = caption(f"{signs.best} best at this {signs.lam}")
@@ -145,11 +146,10 @@ class RankPane(Pane):
         lines = chosen_lines(view, record, self._rows, dash.pinned_trial, self.app.size.width - 4)
         shown.update(text(*lines), layout=False)
 
-    def on_window_table_moved(self, event: WindowTable.Moved) -> None:
+    def _choose(self, index: int) -> None:
         """Choose the candidate under the cursor."""
-        event.stop()
-        if event.index < len(self._rows):
-            self.dash.choose(self._rows[event.index].record.number)
+        if index < len(self._rows):
+            self.dash.choose(self._rows[index].record.number)
 
     def on_window_table_picked(self, event: WindowTable.Picked) -> None:
         """Open the candidate."""

@@ -108,6 +108,9 @@ class StartScreen(SizedScreen):
         here = self.selected
         self._lines = lines or []
         kept = next((i for i, line in enumerate(self._lines) if here and line.row.uuid == here.uuid), None)
+        made = next((i for i, line in enumerate(self._lines) if line.row.name == self.dash.made), None)
+        if made is not None:
+            kept, self.dash.made = made, None
         now = self.dash.clock()
         table.set_rows(count, lambda i: _row(self._lines[i], now), cursor=kept)
 

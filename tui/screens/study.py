@@ -131,7 +131,7 @@ class StudyScreen(SizedScreen):
             notice.show(Notice("dim", f"Reading study {dash.study!r} from {safe_url(dash.url)}"))
             return
         self._show_header()
-        notice.show(notice_of(dash.view, dash.lam, dash.url, dash.trouble))
+        self._show_notice(dash.view)
         if self.pane is None:
             self.call_later(self.show_pane, dash.pane)
         else:
@@ -141,8 +141,15 @@ class StudyScreen(SizedScreen):
         """Move the clocks."""
         if self.dash.view is not None:
             self._show_header()
+            self._show_notice(self.dash.view)
             if self.pane is not None:
                 self.pane.tick()
+
+    def _show_notice(self, view: StudyView) -> None:
+        dash = self.dash
+        said = notice_of(view, dash.lam, dash.url, dash.trouble, dash.starting(view.row))
+        self.query_one(NoticeBar).show(said)
+        self.query_one(KeyBar).offer(dash.offered(view.row))
 
     def _show_header(self) -> None:
         view, dash = self.dash.view, self.dash

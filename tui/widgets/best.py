@@ -29,7 +29,7 @@ class Best(Static):
     _lines: tuple[list[Run], ...] = ()
 
     def show(self, view: StudyView, lam: float, tall: bool) -> None:
-        """Show the winner at ``lam``; with ``tall``, its bits by block and what holds the widest one."""
+        """Show the winner at ``lam``; with ``tall``, its bits by block in three lines."""
         self._given = view, lam, tall
         self._make()
 
@@ -59,9 +59,13 @@ def best_lines(view: StudyView, lam: float, tall: bool, width: int) -> list[list
     if tall:
         lines += _bits(view, best, width)
         why = why_line(view, best, lam)
+        if len(why) > width - 6:
+            why = why_line(view, best, lam, short=True)
         lines += [[("why   ", "dim"), (clip(why, width - 6), "")]] if why else []
     else:
         lines.append([("bits ", "dim"), (clip(_bar(view, best), width - 5), "bar")])
+        why = why_line(view, best, lam, short=True)
+        lines += [[("why  ", "dim"), (clip(why, width - 5), "")]] if why else []
     choice = next_choice(view, lam)
     lines.append([("next  " if tall else "next ", "dim"), (clip(choice, width - 6), "")])
     return lines

@@ -48,27 +48,42 @@ class GridMap(ScrollView, Painter, can_focus=True):
         self.grid = Grid((), ())
         self.empty = ""
         self._at = (0, 0)
+        self._wanted = ""
+        """The unit that the user went to; grids of other layers are entered there."""
 
     def show(self, grid: Grid, empty: str) -> None:
         """Show a grid; ``empty`` is said when it has no row."""
         if grid == self.grid and empty == self.empty:
             return
         self.grid, self.empty = grid, empty
-        self._place(*self._at)
+        self._place(*self._place_of(self._wanted))
         self.virtual_size = Size(self.size.width, len(grid.rows) + len(grid.header))
         self.refresh()
+
+    def _place_of(self, unit: str) -> tuple[int, int]:
+        """Return (row, column) of a unit, else of the first of its block, else where the cursor is."""
+        if not unit or (self.cell is not None and self.cell.unit == unit):
+            return self._at
+        places = {(r, c): cell.unit for r, (_, cells) in enumerate(self.grid.rows)
+                  for c, cell in enumerate(cells)}  # fmt: skip
+        block = unit.partition("/")[0]
+        exact = [place for place, found in places.items() if found == unit]
+        near = [place for place, found in places.items() if found.partition("/")[0] == block]
+        return next(iter(exact + near), self._at)
 
     @property
     def cell(self) -> GridCell | None:
         """The cell under the cursor."""
         row, column = self._at
-        return self.grid.rows[row][1][column] if self.grid.rows else None
+        cells = self.grid.rows[row][1] if row < len(self.grid.rows) else ()
+        return cells[column] if column < len(cells) else None
 
     def action_move(self, down: int, right: int) -> None:
         """Move the cursor."""
         before = self._at
         self._place(before[0] + down, before[1] + right)
         if self._at != before and self.cell is not None:
+            self._wanted = self.cell.unit or self._wanted
             self.refresh()
             self.post_message(self.Moved(self.cell))
 

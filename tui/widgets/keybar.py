@@ -33,6 +33,16 @@ class KeyBar(Widget):
 
     DEFAULT_CSS = "KeyBar { height: 1; dock: bottom; background: $panel; padding: 0 1; }"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._offered: tuple[str, ...] = ()
+
+    def offer(self, ids: tuple[str, ...]) -> None:
+        """Show these actions too, and let them stay as long as help and quit."""
+        if ids != self._offered:
+            self._offered = ids
+            self.refresh()
+
     def on_mount(self) -> None:
         """Follow the focus."""
         self.screen.bindings_updated_signal.subscribe(self, self._changed)
@@ -43,8 +53,13 @@ class KeyBar(Widget):
     def _items(self) -> list[_Item]:
         """Return what fits: keys of one group are joined under its name."""
         items: dict[object, _Item] = {}
+        offered: list[_Item] = []
         for active in self.screen.active_bindings.values():
             binding = active.binding
+            if binding.id in self._offered:
+                shown = self.app.get_key_display(binding)
+                offered.append(_Item(shown, plain(binding.description), (binding.key,)))
+                continue
             if not binding.show:
                 continue
             shown = self.app.get_key_display(binding)
@@ -56,8 +71,10 @@ class KeyBar(Widget):
             shown = before.shown + shown if before else shown
             items[binding.group or binding.action] = _Item(shown, plain(words), keys)
         found = list(items.values())
-        while sum(item.width for item in found) > self.size.width + 1 and len(found) > _LAST_STAY:
-            found.pop(-_LAST_STAY - 1)
+        found[len(found) - _LAST_STAY : len(found) - _LAST_STAY] = offered
+        stay = _LAST_STAY + len(offered)
+        while sum(item.width for item in found) > self.size.width + 1 and len(found) > stay:
+            found.pop(-stay - 1)
         return found
 
     def render(self) -> Content:

@@ -63,6 +63,11 @@ class WindowTable(ScrollView, Painter, can_focus=True):
         self.empty = empty
         self.count = 0
         self._row: RowMaker = lambda _: ()
+        self.on_moved: Callable[[int], None] | None = None
+        """Called at once with the row that the user moved to, in place of a message.
+
+        For keys that follow at once and act on that row: a message would come after them.
+        """
 
     def set_rows(self, count: int, row: RowMaker, cursor: int | None = None) -> None:
         """Show ``count`` rows made by ``row``; ``cursor`` moves the cursor without a message."""
@@ -125,7 +130,10 @@ class WindowTable(ScrollView, Painter, can_focus=True):
         index = max(0, min(index, self.count - 1))
         if self.count and index != self.cursor:
             self.cursor = index
-            self.post_message(self.Moved(self, index))
+            if self.on_moved is None:
+                self.post_message(self.Moved(self, index))
+            else:
+                self.on_moved(index)
 
     def on_click(self, event: events.Click) -> None:
         """One click moves the cursor, two open the row."""
