@@ -293,7 +293,7 @@ def test_a_password_is_never_shown() -> None:
 def test_a_missing_driver_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("psycopg", "MySQLdb"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(StorageError, match=r"needs a driver; run: pip install 'psycopg\[binary\]'"):
+    with pytest.raises(StorageError, match=r"needs a driver; run: pip install 'qslm-opt\[postgres\]'"):
         prepare("postgresql+psycopg://me:pw@host/db")
     with pytest.raises(StorageError, match="pip install 'mysqlclient'"):
         prepare("mysql://me:pw@host/db")
