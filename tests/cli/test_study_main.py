@@ -148,8 +148,12 @@ def test_the_dashboard_needs_a_terminal_and_the_study(
 ) -> None:
     filled = FakeStudy(tmp_path / "q.db")
     assert run(["watch", "nope", "--storage", filled.url]) == 6
-    assert run(["watch", "--storage", f"sqlite:///{tmp_path}/none.db"]) == 3
+    nothing = f"sqlite:///{tmp_path}/none.db"
+    assert run(["watch", "nope", "--storage", nothing]) == 3
+    assert run(["watch", "--storage", f"sqlite:///{tmp_path}/nowhere/none.db"]) == 3
     capsys.readouterr()
+    assert run(["watch", "--storage", nothing]) == 2  # there the first study can be made, on a terminal
+    assert "needs a terminal" in capsys.readouterr().err
 
 
 def test_watch_opens_the_dashboard_on_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +163,8 @@ def test_watch_opens_the_dashboard_on_the_study(tmp_path: Path, monkeypatch: pyt
 
     filled, calls = FakeStudy(tmp_path / "q.db"), []
     app = SimpleNamespace(main=lambda url, name, screen: calls.append((url, name, screen)))
-    monkeypatch.setattr(watch, "import_module", lambda name: {"tui.app": app}[name])
+    real = watch.import_module
+    monkeypatch.setattr(watch, "import_module", lambda name: app if name == "tui.app" else real(name))
     assert run(["watch", "s", "--storage", filled.url]) == 0
     assert run(["watch", "--screen", "rank", "--storage", filled.url]) == 0
     assert calls == [(filled.url, "s", "overview"), (filled.url, None, "rank")]
