@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qslm_opt.cli import background
+from qslm_opt.cli.background import log_file as log_file
 from qslm_opt.errors import QslmError
-from qslm_opt.safe import file_stem
 
 if TYPE_CHECKING:
     from qslm_opt.store import StudyRow
@@ -56,45 +56,22 @@ class Run:
         return Answer(code, words, f"{self.name} was not run")
 
 
-def qslm_opt(words: Sequence[str]) -> list[str]:
-    """Return the command line of ``qslm-opt`` under this Python."""
-    return [sys.executable, "-m", "qslm_opt.cli.main", *words]
-
-
 def environment(url: str) -> dict[str, str]:
     """Return the environment of a command on a storage."""
     return {**os.environ, "QSLM_OPT_STORAGE": url, "QSLM_OPT_BEGAN": repr(time.time()), "NO_COLOR": "1"}
 
 
-def log_file(name: str) -> Path:
-    """Return where a study that runs in the background writes what it says: where the command line does."""
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(home) / "qslm-opt" / f"{file_stem(name)}.log"
-
-
 def start(words: Sequence[str], name: str, url: str) -> Run:
-    """Start a command that outlives this process; raise OSError when its log cannot be written.
-
-    The command itself keeps its log small, because it is told which file it is.
-    """
-    from qslm_opt.cli.log import LOG_KEY
-
-    log = log_file(name)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            qslm_opt(words), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
-            env={**environment(url), LOG_KEY: str(log.absolute())},
-        )  # fmt: skip
-    return Run(name, process, log)
+    """Start a command that outlives this process; raise OSError when its log cannot be written."""
+    return Run(name, *background.start(background.command_line(words), name, environment(url)))
 
 
 def ask(words: Sequence[str], url: str) -> Answer:
     """Run a short command to its end and return what it said."""
     try:
         done = subprocess.run(
-            qslm_opt(words), stdin=subprocess.DEVNULL, capture_output=True, env=environment(url),
-            timeout=_PATIENCE_SECONDS, check=False,
+            background.command_line(words), stdin=subprocess.DEVNULL, capture_output=True,
+            env=environment(url), timeout=_PATIENCE_SECONDS, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return Answer(1, f"'qslm-opt {' '.join(words)}' gave no answer in {_PATIENCE_SECONDS:.0f} s.")

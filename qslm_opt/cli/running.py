@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from qslm_opt.cli.background import command_line, start
+from qslm_opt.cli.background import log_file as log_file
 from qslm_opt.cli.facts import ENDED, StudyFacts
-from qslm_opt.cli.log import LOG_KEY
 from qslm_opt.cli.meters import REST_KEY, meter_of, told_at_rest
 from qslm_opt.cli.options import command, reading
 from qslm_opt.cli.output import narrate, print_json
@@ -22,7 +23,6 @@ from qslm_opt.cli.placement import Place, describe, held_to, places_of
 from qslm_opt.cli.progress import make_listener
 from qslm_opt.cli.tables import print_candidates
 from qslm_opt.errors import InfeasibleError, UsageError
-from qslm_opt.safe import file_stem
 
 if TYPE_CHECKING:
     from qslm_opt.cli.options import ProgressKind
@@ -143,28 +143,12 @@ def read_facts(name: str, url: str | None, lam: float | None = None) -> StudyFac
 def run_detached(
     name: str, url: str, workers: int, device: str | None = None, power_window: float | None = None
 ) -> tuple[subprocess.Popen[bytes], Path]:
-    """Start ``study resume`` as a process that outlives this one; return it and its log file.
-
-    The file does not grow without bound; see ``RotatingLog``.
-    """
-    log = log_file(name)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            [
-                *_resume(name), "--progress", "plain", "--workers", str(workers), *_on(device),
-                *_window(power_window),
-            ],
-            stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
-            env={**_environment(url), LOG_KEY: str(log.absolute())},
-        )  # fmt: skip
-    return process, log
-
-
-def log_file(name: str) -> Path:
-    """Return where a study that runs in the background writes what it says."""
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(home) / "qslm-opt" / f"{file_stem(name)}.log"
+    """Start ``study resume`` as a process that outlives this one; return it and its log file."""
+    words = [
+        *_resume(name), "--progress", "plain", "--workers", str(workers), *_on(device),
+        *_window(power_window),
+    ]  # fmt: skip
+    return start(words, name, _environment(url))
 
 
 def watch_in_background(
@@ -244,7 +228,7 @@ def _resume_words(name: str, url: str) -> str:
 
 
 def _resume(name: str) -> list[str]:
-    return [sys.executable, "-m", "qslm_opt.cli.main", "study", "resume", name]
+    return command_line(["study", "resume", name])
 
 
 def _environment(url: str) -> dict[str, str]:

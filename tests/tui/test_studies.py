@@ -38,7 +38,7 @@ def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]
         called.append(list(words))
         return sleeper
 
-    monkeypatch.setattr(runs, "qslm_opt", noted)
+    monkeypatch.setattr(runs.background, "command_line", noted)
     return called
 
 
@@ -77,7 +77,7 @@ async def test_a_run_that_fails_at_its_start_is_told_with_its_last_words(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     words = [sys.executable, "-c", "import sys; sys.exit('qslm-opt: there is no such model.')"]
-    monkeypatch.setattr(runs, "qslm_opt", lambda _: words)
+    monkeypatch.setattr(runs.background, "command_line", lambda _: words)
     async with shown(*three(), name=None) as pilot:
         app = pilot.app
         assert isinstance(app, QslmApp)
@@ -93,7 +93,7 @@ async def test_a_study_that_is_refused_with_exit_code_4_is_told_and_one_that_fou
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     say = "import sys; print('error: memory budget 12 bytes cannot be reached.'); sys.exit(4)"
-    monkeypatch.setattr(runs, "qslm_opt", lambda _: [sys.executable, "-c", say])
+    monkeypatch.setattr(runs.background, "command_line", lambda _: [sys.executable, "-c", say])
     made = FakeStudy(tmp_path / "q.db")
     made.close()
     refused = runs.start([], "b1", made.url)
@@ -176,7 +176,7 @@ async def test_a_study_whose_process_was_started_from_here_is_starting_until_it_
     study.state = "stopped"
     repository = FakeRepository(study)
     sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
-    monkeypatch.setattr(runs, "qslm_opt", lambda words: sleeper)
+    monkeypatch.setattr(runs.background, "command_line", lambda words: sleeper)
     async with run(app_on(repository)) as pilot:
         app = pilot.app
         assert isinstance(app, QslmApp)
@@ -316,7 +316,7 @@ def test_a_run_outlives_whoever_started_it(tmp_path: Path, monkeypatch: pytest.M
         "import os; print(os.environ['QSLM_OPT_LOG']); "
         "print(os.environ['QSLM_OPT_STORAGE'], os.getsid(0) == os.getpid())"
     )
-    monkeypatch.setattr(runs, "qslm_opt", lambda words: [sys.executable, "-c", say])
+    monkeypatch.setattr(runs.background, "command_line", lambda words: [sys.executable, "-c", say])
     started = runs.start(["study", "resume", "a"], "a", "sqlite:///x.db")
     assert started.process.wait(60) == 0 and started.failure("sqlite:///x.db") is None
     assert runs.last_line(started.log) == "sqlite:///x.db True", "a session of its own, the URL out of sight"
