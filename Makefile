@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # What needs no torch: the naming modules, search, store, measurement and the dashboard.
 NOUN_TESTS := $(wildcard tests/test_*.py tests/hierarchy/test_tree.py tests/evaluate/test_bounds.py \
                 tests/evaluate/test_memory.py tests/search tests/store tests/measure tests/tui)
-NOUN_DEPENDENCIES := 'optuna>=5,<6' 'sqlalchemy>=2.0' 'typer>=0.15' 'textual>=8,<9' numpy nvidia-ml-py \
+NOUN_DEPENDENCIES := 'optuna>=5,<6' 'sqlalchemy>=2.0' 'typer>=0.15' 'textual>=8,<9' numpy 'scipy>=1.11' nvidia-ml-py \
                 'pytest>=8.4' 'pytest-asyncio>=1' 'hypothesis>=6.100' 'tomli>=2; python_version < "3.11"'
 
 .PHONY: help demo test lint types contracts check test-nouns wheel clean
