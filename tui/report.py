@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qslm_opt.errors import QslmError
+from qslm_opt.lineage import STEPPED
 from tui.bitmap import bits_bar
 from tui.compare import bytes_change, change_words, changes_between
 from tui.glyphs import glyphs, plain
-from tui.lineage import STEPPED, parent
+from tui.lineage import parent
 from tui.notices import pruned_why
 from tui.text import (
     bytes_text,
