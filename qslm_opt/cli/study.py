@@ -1,4 +1,4 @@
-"""``qslm-opt study``: create, resume, list, show, candidates, stop, export, import, compact, delete."""
+"""``qslm-opt study``: create, resume, list, show, candidates, report, stop, export, import, compact, delete."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from qslm_opt.cli.options import (
 from qslm_opt.cli.output import narrate, print_json, size
 from qslm_opt.cli.running import read_facts
 from qslm_opt.cli.study_create import create, resume
+from qslm_opt.cli.study_report import report
 from qslm_opt.cli.tables import print_candidates, print_studies, print_study
 from qslm_opt.errors import InfeasibleError, UsageError
 
@@ -101,6 +102,9 @@ def candidates(
     if facts.row.state in ENDED:
         raise InfeasibleError(f"{facts.nothing_feasible()}.")
     narrate(facts.nothing_yet())
+
+
+app.command()(report)
 
 
 @app.command()
