@@ -1,4 +1,4 @@
-"""``qslm-opt study``: create, resume, list, show, candidates, report, stop, export, import, compact, delete."""
+"""``qslm-opt study``: create, run, look at, report, export and delete studies."""
 
 from __future__ import annotations
 

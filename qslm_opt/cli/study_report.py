@@ -41,7 +41,8 @@ def report(
     files = write(found, page, figures or page.with_name(f"{page.stem}-figures"))
     if json:
         print_json({"files": [str(path) for path in files], "report": found.to_json()})
-    narrate(f"wrote {page}, and {len(files) - 1} figures to {files[-1].parent}" if files[1:] else f"wrote {page}")
+    beside = f", and {len(files) - 1} figures to {files[-1].parent}" if files[1:] else ""
+    narrate(f"wrote {page}{beside}")
     if found.choice is None:
         narrate("the study has no candidate yet, and the page says so")
     if open_page:

@@ -114,5 +114,7 @@ def _bytes(block: Block, setting: QuantSetting, sizes: Mapping[str, int]) -> Blo
 
 def _weights(block: Block, setting: QuantSetting) -> tuple[float, int]:
     """Return (bits of the searched weights, their number)."""
-    pairs = [(setting.format_of(m.unit).bits, t.numel) for m in block.modules for t in m.tensors if t.searched]
+    pairs = [
+        (setting.format_of(m.unit).bits, t.numel) for m in block.modules for t in m.tensors if t.searched
+    ]
     return sum(bits * n for bits, n in pairs), sum(n for _, n in pairs)

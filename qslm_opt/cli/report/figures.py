@@ -14,6 +14,7 @@ from qslm_opt.cli.report.theme import (
     INK,
     MUTED,
     ORANGE,
+    PAPER,
     RED,
     bytes_axis,
     new_figure,
@@ -76,7 +77,7 @@ def sensitivity_figure(report: Report) -> Figure | None:
     figure, (ax,) = new_figure(1.25 + 0.27 * len(heat.blocks))
     norm = SymLogNorm(linthresh=top / 100, vmin=0, vmax=top, base=10)
     colours = colormaps["YlOrBr"].resampled(256)
-    mesh = ax.pcolormesh(loss, cmap=colours, norm=norm, edgecolors="white", linewidth=1.0)
+    mesh = ax.pcolormesh(loss, cmap=colours, norm=norm, edgecolors=PAPER, linewidth=1.0)
     for y, row in enumerate(heat.loss):
         for x, value in enumerate(row):
             dark = value is not None and float(norm(max(value, 0.0))) > 0.62
@@ -91,7 +92,7 @@ def sensitivity_figure(report: Report) -> Figure | None:
     ax.spines[:].set_visible(False)
     ax.set_xlabel("bits of this block, all others unquantized")
     bar = figure.colorbar(mesh, ax=ax, fraction=0.03, pad=0.02, ticks=[0, top / 100, top / 10, top])
-    bar.ax.set_yticklabels([tick_text(v) for v in (0, top / 100, top / 10, top)])
+    bar.ax.set_yticklabels([f"{v:.2g}" for v in (0, top / 100, top / 10, top)])
     bar.ax.minorticks_off()
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.set_label(f"loss, {loss_unit(report.metric)}")
@@ -150,7 +151,7 @@ def _uniform_metric(ax: Axes, report: Report, points: list[UniformPoint]) -> Non
         ax.plot(*zip(*known, strict=True), color=BLUE, marker="o", markersize=5, linewidth=1.4)
     lines = [(report.facts.baseline, "baseline", MUTED, ":"), (report.facts.row.bound, "bound", RED, "--")]
     values = [v for _, v in known]
-    for value, name, colour, style in lines:
+    for value, _, colour, style in lines:
         if value is None:
             continue
         at = shown(metric, value)
@@ -161,24 +162,21 @@ def _uniform_metric(ax: Axes, report: Report, points: list[UniformPoint]) -> Non
     for i, point in enumerate(points):
         if point.value is None:
             why = "stopped" if "stopped" in point.verdict else "not run"
-            ax.annotate(why, (i, 0.5), xycoords=("data", "axes fraction"), rotation=90, ha="center", va="center",
-                        color=MUTED, fontsize=8)  # fmt: skip
+            ax.annotate(why, (i, 0.5), xycoords=("data", "axes fraction"), rotation=90, ha="center",
+                        va="center", color=MUTED, fontsize=8)  # fmt: skip
     ax.set_ylabel(metric_label(metric))
 
 
-def label_lines(
-    ax: Axes, metric: str, lines: list[tuple[float | None, str, str, str]], right: bool = False
-) -> None:
-    """Name horizontal lines at one edge, the better one on its better side so that none overlap."""
+def label_lines(ax: Axes, metric: str, lines: list[tuple[float | None, str, str, str]]) -> None:
+    """Name horizontal lines at the left, the better one on its better side so that none overlap."""
     for value, name, colour, _ in lines:
         if value is None:
             continue
         above = (name == "baseline") == (metric == "accuracy")
         ax.annotate(
-            f"{name} {metric_value(metric, value)}", (float(right), shown(metric, value)),
-            xycoords=("axes fraction", "data"), xytext=(-4 if right else 4, 3 if above else -3),
-            textcoords="offset points",
-            va="bottom" if above else "top", ha="right" if right else "left", color=colour, fontsize=8,
+            f"{name} {metric_value(metric, value)}", (0.0, shown(metric, value)),
+            xycoords=("axes fraction", "data"), xytext=(4, 3 if above else -3), textcoords="offset points",
+            va="bottom" if above else "top", color=colour, fontsize=8,
             bbox=BEHIND, zorder=6,
         )  # fmt: skip
 
@@ -208,7 +206,8 @@ def power_title(report: Report) -> str:
             "The baseline's power; no candidate was measured"
         )
     change = 100 * (best.mean_w / base.mean_w - 1)
-    return f"{best.name} draws {digits(best.mean_w)} W, {change:+.1f} % against the baseline's {digits(base.mean_w)} W"
+    against = f"{change:+.1f} % against the baseline's {digits(base.mean_w)} W".replace("-", "−")
+    return f"{best.name} draws {digits(best.mean_w)} W, {against}"
 
 
 def power_figure(report: Report) -> Figure | None:
@@ -226,15 +225,16 @@ def power_figure(report: Report) -> Figure | None:
     idle = next((row.idle_w for row in rows if row.idle_w is not None), None)
     if idle is not None:
         left.axvline(idle, color=MUTED, linestyle=":", linewidth=1.2)
-        left.annotate(f"at rest {digits(idle)} W", (idle, 1.0), xycoords=("data", "axes fraction"), xytext=(3, 2),
-                      textcoords="offset points", fontsize=8, color=MUTED)  # fmt: skip
+        left.annotate(f"at rest {digits(idle)} W", (idle, 1.0), xycoords=("data", "axes fraction"),
+                      xytext=(3, 2), textcoords="offset points", fontsize=8, color=MUTED)  # fmt: skip
     left.set_xlabel("power, W (whisker: standard deviation)")
     joules = [row.item_j for row in rows]
     scale, unit = _joule_unit([j for j in joules if j is not None])
     right.barh(where, [(j or 0.0) * scale for j in joules], color=colours, height=0.62)
     for y, j in enumerate(joules):
         if j is None:
-            right.text(0.0, y, " n/a", va="center", fontsize=8, color=MUTED)
+            right.annotate("n/a", (0.0, y), xytext=(4, 0), textcoords="offset points", va="center",
+                           fontsize=8, color=MUTED)  # fmt: skip
     right.set_xlabel(f"energy, {unit} per {report.facts.item}")
     for ax, names in ((left, [row.name for row in rows]), (right, [""] * len(rows))):
         ax.set_yticks(where, names)

@@ -9,6 +9,9 @@ from typing import Any
 from qslm_opt.cli.output import json_line
 from qslm_opt.safe import printable
 
+_SHORT = 36
+"""Longer words of a table wrap."""
+
 
 class Markup(str):
     """Text that is HTML already."""
@@ -49,10 +52,11 @@ def table(
     The first cell of a row is its header. It scrolls by itself where the page is narrow.
     """
     left = [column in words for column in columns]
-    head = tag("tr", *(tag("th", c, scope="col", class_=_side(w)) for c, w in zip(columns, left, strict=True)))
+    named = zip(columns, left, strict=True)
+    head = tag("tr", *(tag("th", name, scope="col", class_=_side(words)) for name, words in named))
     body = [
         tag("tr", *(
-            tag("td" if i else "th", cell, class_=_side(left[i]), scope=None if i else "row")
+            tag("td" if i else "th", cell, class_=_side(left[i], cell), scope=None if i else "row")
             for i, cell in enumerate(row)
         ))
         for row in rows
@@ -61,8 +65,10 @@ def table(
     return tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 
-def _side(words: bool) -> str | None:
-    return "w" if words else None
+def _side(words: bool, cell: object = "") -> str | None:
+    if not words:
+        return None
+    return "w" if len(str(cell)) <= _SHORT or isinstance(cell, Markup) else "w long"
 
 
 def facts(pairs: Mapping[str, object] | Iterable[tuple[str, object]]) -> Markup:

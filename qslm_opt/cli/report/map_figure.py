@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qslm_opt.cli.output import digits, size
-from qslm_opt.cli.report.theme import BLUE, GREY, INK, MUTED, bytes_axis, new_figure, plain, set_title, tick_text
+from qslm_opt.cli.report.theme import (
+    BLUE,
+    GREY,
+    INK,
+    MUTED,
+    PAPER,
+    bytes_axis,
+    new_figure,
+    plain,
+    set_title,
+    tick_text,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,10 +74,10 @@ def _draw(ax: Axes, x: int, y: int, cell: BitCell, colours: object) -> None:
 
     share = 0.0 if cell.bits is None else sum(cell.bits > step for step in _STEPS) / (len(_STEPS) - 1)
     colour = "none" if cell.bits is None else colours(0.12 + 0.8 * share)  # type: ignore[operator]
-    edge = MUTED if cell.bits is None else "white"
+    edge = MUTED if cell.bits is None else PAPER
     style = ":" if cell.bits is None else "-"
-    ax.add_patch(Rectangle((x + 0.02, y + 0.02), 0.96, 0.96, facecolor=colour, edgecolor=edge, linestyle=style,
-                           linewidth=0.9))  # fmt: skip
+    ax.add_patch(Rectangle((x + 0.02, y + 0.02), 0.96, 0.96, facecolor=colour, edgecolor=edge,
+                           linestyle=style, linewidth=0.9))  # fmt: skip
     sign = _SIGNS[cell.mark]
     text = sign if cell.bits is None else f"{cell.bits:g}" + (f" {sign}" if sign else "")
     ink = INK if cell.bits is None else "#fefefe" if share > 0.5 else "#111112"
@@ -81,9 +92,8 @@ def bytes_title(report: Report) -> str:
     largest = max(found.blocks, key=lambda b: b.after)
     share = 100 * largest.after / after if after else 0.0
     times = f"{before / after:.1f} times smaller" if after else "empty"
-    return (
-        f"{size(before)} become {size(after)}, {times}; {plain(largest.block)} holds {share:.0f} % of what is left"
-    )
+    most = f"{plain(largest.block)} holds {share:.0f} % of what is left"
+    return f"{size(before)} become {size(after)}, {times}; {most}"
 
 
 def bytes_figure(report: Report) -> Figure | None:
@@ -102,7 +112,8 @@ def bytes_figure(report: Report) -> Figure | None:
             label="packed")  # fmt: skip
     for y, block in enumerate(found.blocks):
         share = "" if not block.before else f"  −{100 * (1 - block.after / block.before):.1f} %"
-        ax.text(block.after / unit, y + 0.2, f" {size(block.after)}{share}", va="center", fontsize=7.5, color=INK)
+        ax.annotate(f"{size(block.after)}{share}", (block.after / unit, y + 0.2), xytext=(4, 0),
+                    textcoords="offset points", va="center", fontsize=7.5, color=INK)  # fmt: skip
     ax.set_yticks(list(where), [plain(b.block, 22) for b in found.blocks])
     ax.set_ylim(len(found.blocks) - 0.4, -0.6)
     ax.set_xlim(0, max(b.before for b in found.blocks) / unit * 1.02)

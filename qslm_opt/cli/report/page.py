@@ -9,7 +9,7 @@ from qslm_opt import __version__
 from qslm_opt.cli.output import digits, metric_change, metric_value, size
 from qslm_opt.cli.report import sections
 from qslm_opt.cli.report.data import Report
-from qslm_opt.cli.report.html import Markup, data_block, facts, items, join, table, tag
+from qslm_opt.cli.report.html import Markup, data_block, facts, items, join, table, tag, text
 from qslm_opt.cli.report.machine import spec_rows
 from qslm_opt.cli.report.story import TierRow, total
 
@@ -58,22 +58,22 @@ def _subtitle(report: Report) -> str:
 
 def _footer(report: Report) -> str:
     return (
-        f"Written by qslm-opt {__version__}. The numbers of every figure are in this file as JSON, in the element "
-        f"with the id {DATA_ID}."
+        f"Written by qslm-opt {__version__}. The numbers of every figure are in this file as JSON, "
+        f"in the element with the id {DATA_ID}."
     )
 
 
 def _result(report: Report) -> Markup:
-    said = facts_of = report.facts
     parts: list[object] = [_cards(report)]
     if report.choice is None:
-        ended = said.nothing_feasible() if facts_of.row.state in ("finished", "infeasible") else said.nothing_yet()
-        parts.append(tag("p", tag("strong", f"{ended[:1].upper()}{ended[1:]}.")))
+        why = str(report.facts.no_candidate())
+        parts.append(tag("p", tag("strong", f"{why[:1].upper()}{why[1:]}")))
     parts.append(_limits(report))
     for what, command in report.commands.items():
         parts += [tag("p", f"To {what}:"), tag("pre", tag("code", command))]
     if report.warnings:
-        parts += [tag("h3", "What to know before trusting these numbers"), items(report.warnings, class_="notes")]
+        parts.append(tag("h3", "What to know before trusting these numbers"))
+        parts.append(items(report.warnings, class_="notes"))
     return join(parts)
 
 
@@ -100,17 +100,22 @@ def _cards(report: Report) -> Markup:
 def _limits(report: Report) -> Markup:
     rows = []
     for limit in report.limits:
-        memory = limit.name == "memory"
-        show = (lambda v: "n/a" if v is None else size(v)) if memory else (
-            lambda v: metric_value(report.metric, v)
-        )  # fmt: skip
-        met = "n/a"
+        room, met = "n/a", text("n/a")
         if limit.slack is not None:
-            met = tag("span", "met" if limit.slack <= 0 else "violated", class_="good" if limit.slack <= 0 else "bad")
-        room = "n/a" if limit.slack is None else f"{-100 * limit.slack:.2f} %"
-        rows.append([limit.name, show(limit.limit), show(limit.chosen), room, met])
+            room = f"{-100 * limit.slack:.2f} %"
+            word, look = ("met", "good") if limit.slack <= 0 else ("violated", "bad")
+            met = tag("span", word, class_=look)
+        values = (_limit_text(report, limit.name, value) for value in (limit.limit, limit.chosen))
+        rows.append([limit.name, *values, room, met])
     caption = f"Constraints: {report.facts.bound_text()}; memory at most {size(report.facts.row.budget)}"
-    return table(caption, ("constraint", "limit", "choice", "room", "verdict"), rows, ("constraint", "verdict"))
+    columns = ("constraint", "limit", "choice", "room", "verdict")
+    return table(caption, columns, rows, ("constraint", "verdict"))
+
+
+def _limit_text(report: Report, name: str, value: float | None) -> str:
+    if name == "memory":
+        return "n/a" if value is None else size(value)
+    return metric_value(report.metric, value)
 
 
 def _lineage(report: Report) -> Markup:
@@ -137,8 +142,8 @@ def _search(report: Report) -> Markup:
     order = ", ".join(report.facts.row.order)
     lead = f"Blocks from the least to the most sensitive: {order}." if order else ""
     caption = (
-        f"Trials by tier. Whole evaluations: the shares of the {n:,} {report.facts.item}s that were computed, "
-        "added up. Seconds: wall time of the model runs, added up."
+        f"Trials by tier. Whole evaluations: the shares of the {n:,} {report.facts.item}s that were "
+        "computed, added up. Seconds: wall time of the model runs, added up."
     )
     return join((tag("p", lead), table(caption, columns, rows, ("tier",))))
 

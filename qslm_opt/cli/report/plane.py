@@ -50,7 +50,7 @@ class Plane:
     chosen: Point | None
     """The winner at the report's λ."""
     closest: Point | None
-    """Where nothing meets both limits: what came closest and was measured."""
+    """Where nothing meets both limits: what came closest, if it was measured to the end."""
     baseline: float | None
     fp32_bytes: int
     bound: float | None
@@ -70,7 +70,7 @@ def plane(facts: StudyFacts) -> Plane | None:
     if not measured:
         return None
     points = {t.number: _point(t) for t in measured}
-    near = None if facts.ranked else rank.closest(measured)
+    near = None if facts.ranked else rank.closest(facts.trials)
     winners = [
         Winner(low, None if high == float("inf") else high, points[t.number])
         for low, high, t in rank.envelope(facts.trials, facts.metric)
@@ -80,7 +80,7 @@ def plane(facts: StudyFacts) -> Plane | None:
         tuple(points[t.number] for t in rank.pareto(facts.trials, facts.metric)),
         tuple(winners),
         None if facts.best is None else points[facts.best.record.number],
-        None if near is None else points[near.number],
+        None if near is None else points.get(near.number),
         facts.baseline, facts.fp32_bytes, facts.row.bound, facts.row.budget,
         sum(t.state == "pruned" for t in facts.trials),
     )  # fmt: skip

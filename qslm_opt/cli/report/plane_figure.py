@@ -1,4 +1,4 @@
-"""The figure of the plane: left all that was measured, right the part around both limits and the winners by λ."""
+"""The figure of the plane: left all that was measured, right what lies around both limits."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 _VECTOR = 1500
 """More points than this are drawn as one picture inside the SVG."""
-_LABELLED = 6
-"""Winners that are named in the figure; the table below has them all."""
+_LINE, _LETTER = 0.06, 0.0155
+"""Height of a line and width of a letter, as shares of the right panel."""
 _LOOKS: dict[Kind, tuple[str, str, float, str]] = {
     "block alone": (GREY, "s", 10, "one block quantized alone"),
     "not needed": (GREY, "x", 12, "measured ahead, not needed"),
@@ -70,34 +70,40 @@ def winner_words(winner: Winner) -> str:
 
 
 def plane_figure(report: Report) -> Figure | None:
-    """Return the two panels; None where nothing was measured."""
+    """Return the two panels, or the left one where nothing is near both limits; None without points."""
     found = report.plane
     if found is None:
         return None
-    figure, (left, right) = new_figure(4.3, 2, (1.0, 1.55))
     near = _near(found)
-    _panel(left, report, found, found.points, small=True)
-    _frame_axis(left, report, found.points, whole=True)
-    left.set_title("everything that was measured", fontsize=9, fontweight="normal", color=MUTED)
-    _panel(right, report, found, near, small=False)
-    _frame_axis(right, report, near, whole=False)
-    _front(right, report, found)
-    _winners(right, report, found)
-    title = "around both limits" + (": the choice for each λ" if found.winners else "")
-    right.set_title(title, fontsize=9, fontweight="normal", color=MUTED)
-    handles, labels = left.get_legend_handles_labels()
-    more = right.get_legend_handles_labels()
-    named = dict(zip(labels + more[1], handles + more[0], strict=True))
+    figure, axes = new_figure(4.3, 2, (1.0, 1.55)) if near else new_figure(4.0)
+    _panel(axes[0], report, found, found.points, small=True)
+    _frame_axis(axes[0], report, found.points, whole=True)
+    _subtitle(axes[0], "everything that was measured")
+    if near:
+        _panel(axes[1], report, found, near, small=False)
+        _frame_axis(axes[1], report, near, whole=False)
+        _front(axes[1], report, found)
+        _winners(axes[1], report, found)
+        _subtitle(axes[1], "around both limits" + (": the choice for each λ" if found.winners else ""))
+    named = {}
+    for ax in axes:
+        handles, labels = ax.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
     figure.legend(
-        named.values(), named.keys(), loc="outside lower center", ncols=3, handletextpad=0.4, columnspacing=1.6
-    )
+        named.values(), named.keys(), loc="outside lower center", ncols=3, handletextpad=0.4,
+        columnspacing=1.6,
+    )  # fmt: skip
     set_title(figure, plane_title(report))
     return figure
 
 
+def _subtitle(ax: Axes, text: str) -> None:
+    ax.set_title(text, fontsize=9, fontweight="normal", color=MUTED)
+
+
 def _near(found: Plane) -> list[Point]:
     """Return the points of the right panel: candidates, and what lies about as near to both limits."""
-    judged = [p for p in found.of("candidate", "violates", "not needed")]
+    judged = found.of("candidate", "violates", "not needed")
     anchors = found.of("candidate") or ([found.closest] if found.closest else judged)
     if found.bound is None or not anchors:
         return judged
@@ -125,7 +131,8 @@ def _panel(ax: Axes, report: Report, found: Plane, points: Sequence[Point], smal
     if uniform:
         ax.scatter(
             [p.bytes / unit for p in uniform], [shown(report.metric, p.value) for p in uniform],
-            facecolors="none", edgecolors=INK, linewidths=0.9, s=46, marker="D", zorder=4, label="uniform bits",
+            facecolors="none", edgecolors=INK, linewidths=0.9, s=46, marker="D", zorder=4,
+            label="uniform bits",
         )  # fmt: skip
     star = found.chosen or found.closest
     if star is not None:
@@ -136,44 +143,72 @@ def _panel(ax: Axes, report: Report, found: Plane, points: Sequence[Point], smal
 
 def _frame_axis(ax: Axes, report: Report, points: Sequence[Point], whole: bool) -> None:
     """Set the axes of a panel and draw both limits."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
     found = report.plane
     assert found is not None
-    label, unit = bytes_axis(found.fp32_bytes if whole else found.budget)
     values = [shown(report.metric, p.value) for p in points]
     lines = [(found.bound, "bound", RED, "--")]
     lines += [(found.baseline, "baseline", MUTED, ":")] if whole or _in_reach(found, values, report) else []
-    values += [shown(report.metric, v) for v, *_ in lines if v is not None]
-    spread_axis(ax, report.metric, values)
+    spread_axis(ax, report.metric, values + [shown(report.metric, v) for v, *_ in lines if v is not None])
     for value, _, colour, style in lines:
         if value is not None:
             ax.axhline(shown(report.metric, value), color=colour, linewidth=1.1, linestyle=style, zorder=1)
-    sizes = [p.bytes for p in points] or [found.budget]
-    budget_shown = whole or found.budget <= 1.35 * max(sizes)
-    if budget_shown:
-        ax.axvline(found.budget / unit, color=RED, linewidth=1.1, linestyle="--", zorder=1)
-        ax.annotate(
-            f"budget {size(found.budget)}", (found.budget / unit, 1.0), xycoords=("data", "axes fraction"),
-            xytext=(-3, -3), textcoords="offset points", rotation=90, ha="right", va="top", color=RED,
-            fontsize=8, bbox=BEHIND, zorder=6,
-        )  # fmt: skip
-        sizes = [*sizes, found.budget]
-    low, high = min(sizes) / unit, max(sizes) / unit
+    label, unit = bytes_axis(found.fp32_bytes if whole else found.budget)
+    sizes = [p.bytes / unit for p in points]
+    budget = found.budget / unit
+    budget_is_near = whole or budget <= 1.35 * max(sizes)
+    sizes += [budget] if budget_is_near else []
     if whole:
-        high = max(high, found.fp32_bytes / unit)
-        ax.set_xscale("log")
-        ax.set_xlim(low / (high / low) ** 0.06, high * (high / low) ** 0.06)
-        ax.xaxis.set_major_locator(FixedLocator(_ticks(low, high)))
-        ax.xaxis.set_minor_locator(NullLocator())
+        _whole_span(ax, min(sizes), max(*sizes, found.fp32_bytes / unit))
     else:
-        room = (high - low) or high * 0.1
-        ax.set_xlim(low - (0.4 if found.winners else 0.12) * room, high + 0.12 * room)
-        label_lines(ax, report.metric, lines, right=True)
-    ax.xaxis.set_major_formatter(FuncFormatter(tick_text))
+        room = (max(sizes) - min(sizes)) or max(sizes) * 0.1
+        ax.set_xlim(min(sizes) - (0.4 if found.winners else 0.12) * room, max(sizes) + 0.12 * room)
+        _name_lines(ax, report.metric, lines, budget if budget_is_near else None)
+    if budget_is_near:
+        _budget(ax, found.budget, budget, top=report.metric != "accuracy")
+    ax.xaxis.set_major_formatter(tick_text)
     ax.set_xlabel(f"memory, {label}" + (" (logarithmic)" if whole else ""))
     ax.set_ylabel(metric_label(report.metric) if whole else "")
     ax.grid(visible=True)
+
+
+def _whole_span(ax: Axes, low: float, high: float) -> None:
+    """Set a logarithmic axis of bytes with a few round ticks."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    ax.set_xscale("log")
+    ax.set_xlim(low / (high / low) ** 0.06, high * (high / low) ** 0.06)
+    ax.xaxis.set_major_locator(FixedLocator(_ticks(low, high)))
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
+def _budget(ax: Axes, size_bytes: int, at: float, top: bool) -> None:
+    """Draw the budget and name it on the side that has room, at the end where no candidate is."""
+    ax.axvline(at, color=RED, linewidth=1.1, linestyle="--", zorder=1)
+    place = ax.transAxes.inverted().transform(ax.transData.transform((at, ax.get_ylim()[0])))[0]
+    side = -3 if place > 0.15 else 3
+    ax.annotate(
+        f"budget {size(size_bytes)}", (at, float(top)), xycoords=("data", "axes fraction"),
+        xytext=(side, -3 if top else 3), textcoords="offset points", rotation=90,
+        ha="right" if side < 0 else "left", va="top" if top else "bottom", color=RED, fontsize=8, bbox=BEHIND,
+        zorder=6,
+    )  # fmt: skip
+
+
+def _name_lines(
+    ax: Axes, metric: str, lines: list[tuple[float | None, str, str, str]], budget: float | None
+) -> None:
+    """Name the baseline at the left and the bound at the right, beside the budget's own name."""
+    label_lines(ax, metric, [line for line in lines if line[1] == "baseline"])
+    for value, name, colour, _ in lines:
+        if name == "bound" and value is not None:
+            above = metric != "accuracy"
+            ax.annotate(
+                f"{name} {metric_value(metric, value)}",
+                (1.0 if budget is None else budget, shown(metric, value)),
+                xycoords=("axes fraction" if budget is None else "data", "data"),
+                xytext=(-4 if budget is None else -17, 3 if above else -3), textcoords="offset points",
+                va="bottom" if above else "top", ha="right", color=colour, fontsize=8, bbox=BEHIND, zorder=6,
+            )  # fmt: skip
 
 
 def _in_reach(found: Plane, values: Sequence[float], report: Report) -> bool:
@@ -202,22 +237,30 @@ def _front(ax: Axes, report: Report, found: Plane) -> None:
         return
     unit = bytes_axis(found.budget)[1]
     ax.step(
-        [p.bytes / unit for p in found.front], [shown(report.metric, p.value) for p in found.front], where="post",
-        color=PURPLE, linewidth=1.3, zorder=3, label="Pareto front",
+        [p.bytes / unit for p in found.front], [shown(report.metric, p.value) for p in found.front],
+        where="post", color=PURPLE, linewidth=1.3, zorder=3, label="Pareto front",
     )  # fmt: skip
 
 
 def _winners(ax: Axes, report: Report, found: Plane) -> None:
-    """Ring the winners, and name the interval of λ that each holds where that stays readable."""
+    """Ring the winners, and name the interval of λ of those that have room for it, the choice first."""
+    if not found.winners:
+        return
     unit = bytes_axis(found.budget)[1]
     places = [(w.point.bytes / unit, shown(report.metric, w.point.value)) for w in found.winners]
-    if places:
-        ax.scatter(*zip(*places, strict=True), facecolors="none", edgecolors=PURPLE, linewidths=1.4, s=90,
-                   zorder=5, label="wins at some λ")  # fmt: skip
-    higher_is_better = report.metric == "accuracy"
-    for winner, place in list(zip(found.winners, places, strict=True))[:_LABELLED]:
+    ax.scatter(*zip(*places, strict=True), facecolors="none", edgecolors=PURPLE, linewidths=1.4, s=90,
+               zorder=5, label="wins at some λ")  # fmt: skip
+    up = 1 if report.metric == "accuracy" else -1
+    taken: list[tuple[float, float]] = []
+    pairs = zip(found.winners, places, strict=True)
+    for winner, place in sorted(pairs, key=lambda pair: pair[0].point != found.chosen):
+        text = f"#{winner.point.trial}  {winner_words(winner)}"
+        end, height = ax.transAxes.inverted().transform(ax.transData.transform(place))
+        start = end - _LETTER * len(text)
+        if start < 0 or any(abs(height - h) < _LINE and start < e for e, h in taken):
+            continue
+        taken.append((end, height))
         ax.annotate(
-            f"#{winner.point.trial}  {winner_words(winner)}", place,
-            xytext=(-8, 5 if higher_is_better else -5), textcoords="offset points", ha="right",
-            va="bottom" if higher_is_better else "top", fontsize=7.5, color=INK, bbox=BEHIND, zorder=7,
+            text, place, xytext=(-8, 5 * up), textcoords="offset points", ha="right",
+            va="bottom" if up > 0 else "top", fontsize=7.5, color=INK, bbox=BEHIND, zorder=7,
         )  # fmt: skip

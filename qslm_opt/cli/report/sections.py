@@ -14,6 +14,7 @@ from qslm_opt.cli.report.plane_figure import plane_title, winner_words
 from qslm_opt.cli.report.sweeps import loss_unit
 
 if TYPE_CHECKING:
+    from qslm_opt.cli.report.bits import BitCell
     from qslm_opt.cli.report.data import Report
     from qslm_opt.cli.report.plane import Point
 
@@ -28,9 +29,9 @@ def plane(report: Report, drawn: Mapping[str, Markup]) -> Markup:
     if found is None:
         return tag("p", "No setting was measured to its end yet, so there is nothing to place.")
     caption = (
-        f"{len(found.points):,} measured settings; {found.unmeasured:,} more were pruned before they had a number. "
-        "Dashed: the bound on the metric and the memory budget. Stairs: the best metric that candidates reach "
-        "with so many bytes. Rings: the settings that win the score at some λ."
+        f"{len(found.points):,} measured settings; {found.unmeasured:,} more were pruned before they had a "
+        "number. Dashed: the bound on the metric and the memory budget. Stairs: the best metric that "
+        "candidates reach with so many bytes. Rings: the settings that win the score at some λ."
     )
     return join((
         _figure(drawn, "plane", caption),
@@ -75,7 +76,7 @@ def _candidate_table(report: Report) -> Markup:
     total = len(report.facts.ranked)
     which = f"the first {len(rows)} of {total:,}" if total > len(rows) else f"all {total:,}"
     return table(
-        f"Candidates by the score at λ = {report.facts.lam:g}: {which}; settings that do the same appear once",
+        f"Candidates by the score at λ = {report.facts.lam:g}: {which}; equal settings appear once",
         ("rank", "trial", "tier", "unit", *_COLUMNS, "score", "Pareto front"), rows,
         ("tier", "unit", "Pareto front"),
     )  # fmt: skip
@@ -88,10 +89,11 @@ def sensitivity(report: Report, drawn: Mapping[str, Markup]) -> Markup:
         return tag("p", "The sensitivity of the blocks was not measured in this study.")
     caption = (
         f"Each block alone at each precision, everything else unquantized; numbers are the loss in "
-        f"{loss_unit(report.metric)} against the baseline, colours their logarithm. Negative: better than the baseline."
+        f"{loss_unit(report.metric)} against the baseline, colours their logarithm. Negative: better than "
+        "the baseline."
     )
     rows = [
-        [block, *(NOTHING if v is None else f"{v:+.3f}" for v in row)]
+        [block, *(NOTHING if v is None else f"{v:+.3f}".replace("-", "−") for v in row)]
         for block, row in zip(heat.blocks, heat.loss, strict=True)
     ]
     columns = ("block", *(f"{bits:g} bits" for bits in heat.levels))
@@ -116,7 +118,8 @@ def uniform(report: Report, drawn: Mapping[str, Markup]) -> Markup:
         for p in points
     ]  # fmt: skip
     columns = ("bits", "trial", report.metric, "against baseline", "memory", "verdict")
-    return join((_figure(drawn, "uniform", caption), table("Uniform precisions", columns, rows, ("verdict",))))
+    numbers = table("Uniform precisions", columns, rows, ("verdict",))
+    return join((_figure(drawn, "uniform", caption), numbers))
 
 
 def power(report: Report, drawn: Mapping[str, Markup]) -> Markup:
@@ -130,9 +133,9 @@ def power(report: Report, drawn: Mapping[str, Markup]) -> Markup:
         "Green: the choice; orange: the power was not steady. Whiskers: standard deviation of the samples."
     )
     rows = [
-        [row.name, digits(row.mean_w), NOTHING if row.std_w is None else digits(row.std_w, 2),
-         NOTHING if row.idle_w is None else digits(row.idle_w), NOTHING if row.item_j is None else f"{row.item_j:.4g}",
-         NOTHING if row.samples is None else row.samples, {True: "yes", False: "no", None: NOTHING}[row.steady]]
+        [row.name, digits(row.mean_w), _known(row.std_w, 2), _known(row.idle_w), _known(row.item_j),
+         NOTHING if row.samples is None else row.samples,
+         {True: "yes", False: "no", None: NOTHING}[row.steady]]
         for row in found.rows
     ]  # fmt: skip
     columns = ("setting", "W", "σ, W", "at rest, W", f"J per {item}", "samples", "steady")
@@ -143,6 +146,10 @@ def power(report: Report, drawn: Mapping[str, Markup]) -> Markup:
     ))  # fmt: skip
 
 
+def _known(value: float | None, count: int = 3) -> str:
+    return NOTHING if value is None else digits(value, count)
+
+
 def choice(report: Report, drawn: Mapping[str, Markup]) -> Markup:
     """The bits of every module and the bytes of every block."""
     found = report.bit_map
@@ -150,23 +157,31 @@ def choice(report: Report, drawn: Mapping[str, Markup]) -> Markup:
         why = "there is none" if report.choice is None else "its stored text is damaged"
         return tag("p", f"The choice cannot be shown: {why}.")
     marks = items(MARKS[mark] for mark in found.marks()) if found.marks() else Markup("")
-    bits = [
-        [block, *("" if c is None else (c.format or c.mark) + (f" ({c.mark})" if c.format and c.mark else "")
-                  for c in cells)]
-        for block, cells in found.rows
-    ]  # fmt: skip
+    layouts = {c.format.partition("/")[2] for _, cells in found.rows for c in cells if c} - {""}
+    layout = layouts.pop() if len(layouts) == 1 else ""
+    bits = [[block, *(_format(cell, layout) for cell in cells)] for block, cells in found.rows]
+    shared = f", scales as {layout}" if layout else ""
     sizes = [
-        [b.block, size(b.before), size(b.after), f"{100 * (1 - b.after / b.before):.2f} %" if b.before else NOTHING,
-         NOTHING if b.mean_bits is None else digits(b.mean_bits)]
+        [b.block, size(b.before), size(b.after),
+         f"{100 * (1 - b.after / b.before):.2f} %" if b.before else NOTHING, _known(b.mean_bits)]
         for b in found.blocks
     ]  # fmt: skip
     columns = ("block", "float32", "packed", "saving", "mean bits a weight")
+    named = ("block", *found.columns)
     return join((
-        _figure(drawn, "bits", "Bits of every module. Columns are the modules of a block, rows the blocks."), marks,
-        table("Number format of every module", ("block", *found.columns), bits, ("block", *found.columns)),
-        _figure(drawn, "bytes", "Bytes of every block in float32 and as chosen, scales and zero points included."),
+        _figure(drawn, "bits", "Bits of every module: rows are blocks, columns their modules."), marks,
+        table(f"Number format of every module{shared}", named, bits, named),
+        _figure(drawn, "bytes", "Bytes of every block, in float32 and packed as chosen."),
         table("Bytes of every block", columns, sizes, ("block",)),
     ))  # fmt: skip
+
+
+def _format(cell: BitCell | None, layout: str) -> str:
+    """Return a module's format, without the layout that all of them share."""
+    if cell is None:
+        return ""
+    short = cell.format.removesuffix(f"/{layout}") if layout else cell.format
+    return f"{short}, pinned" if cell.mark == "pinned" else short or cell.mark
 
 
 TITLES = {

@@ -1,8 +1,9 @@
-"""How a study was searched: trials and model runs by tier, the way to the choice, the room to both limits. Pure."""
+"""How a study was searched: trials and model runs by tier, and the way to the choice. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from qslm_opt.cli.facts import TIERS, ran
@@ -113,7 +114,7 @@ def lineage(facts: StudyFacts) -> list[Step]:
         Step(None, "", "the unquantized model", base, None, facts.fp32_bytes),
         _step(facts, first, f"{first.unit} at {first.bits} bits" if first.tier == "global" else _made(first)),
     ]
-    for before, after in zip(line, line[1:], strict=False):
+    for before, after in pairwise(line):
         found = changes(hierarchy, trial_formats(hierarchy, before), trial_formats(hierarchy, after))
         words = ", ".join(f"{c.unit} {c.before} → {c.after}" for c in found[:3])
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""

@@ -1,4 +1,4 @@
-"""Single settings along one axis: each block alone at each precision, and all units at one precision. Pure."""
+"""Settings along one axis: each block alone at each precision, all units at one precision. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Heat:
     levels: tuple[float, ...]
     """Bits, falling."""
     loss: tuple[tuple[float | None, ...], ...]
-    """Blocks × levels: points of accuracy, or percent of perplexity; positive is worse; None: not measured."""
+    """Blocks × levels: points of accuracy or percent of perplexity, positive is worse; None: not measured."""
 
     def cells(self) -> list[tuple[str, float, float]]:
         """Return (block, bits, loss) of what was measured, the greatest loss first."""

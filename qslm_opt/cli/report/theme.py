@@ -10,7 +10,6 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import floor, log10
 from typing import TYPE_CHECKING
 
 from qslm_opt.safe import printable
@@ -58,7 +57,9 @@ def styled() -> Iterator[None]:
         yield
 
 
-def new_figure(height: float, columns: int = 1, widths: tuple[float, ...] = (1.0,)) -> tuple[Figure, list[Axes]]:
+def new_figure(
+    height: float, columns: int = 1, widths: tuple[float, ...] = (1.0,)
+) -> tuple[Figure, list[Axes]]:
     """Return a figure of our width and ``height`` inches with axes side by side."""
     from matplotlib.figure import Figure
 
@@ -115,8 +116,4 @@ def bytes_axis(most: float) -> tuple[str, float]:
 
 def tick_text(value: float, _: object = None) -> str:
     """Return a tick's number without powers of ten."""
-    if not value:
-        return "0"
-    places = max(0, 2 - floor(log10(abs(value)))) if abs(value) < 100 else 0
-    text = f"{value:,.{places}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return f"{value:,.9g}".replace("-", "−")
