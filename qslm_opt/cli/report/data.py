@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from qslm_opt.cli.output import SCHEMA
 from qslm_opt.cli.report import bits, machine, plane, story, sweeps, watts
+from qslm_opt.cli.report.chance import has_held_back
 from qslm_opt.errors import QslmError
 from qslm_opt.setting import QuantSetting
 
 if TYPE_CHECKING:
     from qslm_opt.cli.facts import StudyFacts
     from qslm_opt.results import PowerDevice, PowerWindow, TrialRecord
+
+MOST_ROWS = 60
+"""Candidates that the page lists; the points of its plane are all of them."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,16 @@ class Report:
     def choice(self) -> TrialRecord | None:
         """The winner at the report's λ."""
         return self.facts.best.record if self.facts.best else None
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """The candidates as ``study candidates --json`` prints them, best first."""
+        return self.facts.rows()
+
+    @property
+    def shown_rows(self) -> list[dict[str, Any]]:
+        """The candidates that the page lists."""
+        return self.rows[:MOST_ROWS]
 
     @cached_property
     def heat(self) -> sweeps.Heat | None:
@@ -96,7 +110,7 @@ class Report:
     @cached_property
     def warnings(self) -> list[str]:
         """What limits the meaning of the numbers."""
-        return machine.warnings(self.facts, self.power, self.chosen_run, held_back=False)
+        return machine.warnings(self.facts, self.power, self.chosen_run, has_held_back(self.rows))
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers of every figure and table; points are rows of ``columns``."""
@@ -109,6 +123,7 @@ class Report:
             "sensitivity": None if self.heat is None else {
                 "unit": sweeps.loss_unit(self.metric), **asdict(self.heat)
             },
+            "candidates": self.shown_rows,
             "uniform": [asdict(point) for point in self.uniform],
             "plane": None if self.plane is None else _plane(self.plane),
             "power": {**asdict(self.power), "rows": [asdict(row) for row in self.power.rows]},

@@ -94,7 +94,7 @@ def sensitivity_figure(report: Report) -> Figure | None:
     bar = figure.colorbar(mesh, ax=ax, fraction=0.03, pad=0.02, ticks=[0, top / 100, top / 10, top])
     bar.ax.set_yticklabels([f"{v:.2g}" for v in (0, top / 100, top / 10, top)])
     bar.ax.minorticks_off()
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.set_label(f"loss, {loss_unit(report.metric)}")
     set_title(figure, sensitivity_title(report))
     return figure

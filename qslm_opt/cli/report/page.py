@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from importlib.resources import files
 
 from qslm_opt import __version__
-from qslm_opt.cli.output import digits, metric_change, metric_value, size
+from qslm_opt.cli.output import metric_change, metric_value, size
 from qslm_opt.cli.report import sections
 from qslm_opt.cli.report.data import Report
-from qslm_opt.cli.report.html import Markup, data_block, facts, items, join, table, tag, text
+from qslm_opt.cli.report.html import Markup, data_block, facts, items, join, table, tag
 from qslm_opt.cli.report.machine import spec_rows
+from qslm_opt.cli.report.result import result
 from qslm_opt.cli.report.story import TierRow, total
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -21,7 +22,7 @@ DATA_ID = "qslm-opt-data"
 def page(report: Report, drawn: Mapping[str, Markup]) -> str:
     """Return the HTML of a report; ``drawn`` has figure → SVG."""
     parts = {
-        "result": ("Result", _result(report)),
+        "result": ("Result", result(report)),
         "plane": (f"{report.metric.capitalize()} against memory", sections.plane(report, drawn)),
         "sensitivity": ("Sensitivity of each block", sections.sensitivity(report, drawn)),
         "uniform": ("Uniform precisions", sections.uniform(report, drawn)),
@@ -61,61 +62,6 @@ def _footer(report: Report) -> str:
         f"Written by qslm-opt {__version__}. The numbers of every figure are in this file as JSON, "
         f"in the element with the id {DATA_ID}."
     )
-
-
-def _result(report: Report) -> Markup:
-    parts: list[object] = [_cards(report)]
-    if report.choice is None:
-        why = str(report.facts.no_candidate())
-        parts.append(tag("p", tag("strong", f"{why[:1].upper()}{why[1:]}")))
-    parts.append(_limits(report))
-    for what, command in report.commands.items():
-        parts += [tag("p", f"To {what}:"), tag("pre", tag("code", command))]
-    if report.warnings:
-        parts.append(tag("h3", "What to know before trusting these numbers"))
-        parts.append(items(report.warnings, class_="notes"))
-    return join(parts)
-
-
-def _cards(report: Report) -> Markup:
-    best, base = report.choice, report.facts.baseline
-    if best is None:
-        cards = [("baseline", metric_value(report.metric, base), report.metric),
-                 ("float32", size(report.facts.fp32_bytes), "what the task reads")]  # fmt: skip
-    else:
-        change = metric_change(report.metric, best.value, base)
-        score = report.facts.best.score if report.facts.best else 0.0
-        cards = [
-            (f"trial {best.number}", metric_value(report.metric, best.value), f"{report.metric}, {change}"),
-            ("packed", size(best.bytes), f"of {size(best.fp32_bytes)} in float32"),
-            ("saved", f"{100 * best.saving:.2f} %", "of the weights' memory"),
-            ("score", digits(score, 5), f"at λ = {report.facts.lam:g}"),
-        ]
-    return tag("div", *(
-        tag("div", tag("span", over), tag("b", value), tag("span", under), class_="card")
-        for over, value, under in cards
-    ), class_="cards")  # fmt: skip
-
-
-def _limits(report: Report) -> Markup:
-    rows = []
-    for limit in report.limits:
-        room, met = "n/a", text("n/a")
-        if limit.slack is not None:
-            room = f"{-100 * limit.slack:.2f} %"
-            word, look = ("met", "good") if limit.slack <= 0 else ("violated", "bad")
-            met = tag("span", word, class_=look)
-        values = (_limit_text(report, limit.name, value) for value in (limit.limit, limit.chosen))
-        rows.append([limit.name, *values, room, met])
-    caption = f"Constraints: {report.facts.bound_text()}; memory at most {size(report.facts.row.budget)}"
-    columns = ("constraint", "limit", "choice", "room", "verdict")
-    return table(caption, columns, rows, ("constraint", "verdict"))
-
-
-def _limit_text(report: Report, name: str, value: float | None) -> str:
-    if name == "memory":
-        return "n/a" if value is None else size(value)
-    return metric_value(report.metric, value)
 
 
 def _lineage(report: Report) -> Markup:

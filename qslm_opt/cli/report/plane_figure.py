@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qslm_opt.cli.output import metric_value, size
 from qslm_opt.cli.report.figures import label_lines, metric_label, shown, spread_axis
@@ -85,12 +85,12 @@ def plane_figure(report: Report) -> Figure | None:
         _front(axes[1], report, found)
         _winners(axes[1], report, found)
         _subtitle(axes[1], "around both limits" + (": the choice for each λ" if found.winners else ""))
-    named = {}
+    named: dict[str, Any] = {}
     for ax in axes:
         handles, labels = ax.get_legend_handles_labels()
         named |= dict(zip(labels, handles, strict=True))
     figure.legend(
-        named.values(), named.keys(), loc="outside lower center", ncols=3, handletextpad=0.4,
+        list(named.values()), list(named), loc="outside lower center", ncols=3, handletextpad=0.4,
         columnspacing=1.6,
     )  # fmt: skip
     set_title(figure, plane_title(report))
@@ -248,7 +248,8 @@ def _winners(ax: Axes, report: Report, found: Plane) -> None:
         return
     unit = bytes_axis(found.budget)[1]
     places = [(w.point.bytes / unit, shown(report.metric, w.point.value)) for w in found.winners]
-    ax.scatter(*zip(*places, strict=True), facecolors="none", edgecolors=PURPLE, linewidths=1.4, s=90,
+    xs, ys = zip(*places, strict=True)
+    ax.scatter(xs, ys, facecolors="none", edgecolors=PURPLE, linewidths=1.4, s=90,
                zorder=5, label="wins at some λ")  # fmt: skip
     up = 1 if report.metric == "accuracy" else -1
     taken: list[tuple[float, float]] = []

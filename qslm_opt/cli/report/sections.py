@@ -7,21 +7,16 @@ from typing import TYPE_CHECKING
 
 from qslm_opt.cli.output import digits, metric_change, metric_value, size
 from qslm_opt.cli.report.bits import MARKS
+from qslm_opt.cli.report.candidates import NOTHING, candidate_table, winner_table
 from qslm_opt.cli.report.figures import power_title, sensitivity_title, uniform_title
 from qslm_opt.cli.report.html import Markup, items, join, table, tag
 from qslm_opt.cli.report.map_figure import bits_title, bytes_title
-from qslm_opt.cli.report.plane_figure import plane_title, winner_words
+from qslm_opt.cli.report.plane_figure import plane_title
 from qslm_opt.cli.report.sweeps import loss_unit
 
 if TYPE_CHECKING:
     from qslm_opt.cli.report.bits import BitCell
     from qslm_opt.cli.report.data import Report
-    from qslm_opt.cli.report.plane import Point
-
-MOST_ROWS = 60
-"""Candidates that the page lists; the data at its end have every point."""
-NOTHING = "n/a"
-
 
 def plane(report: Report, drawn: Mapping[str, Markup]) -> Markup:
     """Everything measured, both limits, the front and the winners by λ."""
@@ -35,51 +30,9 @@ def plane(report: Report, drawn: Mapping[str, Markup]) -> Markup:
     )
     return join((
         _figure(drawn, "plane", caption),
-        _winner_table(report),
-        _candidate_table(report),
+        winner_table(report),
+        candidate_table(report),
     ))  # fmt: skip
-
-
-def _winner_table(report: Report) -> Markup:
-    found = report.plane
-    if found is None or not found.winners:
-        return tag("p", "Nothing wins at any λ: ", tag("strong", report.facts.nothing_feasible()), ".")
-    rows = [[winner_words(w), f"#{w.point.trial}", *_numbers(report, w.point)] for w in found.winners]
-    return table("The choice for each λ", ("λ", "trial", *_COLUMNS), rows, ("λ",))
-
-
-_COLUMNS = ("metric", "against baseline", "memory", "saving")
-
-
-def _numbers(report: Report, point: Point) -> list[str]:
-    fp32 = report.facts.fp32_bytes or 1
-    return [
-        metric_value(report.metric, point.value),
-        metric_change(report.metric, point.value, report.facts.baseline),
-        size(point.bytes),
-        f"{100 * (1 - point.bytes / fp32):.2f} %",
-    ]
-
-
-def _candidate_table(report: Report) -> Markup:
-    found = report.plane
-    if found is None or not report.facts.ranked:
-        return Markup("")
-    points, front = {p.trial: p for p in found.points}, {p.trial for p in found.front}
-    shown = report.facts.ranked[:MOST_ROWS]
-    rows = [
-        [entry.rank, f"#{entry.record.number}", entry.record.tier, entry.record.unit,
-         *_numbers(report, points[entry.record.number]), digits(entry.score, 5),
-         "yes" if entry.record.number in front else ""]
-        for entry in shown
-    ]  # fmt: skip
-    total = len(report.facts.ranked)
-    which = f"the first {len(rows)} of {total:,}" if total > len(rows) else f"all {total:,}"
-    return table(
-        f"Candidates by the score at λ = {report.facts.lam:g}: {which}; equal settings appear once",
-        ("rank", "trial", "tier", "unit", *_COLUMNS, "score", "Pareto front"), rows,
-        ("tier", "unit", "Pareto front"),
-    )  # fmt: skip
 
 
 def sensitivity(report: Report, drawn: Mapping[str, Markup]) -> Markup:

@@ -1,4 +1,4 @@
-"""Reading all that a report needs from a storage, at one moment."""
+"""Reading all that a report needs from a storage."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from qslm_opt.cli.facts import ENDED, StudyFacts
+from qslm_opt.cli.facts import ENDED
 from qslm_opt.cli.options import command, reading, storage_url
 from qslm_opt.cli.report.data import Report
+from qslm_opt.cli.running import read_facts
 from qslm_opt.safe import file_stem
 
 if TYPE_CHECKING:
@@ -19,10 +20,9 @@ if TYPE_CHECKING:
 
 def read_report(name: str, storage: str | None, lam: float | None = None) -> Report:
     """Read a study, its trials and its power; raise StudyNotFoundError with the nearest name."""
+    report = Report(read_facts(name, storage, lam))
     with reading(storage) as repository:
-        row = repository.study(name)
-        facts = StudyFacts(row, repository.trials(name), row.spec.lam if lam is None else lam)
-        report = _with_measurements(Report(facts), repository)
+        report = _with_measurements(report, repository)
     url = storage_url(storage)
     made = datetime.now().isoformat(" ", "seconds")
     return replace(report, commands=_commands(report, url, lam), made=made)

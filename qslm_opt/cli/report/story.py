@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qslm_opt.results import TrialRecord
 
 _ENDED = ("complete", "pruned", "failed")
+_COUNTS = ("trials", "complete", "unrun", "stopped", "failed", "open", "unneeded", "evaluations")
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,9 @@ def tiers(facts: StudyFacts) -> list[TierRow]:
 def total(rows: list[TierRow]) -> TierRow:
     """Return the sum of all tiers."""
     shares = [row.shares for row in rows if row.shares is not None]
-    counts = (
-        sum(getattr(row, key) for row in rows)
-        for key in ("trials", "complete", "unrun", "stopped", "failed", "open", "unneeded", "evaluations")
-    )
-    return TierRow("all", *counts, sum(shares) if shares else None, sum(row.seconds for row in rows))
+    counts = {key: sum(getattr(row, key) for row in rows) for key in _COUNTS}
+    seconds = sum(row.seconds for row in rows)
+    return TierRow("all", **counts, shares=sum(shares) if shares else None, seconds=seconds)
 
 
 def _tier(facts: StudyFacts, name: str, trials: list[TrialRecord]) -> TierRow:
