@@ -83,9 +83,10 @@ def plain(text: str, most: int = 28) -> str:
 
 
 def png(figure: Figure) -> bytes:
-    """Return the figure on white as PNG, the same bytes for the same numbers."""
+    """Return the figure on white as PNG, the same bytes for the same numbers; its layout is fixed then."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
+    figure.set_layout_engine("none")
     return out.getvalue()
 
 

@@ -43,16 +43,25 @@ def render(report: Report) -> tuple[str, dict[str, bytes]]:
 
 def write(report: Report, output: Path, folder: Path) -> list[Path]:
     """Write the page and its figures; return the files. Raises UsageError where one cannot be written."""
+    _prepare(output, folder)
     whole, pictures = render(report)
     _put(output, whole.encode("utf-8"), "--output")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(_cannot("--figures", folder, error)) from None
     paths = {folder / f"{name}.png": content for name, content in pictures.items()}
     for path, content in paths.items():
         _put(path, content, "--figures")
     return [output, *paths]
+
+
+def _prepare(output: Path, folder: Path) -> None:
+    """Say of a path that cannot be written, before anything is drawn."""
+    try:
+        output.open("ab").close()
+    except OSError as error:
+        raise UsageError(_cannot("--output", output, error)) from None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(_cannot("--figures", folder, error)) from None
 
 
 def _put(path: Path, content: bytes, option: str) -> None:

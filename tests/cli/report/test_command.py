@@ -12,6 +12,7 @@ pytest.importorskip("matplotlib", reason="pip install matplotlib")
 
 from qslm_opt.cli import study_report
 from qslm_opt.cli.main import run
+from qslm_opt.cli.report import write
 from tests.cli.report.material import Page
 from tests.store.fake_study import FakeStudy, url_of
 
@@ -53,6 +54,7 @@ def test_the_user_chooses_where_and_can_see_it_at_once(
     study: FakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     opened: list[str] = []
+    monkeypatch.setattr(write, "FIGURES", {"plane": write.FIGURES["plane"]})
     monkeypatch.setattr("webbrowser.open", lambda url: bool(opened.append(url)))
     words = ["study", "report", "s", "--output", "a.html", "--figures", "deep/er", "--open"]
     assert run(words) == 0
@@ -75,7 +77,10 @@ def test_an_unknown_study_and_a_path_that_cannot_be_are_said_in_one_line(
 
 
 @pytest.mark.parametrize("path", sorted(FILES.glob("schema*.db")), ids=lambda path: path.stem)
-def test_a_study_of_any_release_is_reported(path: Path, tmp_path: Path) -> None:
+def test_a_study_of_any_release_is_reported(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "FIGURES", {"uniform": write.FIGURES["uniform"]})
     from qslm_opt.cli.options import reading
 
     copy = tmp_path / "q.db"
@@ -87,7 +92,10 @@ def test_a_study_of_any_release_is_reported(path: Path, tmp_path: Path) -> None:
     assert Page(out.read_text("utf-8")).all("svg")
 
 
-def test_a_study_behind_a_proxy_is_reported(study: FakeStudy, tmp_path: Path) -> None:
+def test_a_study_behind_a_proxy_is_reported(
+    study: FakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write, "FIGURES", {})
     pytest.importorskip("grpc", reason="pip install 'qslm-opt[grpc]'")
     from qslm_opt.search.proxy import make_server
 
