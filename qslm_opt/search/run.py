@@ -26,7 +26,7 @@ from qslm_opt.search.ledger import (
 )
 from qslm_opt.search.outcome import Judge
 from qslm_opt.search.owners import close_stale, registered
-from qslm_opt.search.power import PowerOf
+from qslm_opt.search.power import PowerOf, measure_baseline
 from qslm_opt.search.pruner import ConstraintPruner
 from qslm_opt.search.recording import Recording
 from qslm_opt.search.sampler import NothingToProposeError, TieredSampler
@@ -92,6 +92,8 @@ class Run:
                 self._begin()
                 self._start()
                 self._loop()
+                if self.sampler.walk.done and self.sampler.walk.candidates:
+                    measure_baseline(self.attempts.power, self.repository, uuid, self.interrupts)
                 summary = self._summary()
                 self.repository.set_state(uuid, summary.state, summary.reason)
                 self._publish(state=summary.state, reason=summary.reason)
