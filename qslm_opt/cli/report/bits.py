@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 Mark = Literal["", "pinned", "sign", "dead", "tied"]
 MARKS: dict[Mark, str] = {
     "pinned": "pinned: the user chose its format",
-    "sign": "the model reads only its sign: one bit loses nothing",
+    "sign": "sign: the model reads only its sign: one bit loses nothing",
     "dead": "dead: this task never reads it, so it is left out",
-    "tied": "shares the storage of another tensor",
+    "tied": "tied: shares the storage of another tensor",
 }
 """What a mark means."""
 

@@ -137,7 +137,7 @@ def uniform_figure(report: Report) -> Figure | None:
     right.axhline(report.facts.row.budget / unit, color=RED, linewidth=1.2, linestyle="--")
     right.annotate(
         f"budget {size(report.facts.row.budget)}", (len(points) - 0.45, report.facts.row.budget / unit),
-        xytext=(0, 3), textcoords="offset points", ha="right", color=RED, fontsize=8,
+        xytext=(0, 3), textcoords="offset points", ha="right", color=RED, fontsize=8, bbox=BEHIND,
     )  # fmt: skip
     right.set_ylabel(f"memory, {label} (grey: over the budget)")
     set_title(figure, uniform_title(report))
