@@ -19,8 +19,9 @@ from qslm_opt.store import Repository
 CONFIG = SpikeGPTConfig(vocab_size=40, n_layer=2, n_embd=16, n_labels=2)
 SETTING = {"units": {"network": "int3/channel/affine", "input": "sign", "output/head": "fp32"}}
 STUDY = (
-    "--model", "demo", "--task", "demo-classify", "--max-drop", "1", "--memory-budget", "60%", "--limit", "24",
-    "--precisions", "3", "--quantizer", "mse", "--device", "cpu", "--progress", "none", "--power-window", "0",
+    "--model", "demo", "--task", "demo-classify", "--max-drop", "1", "--memory-budget", "60%",
+    "--limit", "24", "--precisions", "3", "--quantizer", "mse", "--device", "cpu", "--progress", "none",
+    "--power-window", "0",
 )  # fmt: skip
 
 Ask = Callable[..., tuple[int, str, str]]
@@ -200,7 +201,8 @@ def test_flags_that_do_not_go_together_are_refused(
 
 def test_calibrated_codes_need_their_text(ask: Ask, tmp_path: Path) -> None:
     path = tmp_path / "gptq.json"
-    path.write_text(json.dumps({"quantizer": "gptq", "units": {"network": "fp16", "output": "ternary/channel"}}))
+    units = {"network": "fp16", "output": "ternary/channel"}
+    path.write_text(json.dumps({"quantizer": "gptq", "units": units}))
     out = tmp_path / "out"
     code, _, err = ask("pack", "demo", "--setting", path, "-o", out)
     assert code == 2 and "give the --task it belongs to" in err

@@ -76,7 +76,8 @@ def tensor(payload: bytes, at: int, fmt: str, shape: tuple[int, ...]) -> tuple[n
     count = math.prod(shape)
     if fmt in ("fp16", "fp32"):
         end = at + count * (2 if fmt == "fp16" else 4)
-        return np.frombuffer(payload[at:end], "<f2" if fmt == "fp16" else "<f4").astype("f4").reshape(shape), end
+        values = np.frombuffer(payload[at:end], "<f2" if fmt == "fp16" else "<f4")
+        return values.astype("f4").reshape(shape), end
     rows = shape[0] if len(shape) > 1 else 1
     columns = count // rows
     kind, *rest = fmt.split("/")

@@ -144,7 +144,7 @@ def test_a_packed_tensor_counts_its_bytes() -> None:
             assert torch.equal(packed.dequantize(), made.dequantize())
 
 
-def _one(weight: torch.Tensor):  # noqa: ANN202
+def _one(weight: torch.Tensor):
     from qslm_opt.hierarchy.tree import Block, Hierarchy, Module, TensorInfo
 
     info = TensorInfo("w", tuple(weight.shape), "matrix")
@@ -197,7 +197,8 @@ def test_the_packed_demo_gives_the_very_number_in_every_format(
         assert packed.model.packed.payload_bytes == ours.live_bytes
     header, weights = packed_reader.read(tmp_path / "0" / "packed.safetensors")
     assert header["task"] == task
-    assert all(np.array_equal(weights[n], t.numpy()) for n, t in load_model(str(tmp_path / "0")).tensors.items())
+    ours = load_model(str(tmp_path / "0")).tensors
+    assert all(np.array_equal(weights[name], tensor.numpy()) for name, tensor in ours.items())
 
 
 def test_codes_over_calibration_text_are_those_that_were_measured(tmp_path: Path) -> None:
@@ -294,7 +295,8 @@ def test_the_reference_model_keeps_its_accuracy_and_its_bytes(shared: Path, tmp_
          "data": str(shared / "data/sst2"), "memory_budget": "100%", "limit": 24, "device": "cpu"}
     )  # fmt: skip
     session = Session.open(spec)
-    formats = [Format.parse(text) for text in ("int1/channel/midrise", "ternary/channel", "int2/channel/midrise")]
+    texts = ("int1/channel/midrise", "ternary/channel", "int2/channel/midrise")
+    formats = [Format.parse(text) for text in texts]
     units = [module.unit for module in session.hierarchy.modules() if module.searched]
     setting = QuantSetting(
         {"network": formats[0], **{unit: formats[i * i % 3] for i, unit in enumerate(units)}}
