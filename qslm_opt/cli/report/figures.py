@@ -205,6 +205,9 @@ def power_title(report: Report) -> str:
         return f"{len(rows)} measured settings; the baseline's power was not measured" if base is None else (
             "The baseline's power; no candidate was measured"
         )
+    if abs(best.mean_w - base.mean_w) <= max(best.std_w or 0.0, base.std_w or 0.0):
+        both = f"{digits(best.mean_w)} W and {digits(base.mean_w)} W"
+        return f"{best.name} and the baseline draw the same within the spread of the samples: {both}"
     change = 100 * (best.mean_w / base.mean_w - 1)
     against = f"{change:+.1f} % against the baseline's {digits(base.mean_w)} W".replace("-", "−")
     return f"{best.name} draws {digits(best.mean_w)} W, {against}"

@@ -46,7 +46,11 @@ def _commands(report: Report, url: str, lam: float | None) -> dict[str, str]:
         return {} if report.facts.row.state in ENDED else {"go on with the search": go_on}
     file = f"{file_stem(name)}.json"
     at = () if lam is None else ("--lambda", repr(lam))
+    model, packed = report.facts.row.spec.model, f"{file_stem(name)}-packed"
     return {
+        "get the model, packed": command(
+            "model", "pack", model, "--study", name, *at, "--output", packed, url=url
+        ),
         "write the chosen setting to a file": command(
             "study", "export", name, *at, "--output", file, url=url
         ),

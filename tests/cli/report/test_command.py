@@ -46,6 +46,7 @@ def test_the_page_and_the_pictures_lie_beside_each_other(
     found = Page((tmp_path / "s-report.html").read_text("utf-8"))
     assert value["report"]["choice"]["trial"] == 1
     assert json.loads(found.texts["script"])["choice"]["trial"] == 1
+    assert "qslm-opt model pack demo --study s --lambda 0.0 --output s-packed" in found.texts["code"]
     assert "qslm-opt study export s --lambda 0.0 --output s.json" in found.texts["code"]
     assert "qslm-opt model evaluate demo --task demo-classify --setting s.json" in found.texts["code"]
 
