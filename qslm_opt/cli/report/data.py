@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qslm_opt.cli.output import SCHEMA
 from qslm_opt.cli.report import bits, machine, plane, story, sweeps, watts
-from qslm_opt.cli.report.chance import has_held_back
+from qslm_opt.cli.report.chance import held_back
 from qslm_opt.errors import QslmError
 from qslm_opt.setting import QuantSetting
 
@@ -110,7 +110,8 @@ class Report:
     @cached_property
     def warnings(self) -> list[str]:
         """What limits the meaning of the numbers."""
-        return machine.warnings(self.facts, self.power, self.chosen_run, has_held_back(self.rows))
+        sure = held_back(self.rows[0]) if self.rows else None
+        return machine.warnings(self.facts, self.power, self.chosen_run, sure)
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers of every figure and table; points are rows of ``columns``."""

@@ -8,10 +8,12 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from qslm_opt.cli.facts import ENDED
+from qslm_opt.cli.output import metric_value
 from qslm_opt.spec import StudySpec
 
 if TYPE_CHECKING:
     from qslm_opt.cli.facts import StudyFacts
+    from qslm_opt.cli.report.chance import HeldBack
     from qslm_opt.cli.report.watts import Power
 
 Evaluation = Mapping[str, Any]
@@ -51,12 +53,17 @@ def _usual(value: Any, default: Any) -> bool:
     return (list(default) if isinstance(default, tuple) else default) == value or value in ({}, None)
 
 
-def warnings(facts: StudyFacts, power: Power, chosen: Evaluation | None, held_back: bool) -> list[str]:
-    """Return what limits the meaning of the report, each as one sentence."""
+def warnings(
+    facts: StudyFacts, power: Power, chosen: Evaluation | None, held_back: HeldBack | None
+) -> list[str]:
+    """Return what limits the meaning of the report, each as one sentence.
+
+    ``held_back`` is the choice's result on data that the search did not see.
+    """
     return [
         *_unfinished(facts),
         *_simulated(facts, power, chosen),
-        *([] if held_back or facts.best is None else [_same_data(facts)]),
+        *([] if facts.best is None else _other_data(facts, held_back)),
         *_data(facts),
         *_different(facts, chosen),
         *_silent(chosen),
@@ -89,11 +96,16 @@ def _simulated(facts: StudyFacts, power: Power, chosen: Evaluation | None) -> li
     return found
 
 
-def _same_data(facts: StudyFacts) -> str:
-    return (
-        f"The choice was made on the {facts.item}s that it was measured on: the best of "
-        f"{len(facts.ranked):,} candidates looks better there than on data that the search has not seen."
-    )
+def _other_data(facts: StudyFacts, held_back: HeldBack | None) -> list[str]:
+    if held_back is None or held_back.value is None:
+        return [
+            f"The choice was made on the {facts.item}s that it was measured on: the best of "
+            f"{len(facts.ranked):,} candidates looks better there than on data that the search has not seen."
+        ]
+    if held_back.within is False:
+        value = metric_value(facts.metric, held_back.value)
+        return [f"On held-back data the choice is beyond the bound: {facts.metric} {value}."]
+    return []
 
 
 def _data(facts: StudyFacts) -> list[str]:

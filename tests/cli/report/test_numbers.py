@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qslm_opt import rank
-from qslm_opt.cli.report import story, sweeps
+from qslm_opt.cli.report import machine, story, sweeps
 from qslm_opt.cli.report.bits import bit_map
 from qslm_opt.cli.report.chance import HeldBack, Interval, held_back, interval
 from qslm_opt.cli.report.data import Report
@@ -254,6 +254,11 @@ def test_what_is_known_of_chance_is_read_and_what_is_not_is_left_out() -> None:
         "n": 400, "reason": "",
     }}  # fmt: skip
     assert interval(row) == Interval(0.78, 0.82, 0.9)
+    wide = HeldBack(0.79, None, None, None, within=False, n=400, reason="")
+    found = report_of(ended("accuracy"))
+    said = " ".join(machine.warnings(found.facts, found.power, None, wide))
+    assert "On held-back data the choice is beyond the bound: accuracy 79.00 %" in said
+    assert "that it was measured on" not in said and "that it was measured on" in " ".join(found.warnings)
     assert held_back(row) == HeldBack(0.79, Interval(0.7, 0.85, 0.95), -0.01, 0.4, True, 400, "")
 
 

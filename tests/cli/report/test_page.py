@@ -189,3 +189,16 @@ def test_a_page_without_figures_has_all_the_tables() -> None:
     assert not plain.all("svg")
     assert len(plain.all("table")) == len(Page(html).all("table"))
     assert f'id="{DATA_ID}"' in html
+
+
+def test_intervals_and_held_back_results_are_shown_where_a_study_has_them() -> None:
+    report, _, _ = rendered("accuracy")
+    there = {"value": 0.81, "ci_low": 0.77, "ci_high": 0.85, "confidence_level": 0.95, "change": -0.02,
+             "p_value": 0.031, "within_bound": False, "n": 400, "reason": ""}  # fmt: skip
+    sure = {"ci_low": 0.8, "ci_high": 0.9, "confidence_level": 0.95, "held_back": there}
+    known = report_of(Study("s", "accuracy").fill())
+    known.__dict__["rows"] = [{**row, **sure} for row in report.rows]
+    text, plain = Page(page(known, {})).text, Page(page(report, {})).text
+    for words in ("80.00–90.00 % (95 %)", "81.00 % beyond the bound", "-2.00 pp, p = 0.031", "77.00–85.00 %"):
+        assert words in text and words not in plain
+    assert "How sure the choice is" in text and "How sure the choice is" not in plain
