@@ -44,7 +44,7 @@ def report(
     beside = f", and {len(files) - 1} figures to {files[-1].parent}" if files[1:] else ""
     narrate(f"wrote {page}{beside}")
     if found.choice is None:
-        narrate("the study has no candidate yet, and the page says so")
+        narrate(str(found.facts.no_candidate()))
     if open_page:
         _show(page)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from qslm_opt import rank
+from qslm_opt.cli.report.sweeps import is_measured
 from qslm_opt.hierarchy.tree import NETWORK
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Plane:
 
 def plane(facts: StudyFacts) -> Plane | None:
     """Return the plane; None where nothing was measured."""
-    measured = [t for t in facts.trials if t.state == "complete" and t.value is not None]
+    measured = [t for t in facts.trials if is_measured(t)]
     if not measured:
         return None
     points = {t.number: _point(t) for t in measured}

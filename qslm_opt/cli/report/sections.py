@@ -107,7 +107,7 @@ def choice(report: Report, drawn: Mapping[str, Markup]) -> Markup:
     """The bits of every module and the bytes of every block."""
     found = report.bit_map
     if found is None:
-        why = "there is none" if report.choice is None else "its stored text is damaged"
+        why = "there is none" if report.choice is None else "its stored setting does not fit the model"
         return tag("p", f"The choice cannot be shown: {why}.")
     marks = items(MARKS[mark] for mark in found.marks()) if found.marks() else Markup("")
     layouts = {c.format.partition("/")[2] for _, cells in found.rows for c in cells if c} - {""}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from qslm_opt.hierarchy.tree import NETWORK
@@ -47,6 +48,11 @@ class UniformPoint:
     """``meets both limits``, or which it violates."""
 
 
+def is_measured(trial: TrialRecord) -> bool:
+    """Return whether a trial was measured to its end, and to a number."""
+    return trial.state == "complete" and trial.value is not None and isfinite(trial.value)
+
+
 def metric_loss(metric: str, value: float, baseline: float) -> float:
     """Return how much worse than the baseline: points of accuracy, or percent of perplexity."""
     return 100 * (baseline - value) if metric == "accuracy" else 100 * (value / baseline - 1)
@@ -63,7 +69,7 @@ def sensitivity(facts: StudyFacts) -> Heat | None:
     measured = {
         (t.unit, t.bits): t.value
         for t in facts.trials
-        if t.tier == "sensitivity" and t.state == "complete" and t.value is not None
+        if t.tier == "sensitivity" and is_measured(t) and t.value is not None
     }
     if not base or not measured:
         return None
@@ -85,7 +91,10 @@ def uniform(facts: StudyFacts) -> list[UniformPoint]:
         if trial.bits not in found or found[trial.bits].value is None:
             found[trial.bits] = trial
     ordered = sorted(found.values(), key=lambda t: -t.bits)
-    return [UniformPoint(t.bits, t.number, t.value, t.bytes, verdict(t, facts.metric)) for t in ordered]
+    return [
+        UniformPoint(t.bits, t.number, t.value if is_measured(t) else None, t.bytes, verdict(t, facts.metric))
+        for t in ordered
+    ]
 
 
 def verdict(trial: TrialRecord, metric: str) -> str:

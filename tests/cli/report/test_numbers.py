@@ -69,6 +69,17 @@ def test_uniform_precisions_fall_and_say_which_limit_they_violate() -> None:
     assert [p.value is None for p in points] == [p.bytes > study.budget for p in points]
 
 
+def test_an_infinite_perplexity_is_no_point() -> None:
+    study = ended()
+    for number in (0, 40):
+        study.trials[number] = replace(study.trials[number], value=float("inf"), state="complete")
+    found = report_of(study)
+    assert found.heat is not None and found.heat.loss[0][0] is None
+    assert found.plane is not None and not {0, 40} & {p.trial for p in found.plane.points}
+    assert all(p.value is None for p in found.uniform if p.trial == 40)
+    assert json.dumps(found.to_json()["plane"], allow_nan=False)
+
+
 def test_a_stopped_run_is_told_from_one_that_never_began() -> None:
     study = ended()
     trial = study.trials[-1]

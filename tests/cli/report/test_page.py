@@ -29,7 +29,7 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror='a()'>\"&amp;$x^
 @cache
 def rendered(kind: str) -> tuple[Report, str, dict[str, bytes]]:
     """Each kind of study is drawn once for all tests."""
-    study = Study("s", "accuracy" if kind == "accuracy" else "perplexity")
+    study = Study("s", "accuracy" if kind == "powered" else "perplexity")
     more: dict[str, Any] = {}
     if kind == "infeasible":
         study = Study("s", budget_share=0.06).fill(running=False)
@@ -37,16 +37,13 @@ def rendered(kind: str) -> tuple[Report, str, dict[str, bytes]]:
     elif kind == "powered":
         study.fill(running=False)
         study.state, more = "finished", powered(study)
-    elif kind == "no sensitivity":
-        for bits in LEVELS:
-            study.add("global", NETWORK, bits, dict.fromkeys(study.blocks, bits))
-    elif kind != "empty":
-        study.fill(running=kind == "running")
+    elif kind == "running":
+        study.fill()
     report = report_of(study, **(more or {"devices": [BLIND]}))
     return report, *render(report)
 
 
-KINDS = ("running", "accuracy", "powered", "infeasible", "no sensitivity", "empty")
+KINDS = ("running", "powered", "infeasible", "empty")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -87,9 +84,8 @@ def test_the_pictures_have_their_size_and_something_on_them(kind: str) -> None:
 
     _, _, pictures = rendered(kind)
     drawn = {
-        "running": set(FIGURES) - {"power"}, "accuracy": set(FIGURES) - {"power"}, "powered": set(FIGURES),
-        "infeasible": {"plane", "sensitivity", "uniform"},
-        "no sensitivity": set(FIGURES) - {"power", "sensitivity"}, "empty": set(),
+        "running": set(FIGURES) - {"power"}, "powered": set(FIGURES),
+        "infeasible": {"plane", "sensitivity", "uniform"}, "empty": set(),
     }  # fmt: skip
     assert set(pictures) == drawn[kind]
     for content in pictures.values():
@@ -116,12 +112,23 @@ def test_text_in_a_figure_is_text() -> None:
     ("kind", "said"),
     [("running", "has not ended"), ("infeasible", "No setting meets both constraints"),
      ("empty", "Power was not measured here: no energy counter here"),
-     ("no sensitivity", "sensitivity of the blocks was not measured"),
-     ("powered", "against the baseline's 431 W"), ("accuracy", "points of accuracy")],
+     ("empty", "sensitivity of the blocks was not measured"),
+     ("powered", "against the baseline's 431 W"), ("powered", "points of accuracy")],
 )  # fmt: skip
 def test_the_page_says_what_is_missing_and_what_is_there(kind: str, said: str) -> None:
     _, html, _ = rendered(kind)
     assert said in Page(html).text + "".join(str(label) for label in Page(html).values("aria-label"))
+
+
+def test_a_study_without_a_sensitivity_tier_is_drawn_without_its_heat_map() -> None:
+    study = Study("s")
+    for bits in LEVELS:
+        study.add("global", NETWORK, bits, dict.fromkeys(study.blocks, bits))
+    report = report_of(study)
+    with theme.styled():
+        drawn = {name for name in ("sensitivity", "plane") if FIGURES[name](report) is not None}
+    assert drawn == {"plane"}
+    assert "sensitivity of the blocks was not measured" in Page(page(report, {})).text
 
 
 def hostile_study() -> Report:
@@ -192,7 +199,7 @@ def test_a_page_without_figures_has_all_the_tables() -> None:
 
 
 def test_intervals_and_held_back_results_are_shown_where_a_study_has_them() -> None:
-    report, _, _ = rendered("accuracy")
+    report, _, _ = rendered("powered")
     there = {"value": 0.81, "ci_low": 0.77, "ci_high": 0.85, "confidence_level": 0.95, "change": -0.02,
              "p_value": 0.031, "within_bound": False, "n": 400, "reason": ""}  # fmt: skip
     sure = {"ci_low": 0.8, "ci_high": 0.9, "confidence_level": 0.95, "held_back": there}
