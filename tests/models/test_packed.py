@@ -204,8 +204,9 @@ def test_the_packed_demo_gives_the_very_number_in_every_format(
 
 def test_codes_over_calibration_text_are_those_that_were_measured(tmp_path: Path) -> None:
     session = Session.open(demo_spec("demo-classify", quantizer="gptq", calibration=8))
-    few = {"attention.0/att.key": Format.parse("int2/channel/midrise"), "output": Format.parse("ternary/channel")}
-    setting = QuantSetting({"network": FP16, **few}, quantizer="gptq")
+    few, ternary = Format.parse("int2/channel/midrise"), Format.parse("ternary/channel")
+    units = {"network": FP16, "attention.0/att.key": few, "output": ternary}
+    setting = QuantSetting(units, quantizer="gptq")
     packed = pack_session(tmp_path / "out", session, setting)
     assert packed.run(setting)[0].nll_sum == session.run(setting)[0].nll_sum
     weights = session.model.tensors
