@@ -8,7 +8,7 @@ from functools import cached_property
 from hashlib import sha256
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -230,4 +230,4 @@ def _check_beside(packed: Path, path: Path, wanted: object) -> None:
 
 def _short(error: BaseException) -> str:
     text = f"{type(error).__name__}: {error}" if isinstance(error, (KeyError, AttributeError)) else str(error)
-    return cast(str, text).rstrip(".")[:300]
+    return text.rstrip(".")[:300]
