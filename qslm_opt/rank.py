@@ -71,7 +71,7 @@ def closest(trials: Sequence[TrialRecord]) -> TrialRecord | None:
     The smallest sum of relative violations wins; a full measurement goes before a run that was stopped
     (its violation is a lower bound), and that before a setting whose model never ran.
     """
-    judged = [t for t in trials if t.state in ("complete", "pruned") and t.slack and not t.extra]
+    judged = [t for t in trials if t.state in ("complete", "pruned") and t.slack and not t.extra and not t.cheap]
     meant = [t for t in judged if t.tier != "sensitivity"]  # that tier leaves all but one block in float32
     return min(meant or judged, key=_distance, default=None)
 
