@@ -109,7 +109,8 @@ class StudySpec:
     gate: bool = False
     """Whether membrane drift orders and postpones settings (beam and knapsack)."""
     every: int | None = None
-    """The knapsack's sensitivities are measured on every so many-th window or sentence; None: 8 or 4."""
+    """The knapsack's sensitivities are measured on every so many-th window or sentence, 2 or more; None: 2 to
+    8 by the size of the data."""
     seed: int = 0
     """Seed of the Optuna sampler; the tiers themselves have no randomness."""
     device: str = "auto"
@@ -129,7 +130,7 @@ class StudySpec:
         if not 0 <= self.lam < float("inf"):
             raise SpecError(f"lambda {self.lam} is out of range; it must be 0 or more and finite.")
         _check_strategy(self)
-        for key in ("window", "limit", "window_batch", "calibration", "beam_width", "evaluations", "every"):
+        for key in ("window", "limit", "window_batch", "calibration", "beam_width", "evaluations"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise SpecError(f"{key} {value} is out of range; it must be at least 1.")
@@ -314,6 +315,8 @@ def _check_strategy(spec: StudySpec) -> None:
             f"strategy {spec.strategy!r} is unknown; use one of {', '.join(STRATEGIES)}."
             f"{did_you_mean(spec.strategy, STRATEGIES)}"
         )
+    if spec.every is not None and spec.every < 2:
+        raise SpecError(f"every {spec.every} is out of range; it must be at least 2.")
     if spec.gate and not set(GATED) & set(STRATEGIES[spec.strategy]):
         raise SpecError(
             f"the gate does nothing with strategy {spec.strategy!r}; leave it out, or use beam or knapsack."

@@ -93,7 +93,7 @@ Gate = Annotated[
 ]  # fmt: skip
 Every = Annotated[
     int | None,
-    _flag("--every", _HOW, "The knapsack measures sensitivities on every K-th window (8) or sentence (4).",
+    _flag("--every", _HOW, "The knapsack measures steps on every K-th window or sentence; 2 to 8 by the data.",
           "K"),
 ]  # fmt: skip
 Seed = Annotated[

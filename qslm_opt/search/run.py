@@ -133,6 +133,7 @@ class Run:
     def _start(self) -> None:
         """Baseline, bound, stale trials, and where the walk stands."""
         baseline = self._baseline()
+        self.sampler.search_by(Strategy.of(self.row.spec, baseline.n))
         bound = MetricBound.of(self.row.spec, baseline)
         if bound.slack(baseline.value) > 0:
             raise InfeasibleError(

@@ -121,6 +121,11 @@ class TieredSampler(BaseSampler):
             "bits": CategoricalDistribution(bits),
         }
 
+    def search_by(self, strategy: Strategy) -> None:
+        """Search by another strategy from now on; its tiers must be those of this one."""
+        with self._lock:
+            self._strategy, self._walk = strategy, None
+
     @property
     def walk(self) -> Path:
         """The walk over the trials seen so far."""

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from qslm_opt.search.space import SearchSpace
     from qslm_opt.spec import StudySpec
 
-EVERY = {"accuracy": 4, "perplexity": 8}
-"""A sensitivity is measured on every so many-th sentence, or window, by the metric."""
+ENOUGH = {"accuracy": 200, "perplexity": 4096}
+"""A sensitivity is measured on about so many sentences or tokens, by the metric."""
+FEWEST, MOST = 2, 8
+"""It is measured on a half to an eighth of the data."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,14 @@ class Strategy:
     gate: bool = False
     every: int = 8
     seed: int = 0
-    metric: str = "perplexity"
 
     @classmethod
-    def of(cls, spec: StudySpec) -> Strategy:
-        """Return the strategy of a study."""
-        every = spec.every or EVERY[spec.metric]
+    def of(cls, spec: StudySpec, n: int = 0) -> Strategy:
+        """Return the strategy of a study whose data has ``n`` sentences or predicted tokens."""
+        every = spec.every or min(MOST, max(FEWEST, n // ENOUGH[spec.metric]))
         return cls(
-            spec.strategy, spec.tiers, spec.beam_width, spec.evaluations, spec.gate, every, spec.seed,
-            spec.metric,
-        )  # fmt: skip
+            spec.strategy, spec.tiers, spec.beam_width, spec.evaluations, spec.gate, every, spec.seed
+        )
 
     def path(self, space: SearchSpace) -> Path:
         """Return the path of the search over ``space``, before any verdict."""
@@ -57,9 +57,9 @@ class Strategy:
         return MACHINES[self.name](self, space)
 
 
-def machine_of(spec: StudySpec, space: SearchSpace) -> Path:
-    """Return the path of a study's strategy over its space."""
-    return Strategy.of(spec).path(space)
+def machine_of(spec: StudySpec, space: SearchSpace, n: int = 0) -> Path:
+    """Return the path of a study's strategy over its space and ``n`` sentences or tokens."""
+    return Strategy.of(spec, n).path(space)
 
 
 def _beam(how: Strategy, space: SearchSpace) -> Machine:
