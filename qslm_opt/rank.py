@@ -81,6 +81,23 @@ def violation(record: TrialRecord) -> float:
     return sum(max(0.0, slack) for slack in record.slack.values())
 
 
+def hypervolume(points: Iterable[tuple[float, float]], reference: tuple[float, float]) -> float:
+    """Return the share of the box from 0 to ``reference`` that is dominated, 0..1; both axes are minimized.
+
+    A point outside of the box dominates nothing of it; the reference is positive.
+    """
+    height, width = reference
+    if not (height > 0 and width > 0):
+        raise UsageError(f"the reference point {reference} must be above 0 in both directions.")
+    inside = sorted((x, y) for y, x in points if 0 <= y < height and 0 <= x < width)
+    area, top = 0.0, height
+    for x, y in inside:
+        if y < top:
+            area += (top - y) * (width - x)
+            top = y
+    return area / (height * width)
+
+
 class Ranking:
     """The measured trials of one study, made ready to be ranked at any λ.
 
