@@ -40,9 +40,7 @@ class Strategy:
     def of(cls, spec: StudySpec, n: int = 0) -> Strategy:
         """Return the strategy of a study whose data has ``n`` sentences or predicted tokens."""
         every = spec.every or min(MOST, max(FEWEST, n // ENOUGH[spec.metric]))
-        return cls(
-            spec.strategy, spec.tiers, spec.beam_width, spec.evaluations, spec.gate, every, spec.seed
-        )
+        return cls(spec.strategy, spec.tiers, spec.beam_width, spec.evaluations, spec.gate, every, spec.seed)
 
     def path(self, space: SearchSpace) -> Path:
         """Return the path of the search over ``space``, before any verdict."""
