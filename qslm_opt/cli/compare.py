@@ -52,7 +52,9 @@ def compare(
     baseline, and what a quantizer is calibrated on, are measured once before and are in none of them.
     """
     names = _names(strategies)
-    base = make_spec(None, spec, {"device": device, "evaluations": evaluations}).located(Path.cwd())
+    # Any strategy will do here that may have a gate; each search has its own below.
+    flags = {"device": device, "evaluations": evaluations, "strategy": "knapsack"}
+    base = make_spec(None, spec, flags).located(Path.cwd())
     url = storage_url(storage)
     with resumable(base.name, url):
         session = open_session(base)
