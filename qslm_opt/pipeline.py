@@ -20,11 +20,14 @@ from qslm_opt.results import Baseline, Evaluation, PowerWindow, Progress
 from qslm_opt.setting import UNQUANTIZED, QuantSetting
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from qslm_opt.data import TaskData
     from qslm_opt.evaluate.bounds import MetricBound
     from qslm_opt.hierarchy.tree import Hierarchy
     from qslm_opt.measure.meter import Meter
     from qslm_opt.models.loading import LoadedModel
+    from qslm_opt.quant.base import QuantizedTensor
     from qslm_opt.spec import StudySpec
 
 
@@ -67,8 +70,10 @@ class Session:
         return data
 
     @classmethod
-    def open(cls, spec: StudySpec, narrate: Callable[[str], None] = silent) -> Session:
-        """Load the model and the data that ``spec`` names.
+    def open(
+        cls, spec: StudySpec, narrate: Callable[[str], None] = silent, *, packed: bool = False
+    ) -> Session:
+        """Load the model and the data that ``spec`` names; a packed model only where ``packed`` allows it.
 
         Raises:
             UsageError, ModelError, DataError, DeviceError: with the value and the fix.
@@ -79,6 +84,11 @@ class Session:
         model = load_model(
             spec.model, embed_spike=spec.embed_spike, rescale_every=spec.rescale_every
         )
+        if model.packed is not None and not packed:
+            raise UsageError(
+                f"model {spec.model!r} is packed, and its weights cannot be quantized again; evaluate it as "
+                "it is ('model evaluate' without --bits and --setting), or give the original model."
+            )
         kind = TASK_KIND[spec.task]
         _check_heads(model, spec.task, kind)
         narrate(f"loading task {spec.task}")
@@ -122,6 +132,10 @@ class Session:
     def probe(self) -> str:
         """Return a sum over every bit of a small computation; see ``Engine.probe``."""
         return self.engine.probe()
+
+    def codes(self, setting: QuantSetting) -> dict[str, QuantizedTensor | Tensor]:
+        """Return the codes that ``run`` computes with, by tensor; see ``QuantizedView.codes``."""
+        return self.engine.codes(setting)
 
     def run(
         self,
@@ -223,6 +237,11 @@ def _check_tokens(model: LoadedModel, data: TaskData) -> None:
 
 
 def _check_heads(model: LoadedModel, task: str, kind: str) -> None:
+    if model.packed is not None and model.packed.kind != kind:
+        raise ModelError(
+            f"model {model.source!r} is packed for {model.packed.kind} and has no head for task {task!r}; "
+            "pack the original for that task."
+        )
     if kind == "classification" and not model.config.n_labels:
         raise ModelError(
             f"task {task!r} needs a classification head, but {model.source!r} has no 'classifier.weight'; "
