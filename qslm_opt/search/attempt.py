@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from qslm_opt.measure.meter import Meter
     from qslm_opt.results import Baseline, Evaluation, PowerWindow, Progress
     from qslm_opt.search.space import SearchSpace
-    from qslm_opt.search.tiers import Proposal
+    from qslm_opt.search.machine import Proposal
     from qslm_opt.setting import QuantSetting
     from qslm_opt.spec import StudySpec
 
@@ -65,8 +65,9 @@ class SessionLike(Protocol):
         bound: MetricBound | None = None,
         report: Callable[[Progress], bool] | None = None,
         meter: Meter | None = None,
+        every: int = 1,
     ) -> tuple[Evaluation, PowerWindow | None]:
-        """Evaluate one setting."""
+        """Evaluate one setting; ``every`` above 1 computes only every so many-th window or sentence."""
 
     def measure(
         self, setting: QuantSetting, meter: Meter, seconds: float, stop: Callable[[], bool]
@@ -161,17 +162,19 @@ class Attempts:
         if not proposal.run:
             return self.judge.violates_memory(proposal), None, False
         space = self.judge.space
-        bound = None if proposal.tier == "sensitivity" else self.judge.bound
+        whole = proposal.tier == "sensitivity" or proposal.to_end or proposal.cheap
+        bound = None if whole else self.judge.bound
+        part = {"every": proposal.every} if proposal.every > 1 else {}
         setting = space.setting_of(proposal.levels, proposal.fixed)
         parent = space.setting_of(proposal.parent, proposal.fixed)
         report = Reporter(self.study, trial, bound, self.listener, self.interrupts)
         with self.interrupts.exposed():
             run, power = self.session.run(
-                setting, parent=parent, bound=bound, report=report, meter=self.meter
+                setting, parent=parent, bound=bound, report=report, meter=None if part else self.meter, **part
             )
         self._say_silent(trial, run)
         outcome, interrupted = self.judge.judge(proposal, run, None), False
-        if self.meter is None:
+        if self.meter is None or part:
             return outcome, None, False
         power = self._alone(power, trial)
         if self.power.wants_more(outcome, power) and self._is_alone(trial):
@@ -275,6 +278,7 @@ def started_record(trial: OpenTrial, proposal: Proposal, space: SearchSpace, uui
         value=None,
         bytes=proposal.bytes,
         fp32_bytes=space.fp32_bytes,
+        share=1 / proposal.every,
         started=datetime.now().isoformat(timespec="seconds"),
     )
 
