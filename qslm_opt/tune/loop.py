@@ -89,7 +89,7 @@ class _Run:
         self._cuda = device.type == "cuda"
         self.device_name = torch.cuda.get_device_name(device) if self._cuda else "cpu"
         self._batches = Batches(data, config, device)
-        self._ops = replace(fast_ops(device.type, "fp32"), weight=None)
+        self._ops = replace(fast_ops(device.type, "tf32" if self._cuda else "fp32"), weight=None)
         self._rates = [config.code_rate, config.scale_rate, config.vector_rate]
         latents = student.latents.values()
         groups = [[x.steps for x in latents], [x.growth for x in latents], list(student.floats.values())]
@@ -111,14 +111,15 @@ class _Run:
         for now, rate in zip(self._now, self._rates, strict=True):
             now.fill_(rate * share)
         self._draw()
-        self._replay()
+        with float32_products(tf32=self._cuda):
+            self._replay()
         return self._loss.clone()
 
     def _draw(self) -> None:
         """The next batch, and what the teacher makes of it: its last states, or its class logits."""
         self._batches.draw()
         ids, lengths = self._batches.ids, self._batches.lengths
-        with torch.inference_mode(), float32_products(tf32=False):
+        with torch.inference_mode(), float32_products(tf32=self._cuda):
             h, _, _ = spikegpt.forward(self._teacher, self._cfg, ids, self._ops, lengths=lengths)
             if lengths is not None:
                 h = spikegpt.class_logits(self._teacher, h, lengths)
@@ -150,11 +151,12 @@ class _Run:
         with torch.cuda.stream(side):
             for _ in range(_PLAIN_STEPS):
                 self._draw()
-                self._plain()
+                with float32_products(tf32=True):
+                    self._plain()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         self._optimizer.zero_grad(set_to_none=True)
-        with torch.cuda.graph(graph):
+        with float32_products(tf32=True), torch.cuda.graph(graph):
             self._plain()
         self._replay = graph.replay
         for state in self._optimizer.state.values():
