@@ -139,10 +139,11 @@ class Session:
         return session
 
     def under(self, spec: StudySpec) -> Session:
-        """Return a session of another search of the same model and data; nothing it evaluated is kept.
+        """Return a session of another search of the same model and data.
 
-        Only keys that decide how is searched, under which bounds, may differ: model, data and device are those
-        of this session. The baseline and the calibration are not measured again.
+        What evaluations left (weights, activations) is dropped. Only keys that say how is searched may
+        differ: model, data and device are those of this session. The baseline and the calibration are not
+        measured again.
         """
         self.engine.forget()
         other = copy(self)
@@ -212,6 +213,10 @@ class Session:
             )
         # What began behind kept activations computed less than its tokens: joules per token would lie.
         return evaluation, window.result(items=None if self.engine.reused else evaluation.used)
+
+    def drift(self, setting: QuantSetting) -> tuple[float, int, float]:
+        """Return membrane drift, tokens or sentences, and seconds; see ``Engine.drift``."""
+        return self.engine.drift(setting)
 
     def measure(
         self,

@@ -71,7 +71,8 @@ def closest(trials: Sequence[TrialRecord]) -> TrialRecord | None:
     The smallest sum of relative violations wins; a full measurement goes before a run that was stopped
     (its violation is a lower bound), and that before a setting whose model never ran.
     """
-    judged = [t for t in trials if t.state in ("complete", "pruned") and t.slack and not t.extra and not t.cheap]
+    ended = (t for t in trials if t.state in ("complete", "pruned") and not t.cheap)
+    judged = [t for t in ended if t.slack and not t.extra]
     meant = [t for t in judged if t.tier != "sensitivity"]  # that tier leaves all but one block in float32
     return min(meant or judged, key=_distance, default=None)
 

@@ -52,7 +52,9 @@ def compare(
     baseline, and what a quantizer is calibrated on, are measured once before and are in none of them.
     """
     names = _names(strategies)
-    base = make_spec(None, spec, {"device": device, "evaluations": evaluations}).located(Path.cwd())
+    # Any strategy will do here that may have a gate; each search has its own below.
+    flags = {"device": device, "evaluations": evaluations, "strategy": "knapsack"}
+    base = make_spec(None, spec, flags).located(Path.cwd())
     url = storage_url(storage)
     with resumable(base.name, url):
         session = open_session(base)
@@ -86,10 +88,10 @@ def _all(
     base: StudySpec, names: Sequence[str], seeds: int, evaluations: int | None, session: Session, url: str,
     progress: ProgressKind,
 ) -> list[Entry]:  # fmt: skip
-    from qslm_opt.search.comparison import specs_of
+    from qslm_opt.search.comparison import searches
 
     entries: list[Entry] = []
-    for strategy, seed in specs_of(base, names, seeds):
+    for strategy, seed in searches(names, seeds):
         most = evaluations
         if most is None and strategy in SAMPLERS:
             ours = [entry.equivalents for entry in entries if entry.strategy not in SAMPLERS]
@@ -105,8 +107,9 @@ def _spec(base: StudySpec, strategy: str, seed: int | None, most: int | None) ->
     name = f"{base.name}-{strategy}" + ("" if seed is None else f"-{seed}")
     gate = base.gate and "gate" in STRATEGIES[strategy]
     return replace(
-        base, name=name, strategy=strategy, seed=base.seed if seed is None else seed, evaluations=most, gate=gate
-    )
+        base, name=name, strategy=strategy, seed=base.seed if seed is None else seed, evaluations=most,
+        gate=gate,
+    )  # fmt: skip
 
 
 def _one(spec: StudySpec, session: Session, url: str, progress: ProgressKind) -> Entry:
@@ -161,8 +164,8 @@ def _print(spec: StudySpec, entries: Sequence[Entry], rows: Sequence[Mapping[str
     for row in rows:
         found.add_row(
             row["strategy"], f"{row['feasible']}/{row['runs']}", _mean(row["full"], "{:.0f}"),
-            _mean(row["cheap"], "{:.0f}"), _mean(row["equivalents"], "{:.1f}"), _mean(row["wall_s"], "{:.1f}"),
-            _mean(row["bytes"], "{:,.0f}"), _mean(row["value"], "{:.5g}"),
+            _mean(row["cheap"], "{:.0f}"), _mean(row["equivalents"], "{:.1f}"),
+            _mean(row["wall_s"], "{:.1f}"), _mean(row["bytes"], "{:,.0f}"), _mean(row["value"], "{:.5g}"),
             _mean(row["saving"], "{:.2f} %", 100), _mean(row["hypervolume"], "{:.4f}"),
             _mean(row["score"], "{:.5g}"),
         )  # fmt: skip
@@ -175,4 +178,6 @@ def _mean(value: Mapping[str, Any] | None, form: str, factor: float = 1.0) -> st
     if value is None:
         return "–"
     text = form.format(factor * value["mean"])
-    return text if value["std"] is None else f"{text} ± {form.format(factor * value['std']).removesuffix(' %')}"
+    if value["std"] is None:
+        return text
+    return f"{text} ± {form.format(factor * value['std']).removesuffix(' %')}"

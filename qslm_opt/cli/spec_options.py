@@ -83,8 +83,8 @@ BeamWidth = Annotated[
 ]
 Evaluations = Annotated[
     int | None,
-    _flag("--evaluations", _HOW, "Most evaluations, cheap ones by their share; tpe, nsga2 and random: 200 "
-          "without it.", "N"),
+    _flag("--evaluations", _HOW,
+          "Most evaluations, cheap ones by their share; tpe, nsga2 and random: 200 without it.", "N"),
 ]  # fmt: skip
 Tune = Annotated[
     int | None,
@@ -98,7 +98,7 @@ Gate = Annotated[
 ]  # fmt: skip
 Every = Annotated[
     int | None,
-    _flag("--every", _HOW, "The knapsack measures steps on every K-th window or sentence; 2 to 8 by the data.",
+    _flag("--every", _HOW, "The knapsack measures steps on every K-th window or sentence; 2 to 8 by data.",
           "K"),
 ]  # fmt: skip
 Seed = Annotated[

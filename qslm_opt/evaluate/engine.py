@@ -18,6 +18,7 @@ from qslm_opt import __version__
 from qslm_opt.errors import DataError, DeviceError, NumericsError, UsageError
 from qslm_opt.evaluate.batches import Batch, first_batch, make_batches
 from qslm_opt.evaluate.calibrate import input_moments
+from qslm_opt.evaluate.drift import DriftMeter
 from qslm_opt.evaluate.memory import live_bytes
 from qslm_opt.evaluate.order import Evidence, hardness_strata
 from qslm_opt.evaluate.prefix import Boundary, PrefixCache, boundary_keys
@@ -167,6 +168,7 @@ class Engine:
         """Whether the last evaluation began anywhere behind kept activations."""
         self._keys: dict[str, list[str]] = {}
         self._shares: dict[int, tuple[TaskData, Any, list[Batch], Evidence, PrefixCache]] = {}
+        self._drift: DriftMeter | None = None
         self._arrange()
 
     def _view_of(self, model: LoadedModel, cache_bytes: int) -> QuantizedView | PackedView:
@@ -273,6 +275,22 @@ class Engine:
             yield
         finally:
             self.data, self._strata, self._batches, self._evidence, self._prefix = whole
+
+    def drift(self, setting: QuantSetting) -> tuple[float, int, float]:
+        """Return the mean membrane drift of ``setting`` against the unquantized model, see ``drift``.
+
+        With the tokens or sentences it took, and the seconds.
+        """
+        start = perf_counter()
+        if self._drift is None:
+            self._drift = DriftMeter(self.data, self.config, self.ops, self.device)
+        with ExitStack() as stack:
+            if self.device.type == "cuda":
+                stack.enter_context(float32_products(tf32=self.ops.precision == "tf32"))
+            if not self._drift.has_reference:
+                self._drift.refer_to(self._view.apply(UNQUANTIZED))
+            found = self._drift.drift(self._view.apply(setting))
+        return found, self._drift.used, perf_counter() - start
 
     def forget(self) -> None:
         """Drop what earlier evaluations left: quantized weights, activations, and what turned wrong first."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from qslm_opt.errors import ModelError, NumericsError
+from qslm_opt.errors import ModelError, NumericsError, SettingError
 from qslm_opt.formats import FP32, Format
 from qslm_opt.quant.base import (
     QuantizedTensor,

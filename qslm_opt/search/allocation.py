@@ -126,18 +126,15 @@ class Knapsack:
 
     def neighbours(self, level: Bits) -> tuple[Bits, ...]:
         """Return the precisions next above and next below ``level``."""
-        above = [bits for bits in self.space.precisions if bits > level]
-        below = [bits for bits in self.space.precisions if bits < level]
-        return (*above[-1:], *below[:1])
+        around = self.space.above(level), self.space.below(level)
+        return tuple(bits for bits in around if bits is not None)
 
     def _cheap(self, at: Levels, unit: int | None, bits: Bits) -> Proposal:
         name = NETWORK if unit is None else self.units[unit]
         levels = at if unit is None else self.space.with_level(at, name, bits)
         return propose(self.space, "steps", name, bits, levels, at, every=self.every)
 
-    def _descend(
-        self, known: Sensitivities, best: Levels, first: bool
-    ) -> Generator[Ask, Answers, Levels]:
+    def _descend(self, known: Sensitivities, best: Levels, first: bool) -> Generator[Ask, Answers, Levels]:
         """Search the fewest bytes whose allocation is metric_ok; return the new incumbent.
 
         Bisection between what is surely too few and the incumbent; around a later working point the incumbent
@@ -216,9 +213,7 @@ class Knapsack:
     def _moves(self, known: Sensitivities, at: Levels, memo: Memo) -> Iterator[tuple[Move, Proposal]]:
         """Yield the moves from ``at`` that are worth trying, most promising first."""
         own = self.levels_of(at)
-        steps = [
-            steps_of(self.space, unit, own[i], at, known, i) for i, unit in enumerate(self.units)
-        ]
+        steps = [steps_of(self.space, unit, own[i], at, known, i) for i, unit in enumerate(self.units)]
         for move in moves(own, steps):
             proposal = proposal_of(self.space, self.units, move, self.with_levels(move.levels), at)
             if memo.allows(move) and proposal.digest not in memo.tried:

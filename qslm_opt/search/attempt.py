@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from qslm_opt.hierarchy.tree import Hierarchy
     from qslm_opt.measure.meter import Meter
     from qslm_opt.results import Baseline, Evaluation, PowerWindow, Progress
-    from qslm_opt.search.space import SearchSpace
     from qslm_opt.search.machine import Proposal
+    from qslm_opt.search.space import SearchSpace
     from qslm_opt.setting import QuantSetting
     from qslm_opt.spec import StudySpec
 
@@ -69,6 +69,9 @@ class SessionLike(Protocol):
         every: int = 1,
     ) -> tuple[Evaluation, PowerWindow | None]:
         """Evaluate one setting; ``every`` above 1 computes only every so many-th window or sentence."""
+
+    def drift(self, setting: QuantSetting) -> tuple[float, int, float]:
+        """Return the membrane drift of a setting, the tokens or sentences it took, and seconds."""
 
     def measure(
         self, setting: QuantSetting, meter: Meter, seconds: float, stop: Callable[[], bool]
@@ -156,12 +159,12 @@ class Attempts:
         if interrupted:
             raise KeyboardInterrupt
 
-    def _outcome(
-        self, trial: OpenTrial, proposal: Proposal
-    ) -> tuple[Outcome, PowerWindow | None, bool]:
+    def _outcome(self, trial: OpenTrial, proposal: Proposal) -> tuple[Outcome, PowerWindow | None, bool]:
         """Return the outcome, its power, and whether Ctrl-C came while that was measured."""
         if not proposal.run:
             return self.judge.violates_memory(proposal), None, False
+        if proposal.drift:
+            return self._drift(proposal), None, False
         space = self.judge.space
         whole = proposal.tier == "sensitivity" or proposal.to_end or proposal.cheap
         bound = None if whole else self.judge.bound
@@ -186,6 +189,12 @@ class Attempts:
             except KeyboardInterrupt:
                 interrupted = True
         return self.judge.judge(proposal, run, power), power, interrupted
+
+    def _drift(self, proposal: Proposal) -> Outcome:
+        space = self.judge.space
+        with self.interrupts.exposed():
+            drift, used, seconds = self.session.drift(space.setting_of(proposal.levels, proposal.fixed))
+        return self.judge.drifted(proposal, drift, used, seconds)
 
     def _alone(self, power: PowerWindow | None, trial: OpenTrial) -> PowerWindow | None:
         """Return the window, None when it holds the power of others' trials too."""
@@ -279,14 +288,14 @@ def started_record(trial: OpenTrial, proposal: Proposal, space: SearchSpace, uui
         value=None,
         bytes=proposal.bytes,
         fp32_bytes=space.fp32_bytes,
-        share=1 / proposal.every,
+        share=0.0 if proposal.drift else 1 / proposal.every,
         started=datetime.now().isoformat(timespec="seconds"),
     )
 
 
 def finished_record(record: TrialRecord, outcome: Outcome) -> TrialRecord:
     """Return a started trial's record with its outcome."""
-    names = ("value", "loss", "used", "seconds", "power_w", "energy_j", "firing_rate")
+    names = ("value", "loss", "used", "seconds", "power_w", "energy_j", "firing_rate", "share")
     measured: dict[str, Any] = {
         n: outcome.attributes[n] for n in names if outcome.attributes.get(n) is not None
     }

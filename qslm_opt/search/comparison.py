@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from qslm_opt.rank import hypervolume, rank
-from qslm_opt.spec import SAMPLERS, StudySpec
+from qslm_opt.spec import SAMPLERS
 
 if TYPE_CHECKING:
     from qslm_opt.results import TrialRecord
@@ -56,12 +56,11 @@ class Entry:
         return dict(self.__dict__)
 
 
-def specs_of(spec: StudySpec, strategies: Sequence[str], seeds: int) -> list[tuple[str, int | None]]:
+def searches(strategies: Sequence[str], seeds: int) -> list[tuple[str, int | None]]:
     """Return (strategy, seed) for every search of a comparison: seeds only where there is randomness.
 
     Ours come first, so that what they need is known when Optuna's samplers get as much.
     """
-    del spec
     found: list[tuple[str, int | None]] = [(name, None) for name in strategies if name not in SAMPLERS]
     return found + [(name, seed) for name in strategies if name in SAMPLERS for seed in range(seeds)]
 
@@ -110,7 +109,8 @@ def means(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     rows = []
     for name in dict.fromkeys(entry.strategy for entry in entries):
         mine = [entry for entry in entries if entry.strategy == name]
-        row: dict[str, Any] = {"strategy": name, "runs": len(mine), "feasible": sum(e.bytes is not None for e in mine)}
+        feasible = sum(entry.bytes is not None for entry in mine)
+        row: dict[str, Any] = {"strategy": name, "runs": len(mine), "feasible": feasible}
         for measure in MEASURES:
             values = [v for e in mine if (v := getattr(e, measure)) is not None]
             spread = stdev(values) if len(values) > 1 else None

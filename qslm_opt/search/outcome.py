@@ -15,8 +15,8 @@ from qslm_opt.rank import score
 if TYPE_CHECKING:
     from qslm_opt.evaluate.bounds import MetricBound
     from qslm_opt.results import Evaluation, PowerWindow
-    from qslm_opt.search.space import SearchSpace
     from qslm_opt.search.machine import Proposal
+    from qslm_opt.search.space import SearchSpace
 
 _MOST = 1e9
 """Stored in place of an infinite slack, which JSON cannot hold."""
@@ -91,9 +91,17 @@ class Judge:
         if not isfinite(run.loss):
             return Outcome.failed(f"the loss over a share of the data is {run.loss}; it must be finite")
         attributes = {**_attributes(run, None), "value": None, "share": 1 / proposal.every}
-        return Outcome(
-            TrialState.PRUNED, attributes, {"metric": 0.0, "memory": self.memory_slack(proposal)}
-        )
+        return Outcome(TrialState.PRUNED, attributes, {"metric": 0.0, "memory": self.memory_slack(proposal)})
+
+    def drifted(self, proposal: Proposal, drift: float, used: int, seconds: float) -> Outcome:
+        """Return the outcome of a run for the membrane drift alone, over ``used`` tokens or sentences."""
+        if not isfinite(drift):
+            return Outcome.failed(f"the membrane drift is {drift}; it must be finite")
+        attributes = {
+            "drift": drift, "used": used, "seconds": seconds, "share": min(0.5, used / self.bound.n)
+        }  # fmt: skip
+        slack = {"metric": 0.0, "memory": self.memory_slack(proposal)}
+        return Outcome(TrialState.PRUNED, attributes, slack)
 
     def _stopped(self, proposal: Proposal, run: Evaluation, power: PowerWindow | None) -> Outcome:
         slack = self.bound.slack(self.bound.best_case(run.used, run.correct, run.nll_sum))

@@ -13,7 +13,7 @@ _LEAST = 1e-9
 
 def distortion(bits: Bits) -> float:
     """Return the squared error of a uniform quantizer of so many bits, up to a factor."""
-    return 0.25 ** float(bits)
+    return float(4.0 ** -float(bits))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ PATIENCE = 8
 REFUSALS = 2
 """A move that was refused so often is not tried again, whatever the incumbent."""
 WINDOW = 8
-"""The gate orders so many moves at a time."""
+"""The gate orders so many moves at a time; where it postpones all of them, that is half of the patience."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Move:
     @property
     def rank(self) -> tuple[bool, float, int, int]:
         """Moves that lower the loss first, by bytes; then by the loss that a byte costs."""
-        worse = self.loss > 0
-        return worse, self.loss / self.saved if worse else -self.saved, self.down, -1 if self.up is None else self.up
+        worse, up = self.loss > 0, -1 if self.up is None else self.up
+        return worse, self.loss / self.saved if worse else -self.saved, self.down, up
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,14 @@ def steps_of(
 ) -> Steps:
     """Return the steps of one unit from ``level``."""
     now, here = space.memory(at), known.predict(place, level)
-    found: list[tuple[Bits, int, float] | None] = []
-    above = [bits for bits in space.precisions if bits > level]
-    below = [bits for bits in space.precisions if bits < level]
-    for bits in (*(below[:1] or [None]), *(above[-1:] or [None])):
+
+    def step(bits: Bits | None) -> tuple[Bits, int, float] | None:
         if bits is None:
-            found.append(None)
-        else:
-            size = space.memory(space.with_level(at, unit, bits)) - now
-            found.append((bits, size, known.predict(place, bits) - here))
-    return Steps(found[0], found[1])
+            return None
+        size = space.memory(space.with_level(at, unit, bits)) - now
+        return bits, size, known.predict(place, bits) - here
+
+    return Steps(step(space.below(level)), step(space.above(level)))
 
 
 def moves(own: Sequence[Bits], steps: Sequence[Steps]) -> list[Move]:
@@ -102,9 +100,8 @@ class Memo:
         self.tried: set[str] = set()
         self.in_a_row = 0
 
-    @property
     def tired(self) -> bool:
-        """Whether patience, or what may be tried in all, has come to its end."""
+        """Return whether patience, or what may be tried in all, has come to its end."""
         return self.in_a_row >= PATIENCE or self.left <= 0
 
     def allows(self, move: Move) -> bool:
@@ -123,17 +120,20 @@ def first_good(
     found: Iterator[tuple[Move, Proposal]], at: Levels, gate: Gate, memo: Memo
 ) -> Generator[Ask, Answers, Proposal | None]:
     """Evaluate moves in order until one is metric_ok; None when patience or the moves come to an end."""
-    while not memo.tired and (window := list(islice(found, WINDOW if gate.on else 1))):
+    while not memo.tired() and (window := list(islice(found, WINDOW if gate.on else 1))):
         named = {proposal.digest: move for move, proposal in window}
-        for proposal in (yield from gate.sort([p for _, p in window], at)):
+        passed = yield from gate.sort([p for _, p in window], at)
+        if not passed:
+            memo.in_a_row += PATIENCE // 2
+        for proposal in passed:
+            if memo.tired():
+                break
             (verdict,) = yield Ask((proposal,), at, open=True)
             move, ok = named[proposal.digest], verdict.metric_ok is True
             gate.learn(proposal, verdict)
             memo.note(move, proposal, ok)
             if ok:
                 return proposal
-            if memo.tired:
-                break
     return None
 
 

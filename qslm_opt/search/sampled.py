@@ -105,9 +105,7 @@ class Sampled:
         made = propose(self.space, "sampled", NETWORK, bits, levels, parent, to_end=True)
         return trial, unless_too_large(made)
 
-    def _tell(
-        self, study: Study, trial: Trial, proposal: Proposal, verdict: Verdict, ran: set[str]
-    ) -> None:
+    def _tell(self, study: Study, trial: Trial, proposal: Proposal, verdict: Verdict, ran: set[str]) -> None:
         for name, slack in self._constraints(proposal, verdict):
             trial.set_constraint(name, slack)
         if proposal.run:

@@ -21,8 +21,8 @@ from qslm_opt.search.ledger import (
     write_attributes,
     write_parameters,
 )
-from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.machine import Proposal, setting_of
+from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.strategies import Strategy
 from qslm_opt.search.verdicts import VerdictTable, read
 
@@ -243,9 +243,7 @@ class TieredSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         if self._is_ours(study):
-            self.learn(
-                OpenTrial(trial._trial_id, trial.number), trial.user_attrs, trial.constraints, state
-            )
+            self.learn(OpenTrial(trial._trial_id, trial.number), trial.user_attrs, trial.constraints, state)
             with self._lock:
                 done = self.walk.done
             if done:

@@ -43,8 +43,13 @@ Script = Generator[Ask, Answers, None]
 class Machine(Protocol):
     """A strategy over one search space."""
 
-    space: SearchSpace
-    tiers: tuple[Tier, ...]
+    @property
+    def space(self) -> SearchSpace:
+        """What is searched."""
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        """Names of the tiers, in order."""
 
     def script(self) -> Script:
         """Return the search from its beginning."""

@@ -43,8 +43,7 @@ class Strategy:
         """Return the strategy of a study whose data has ``n`` sentences or predicted tokens."""
         every = spec.every or min(MOST, max(FEWEST, n // ENOUGH[spec.metric]))
         return cls(
-            spec.strategy, spec.tiers, spec.beam_width, spec.evaluations, spec.gate, every,
-            spec.tune, spec.seed,
+            spec.strategy, spec.tiers, spec.beam_width, spec.evaluations, spec.gate, every, spec.tune, spec.seed
         )
 
     def path(self, space: SearchSpace) -> Path:
