@@ -57,7 +57,8 @@ Quantizer = Annotated[
     str | None, _flag("--quantizer", _SPACE, "rtn, mse, hqq, gptq or paper. [default: rtn]")
 ]
 CalibrationSplit = Annotated[
-    str | None, _flag("--calibration-split", _DATA, "Split that gptq and --tune look at; the task's own without it.")
+    str | None,
+    _flag("--calibration-split", _DATA, "Split that gptq and --tune look at; the task's own without it."),
 ]
 Calibration = Annotated[
     int | None, _flag("--calibration", _DATA, "How many windows or sentences gptq looks at.")

@@ -130,8 +130,8 @@ class QuantizedView:
         if key not in self._tuned:
             if self._tuner is None:
                 raise SettingError(
-                    f"the setting is tuned by {setting.tune} steps, and here is no calibration text to tune on; "
-                    "give the task and data of its study."
+                    f"the setting is tuned by {setting.tune} steps, and here is no calibration text to tune "
+                    "on; give the task and data of its study."
                 )
             self._tuned[key] = self._tuner(setting, self._tensors, self._moments)
             if len(self._tuned) > _KEPT_TUNED:

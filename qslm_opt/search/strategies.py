@@ -43,8 +43,9 @@ class Strategy:
         """Return the strategy of a study whose data has ``n`` sentences or predicted tokens."""
         every = spec.every or min(MOST, max(FEWEST, n // ENOUGH[spec.metric]))
         return cls(
-            spec.strategy, spec.tiers, spec.beam_width, spec.evaluations, spec.gate, every, spec.tune, spec.seed
-        )
+            spec.strategy, spec.tiers, spec.beam_width, spec.evaluations, spec.gate, every, spec.tune,
+            spec.seed,
+        )  # fmt: skip
 
     def path(self, space: SearchSpace) -> Path:
         """Return the path of the search over ``space``, before any verdict."""
