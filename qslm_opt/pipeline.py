@@ -5,7 +5,7 @@ The command line, the search and the tests all call ``Session.run``: the same ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from qslm_opt.hierarchy.tree import Hierarchy
     from qslm_opt.measure.meter import Meter
     from qslm_opt.models.loading import LoadedModel
+    from qslm_opt.quant.apply import Moments
     from qslm_opt.quant.base import QuantizedTensor
     from qslm_opt.spec import StudySpec
 
@@ -51,8 +52,9 @@ class Session:
         self.engine = Engine(
             model, hierarchy, data, device=spec.device, batch=spec.window_batch, matmul=spec.matmul,
             prefix_bytes=prefix_bytes, reorder=reorder, calibration=lambda: self.calibration,
-            narrate=narrate,
+            tuner=self._tune, narrate=narrate,
         )  # fmt: skip
+        self._narrate = narrate
 
     @cached_property
     def calibration(self) -> TaskData:
@@ -69,6 +71,36 @@ class Session:
         )  # fmt: skip
         _check_tokens(self.model, data)
         return data
+
+    @cached_property
+    def tuning_text(self) -> TaskData:
+        """The text that settings are tuned on: all of the split that calibrated quantizers look at.
+
+        Raises:
+            DataError, ModelError, UsageError: where it cannot be had, or is what the model is measured on.
+        """
+        spec = self.spec
+        data = load_task(
+            spec.task, self.model.need_tokenizer(), data_dir=spec.data,
+            split=spec.calibration_split or CALIBRATION_SPLIT[spec.task], window=spec.window,
+        )  # fmt: skip
+        _check_tokens(self.model, data)
+        if data.split == self.data.split:
+            raise UsageError(
+                f"settings would be tuned on split {data.split!r}, which the model is measured on; "
+                "give another --calibration-split."
+            )
+        return data
+
+    def _tune(
+        self, setting: QuantSetting, tensors: Mapping[str, Tensor], moments: Moments
+    ) -> dict[str, QuantizedTensor | Tensor]:
+        """Return the stored tensors of a tuned setting."""
+        from qslm_opt.tune.run import tuned
+
+        return tuned(
+            setting, tensors, moments, self.model.config, self.hierarchy, self.tuning_text, self._narrate
+        )
 
     @classmethod
     def open(
@@ -102,6 +134,8 @@ class Session:
         session = cls(spec, model, discover(model.config, shapes, kind, model.ties), data, narrate)
         if is_calibrated(spec.quantizer):
             _check_calibration(session)
+        if spec.tune:
+            _ = session.tuning_text
         return session
 
     def under(self, spec: StudySpec) -> Session:
@@ -132,6 +166,8 @@ class Session:
         }
         if is_calibrated(self.spec.quantizer):
             found["calibration"] = self.calibration.data_hash
+        if self.spec.tune:
+            found["tuning"] = self.tuning_text.data_hash
         return found
 
     @cached_property
@@ -163,7 +199,10 @@ class Session:
         """Evaluate one setting; see ``Engine.evaluate``. The power window is None without a meter.
 
         ``every`` above 1 computes only every so many-th window or sentence: a loss, no metric of the task.
+        A tuned setting is tuned before the window opens.
         """
+        if setting.tune:
+            self.engine.prepare(setting)
         if meter is None:
             run = self.engine.evaluate(setting, parent=parent, bound=bound, report=report, every=every)
             return run, None
@@ -241,7 +280,7 @@ def _check_calibration_keys(spec: StudySpec) -> None:
     """Raise UsageError for a flag that only a calibrated quantizer looks at."""
     if is_calibrated(spec.quantizer):
         return
-    for key in ("calibration", "calibration_split"):
+    for key in ("calibration",) if spec.tune else ("calibration", "calibration_split"):
         value = getattr(spec, key)
         if value is not None:
             flag = "--" + key.replace("_", "-")

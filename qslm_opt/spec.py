@@ -40,13 +40,17 @@ STRATEGIES: Mapping[str, tuple[str, ...]] = {
 SAMPLERS: Mapping[str, int] = {"tpe": 200, "nsga2": 200, "random": 200}
 """Optuna's own samplers → their evaluations where the study does not say how many."""
 GATED = ("gate", "postponed")
+TUNED = "tuned"
+"""The tier that comes last in a study whose settings are tuned."""
 _LATER = (
-    "calibration_split", "calibration", "strategy", "beam_width", "evaluations", "gate", "every"
+    "calibration_split", "calibration", "strategy", "beam_width", "evaluations", "gate", "every",
+    "tune",
 )  # fmt: skip
 """Keys that earlier releases had not: left out of the hash where they are as if not given."""
 _NOT_DECIDING = ("name", "device", "matmul", "lam", "seed", "model", "data", "power_window")
 """Keys that the spec's hash leaves out: what model, data, device and matmul lead to is in the fingerprint."""
 MOST_POWER_WINDOW = 600.0
+MOST_TUNE_STEPS = 100_000
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,8 @@ class StudySpec:
     every: int | None = None
     """The knapsack's sensitivities are measured on every so many-th window or sentence, 2 or more; None: 2 to
     8 by the size of the data."""
+    tune: int = 0
+    """Steps by which the settings of the last tier are tuned on calibration text; 0: there is no such tier."""
     seed: int = 0
     """Seed of the Optuna sampler; the tiers themselves have no randomness."""
     device: str = "auto"
@@ -130,6 +136,10 @@ class StudySpec:
         if not 0 <= self.lam < float("inf"):
             raise SpecError(f"lambda {self.lam} is out of range; it must be 0 or more and finite.")
         _check_strategy(self)
+        if not 0 <= self.tune <= MOST_TUNE_STEPS:
+            raise SpecError(
+                f"tune {self.tune} is out of range; it is the steps of tuning, 0 (none) to {MOST_TUNE_STEPS:,}."
+            )
         for key in ("window", "limit", "window_batch", "calibration", "beam_width", "evaluations"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -163,7 +173,8 @@ class StudySpec:
     @property
     def tiers(self) -> tuple[str, ...]:
         """The tiers of the search, in order."""
-        return tuple(t for t in STRATEGIES[self.strategy] if self.gate or t not in GATED)
+        found = (t for t in STRATEGIES[self.strategy] if self.gate or t not in GATED)
+        return (*found, TUNED) if self.tune else tuple(found)
 
     def budget_bytes(self, fp32_bytes: int) -> int:
         """Return the memory budget in bytes for a model of ``fp32_bytes``."""
@@ -337,7 +348,7 @@ def _typed(key: str, value: Any) -> Any:
         "min_accuracy": (int, float), "max_perplexity": (int, float), "power_window": (int, float),
         "max_increase": (int, float, str), "memory_budget": (int, str),
         "window": (int,), "limit": (int,), "window_batch": (int,), "seed": (int,), "calibration": (int,),
-        "beam_width": (int,), "evaluations": (int,), "every": (int,), "gate": (bool,),
+        "beam_width": (int,), "evaluations": (int,), "every": (int,), "tune": (int,), "gate": (bool,),
         "rescale_every": (int,), "sign_embedding": (bool,), "pins": (dict,),
         "precisions": (list, tuple), "sensitivity_precisions": (list, tuple),
     }  # fmt: skip

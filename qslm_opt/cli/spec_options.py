@@ -57,7 +57,8 @@ Quantizer = Annotated[
     str | None, _flag("--quantizer", _SPACE, "rtn, mse, hqq, gptq or paper. [default: rtn]")
 ]
 CalibrationSplit = Annotated[
-    str | None, _flag("--calibration-split", _DATA, "Split that gptq looks at; the task's own without it.")
+    str | None,
+    _flag("--calibration-split", _DATA, "Split that gptq and --tune look at; the task's own without it."),
 ]
 Calibration = Annotated[
     int | None, _flag("--calibration", _DATA, "How many windows or sentences gptq looks at.")
@@ -85,6 +86,11 @@ Evaluations = Annotated[
     int | None,
     _flag("--evaluations", _HOW,
           "Most evaluations, cheap ones by their share; tpe, nsga2 and random: 200 without it.", "N"),
+]  # fmt: skip
+Tune = Annotated[
+    int | None,
+    _flag("--tune", _HOW, "At the end, tune settings by so many steps of distillation on the calibration "
+          "split, and search the smallest that is then good enough. [default: 0, no]", "STEPS"),
 ]  # fmt: skip
 Gate = Annotated[
     bool | None,

@@ -83,6 +83,7 @@ def create(
     strategy: keys.Strategy = None,
     beam_width: keys.BeamWidth = None,
     evaluations: keys.Evaluations = None,
+    tune: keys.Tune = None,
     gate: keys.Gate = None,
     every: keys.Every = None,
     seed: keys.Seed = None,
@@ -121,7 +122,7 @@ def create(
             "window_batch": window_batch, "matmul": matmul, "embed_spike": embed_spike,
             "rescale_every": rescale_every, "seed": seed, "device": device, "power_window": power_window,
             "calibration_split": calibration_split, "calibration": calibration, "strategy": strategy,
-            "beam_width": beam_width, "evaluations": evaluations, "gate": gate, "every": every,
+            "beam_width": beam_width, "evaluations": evaluations, "gate": gate, "every": every, "tune": tune,
         },
     )  # fmt: skip
     made = made.located(Path.cwd())

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from qslm_opt.hierarchy.tree import Hierarchy
     from qslm_opt.kernels.ops import Weight
     from qslm_opt.models.loading import LoadedModel
+    from qslm_opt.quant.apply import Tuner
     from qslm_opt.quant.base import QuantizedTensor
     from qslm_opt.setting import QuantSetting
 
@@ -122,6 +123,7 @@ class Engine:
         prefix_bytes: int | None = None,
         reorder: bool = True,
         calibration: Callable[[], TaskData] | None = None,
+        tuner: Tuner | None = None,
         narrate: Callable[[str], None] = silent,
     ) -> None:
         """Place the model on ``device``.
@@ -135,6 +137,7 @@ class Engine:
             prefix_bytes: bound of the boundary cache; 0 turns it off, None takes ``PREFIX_BYTES``.
             reorder: compute first what decides soonest.
             calibration: gives the text that calibrated quantizers look at; asked for once, when one does.
+            tuner: tunes settings that say so, see ``QuantizedView``.
             narrate: told once, in one line, when memory runs out and batches get smaller.
         """
         if not data.sequences or not data.n:
@@ -149,6 +152,7 @@ class Engine:
             precision = pick_precision(kind, matmul)
             ops = REFERENCE if dtype != torch.float32 else fast_ops(kind, precision)
         self.ops = ops
+        self._tuner = tuner
         free, total = self._gpu_bytes()
         self._view = self._view_of(model, min(CACHE_BYTES[kind], int(WEIGHTS_SHARE * free)))
         self._model, self._calibration = model, calibration
@@ -174,7 +178,9 @@ class Engine:
             packed = model.packed
             return PackedView(packed.tensors, packed.setting, self.device, self.dtype, weight, products)
         on_device = {k: v.to(self.device, self.dtype) for k, v in model.tensors.items()}
-        return QuantizedView(on_device, self.hierarchy, cache_bytes, weight, products, self._input_moments)
+        return QuantizedView(
+            on_device, self.hierarchy, cache_bytes, weight, products, self._input_moments, self._tuner
+        )
 
     def codes(self, setting: QuantSetting) -> dict[str, QuantizedTensor | Tensor]:
         """Return the codes that ``setting`` computes with, as ``QuantizedView.codes`` does."""

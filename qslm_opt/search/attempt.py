@@ -16,6 +16,7 @@ from qslm_opt.results import TrialRecord
 from qslm_opt.search.failures import blame_of
 from qslm_opt.search.interrupts import Interrupts
 from qslm_opt.search.ledger import OpenTrial, close_trial
+from qslm_opt.search.machine import setting_of
 from qslm_opt.search.outcome import Judge, Outcome
 from qslm_opt.search.owners import shares_board
 from qslm_opt.search.power import PowerOf
@@ -168,7 +169,7 @@ class Attempts:
         whole = proposal.tier == "sensitivity" or proposal.to_end or proposal.cheap
         bound = None if whole else self.judge.bound
         part = {"every": proposal.every} if proposal.every > 1 else {}
-        setting = space.setting_of(proposal.levels, proposal.fixed)
+        setting = setting_of(space, proposal)
         parent = space.setting_of(proposal.parent, proposal.fixed)
         report = Reporter(self.study, trial, bound, self.listener, self.interrupts)
         with self.interrupts.exposed():
@@ -282,7 +283,7 @@ def started_record(trial: OpenTrial, proposal: Proposal, space: SearchSpace, uui
         tier=proposal.tier,
         unit=proposal.unit,
         bits=proposal.bits,
-        setting=space.setting_of(proposal.levels, proposal.fixed).to_json(),
+        setting=setting_of(space, proposal).to_json(),
         digest=proposal.digest,
         value=None,
         bytes=proposal.bytes,

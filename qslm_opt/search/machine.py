@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from qslm_opt.formats import FP32, Bits, Format
+from qslm_opt.setting import QuantSetting, tune_mark
 
 if TYPE_CHECKING:
     from qslm_opt.search.space import SearchSpace
@@ -69,6 +70,8 @@ class Proposal:
     """Whether the run goes on to its end also when the violation is certain."""
     drift: bool = False
     """Whether only the membrane drift over a few hundred tokens is measured."""
+    tune: int = 0
+    """Steps by which the setting is tuned before it is measured."""
 
     @property
     def fixed(self) -> Format | None:
@@ -102,16 +105,22 @@ class Proposal:
 
 def propose(
     space: SearchSpace, tier: Tier, unit: str, bits: Bits, levels: Levels, parent: Levels, *, every: int = 1,
-    drift: bool = False, to_end: bool = False,
+    drift: bool = False, to_end: bool = False, tune: int = 0,
 ) -> Proposal:  # fmt: skip
     """Return the proposal of ``levels``; it is to be run whatever its bytes, see ``unless_too_large``."""
     fixed = FP32 if tier == "sensitivity" else None
     memory = space.memory(levels, fixed)
-    mark = "~drift" if drift else f"~{every}" if every > 1 else ""
+    mark = "~drift" if drift else f"~{every}" if every > 1 else tune_mark(tune)
     return Proposal(
         tier, unit, bits, levels, parent, space.digest(levels, fixed) + mark, memory, memory <= space.budget,
-        run=True, every=every, drift=drift, to_end=to_end,
+        run=True, every=every, drift=drift, to_end=to_end, tune=tune,
     )  # fmt: skip
+
+
+def setting_of(space: SearchSpace, proposal: Proposal) -> QuantSetting:
+    """Return the whole setting of a proposal."""
+    setting = space.setting_of(proposal.levels, proposal.fixed)
+    return replace(setting, tune=proposal.tune) if proposal.tune else setting
 
 
 def unless_too_large(proposal: Proposal) -> Proposal:

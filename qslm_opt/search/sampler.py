@@ -21,7 +21,7 @@ from qslm_opt.search.ledger import (
     write_attributes,
     write_parameters,
 )
-from qslm_opt.search.machine import Proposal
+from qslm_opt.search.machine import Proposal, setting_of
 from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.strategies import Strategy
 from qslm_opt.search.verdicts import VerdictTable, read
@@ -318,7 +318,7 @@ class TieredSampler(BaseSampler):
         space = self.space
         return {
             **self._attributes,
-            "setting": space.setting_of(proposal.levels, proposal.fixed).to_json(),
+            "setting": setting_of(space, proposal).to_json(),
             "digest": proposal.digest,
             "bytes": proposal.bytes,
             "fp32_bytes": space.fp32_bytes,

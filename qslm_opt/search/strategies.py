@@ -10,6 +10,7 @@ from qslm_opt.search.allocation import Knapsack
 from qslm_opt.search.beam import Beam
 from qslm_opt.search.sampled import Sampled
 from qslm_opt.search.script import Machine, ScriptPath
+from qslm_opt.search.tuned import Tuned
 from qslm_opt.search.walk import Walk
 from qslm_opt.spec import SAMPLERS, STRATEGIES
 
@@ -34,22 +35,28 @@ class Strategy:
     evaluations: int | None = None
     gate: bool = False
     every: int = 8
+    tune: int = 0
     seed: int = 0
 
     @classmethod
     def of(cls, spec: StudySpec, n: int = 0) -> Strategy:
         """Return the strategy of a study whose data has ``n`` sentences or predicted tokens."""
         every = spec.every or min(MOST, max(FEWEST, n // ENOUGH[spec.metric]))
-        return cls(spec.strategy, spec.tiers, spec.beam_width, spec.evaluations, spec.gate, every, spec.seed)
+        return cls(
+            spec.strategy, spec.tiers, spec.beam_width, spec.evaluations, spec.gate, every, spec.tune,
+            spec.seed,
+        )  # fmt: skip
 
     def path(self, space: SearchSpace) -> Path:
         """Return the path of the search over ``space``, before any verdict."""
+        if self.tune:
+            return ScriptPath(Tuned(space, self.machine(space), self.tune, self.tiers), self.evaluations)
         if self.name == "tiered":
             return Walk(space, self.evaluations)
         return ScriptPath(self.machine(space), self.evaluations)
 
     def machine(self, space: SearchSpace) -> Machine:
-        """Return the script machine of every strategy but the tiers."""
+        """Return the script machine; that of the tiers is a beam of one incumbent."""
         if self.name in SAMPLERS:
             return Sampled(space, self.name, self.seed, self.evaluations or SAMPLERS[self.name], self.tiers)
         return MACHINES[self.name](self, space)
@@ -60,6 +67,10 @@ def machine_of(spec: StudySpec, space: SearchSpace, n: int = 0) -> Path:
     return Strategy.of(spec, n).path(space)
 
 
+def _tiered(how: Strategy, space: SearchSpace) -> Machine:
+    return Beam(space, 1, False, how.tiers)
+
+
 def _beam(how: Strategy, space: SearchSpace) -> Machine:
     return Beam(space, how.beam_width, how.gate, how.tiers)
 
@@ -68,5 +79,7 @@ def _knapsack(how: Strategy, space: SearchSpace) -> Machine:
     return Knapsack(space, how.every, how.evaluations, how.gate, how.tiers)
 
 
-MACHINES: dict[str, Callable[[Strategy, SearchSpace], Machine]] = {"beam": _beam, "knapsack": _knapsack}
-"""Strategies of ours, besides the tiers, by name."""
+MACHINES: dict[str, Callable[[Strategy, SearchSpace], Machine]] = {
+    "tiered": _tiered, "beam": _beam, "knapsack": _knapsack
+}  # fmt: skip
+"""Strategies of ours by name."""

@@ -26,11 +26,16 @@ from qslm_opt.results import (
     TrialRecord,
 )
 from qslm_opt.search.driver import run_study
+from qslm_opt.search.machine import setting_of
 from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.tiers import Proposal, Verdict
 from qslm_opt.setting import UNQUANTIZED, QuantSetting
 from qslm_opt.spec import StudySpec
 from qslm_opt.store import open_repository
+
+
+TUNED = 0.4
+"""Share of a setting's loss above the baseline that tuning leaves."""
 
 
 def hierarchy(
@@ -94,6 +99,8 @@ class Metric:
             weight = random.Random(f"{self.seed}/{unit}").random()
             bits = setting.format_of(unit).bits
             total += weight * (0.0 if bits >= 16 else 2.0 ** (1 - bits))
+        if setting.tune:
+            total = 1.0 + (total - 1.0) * TUNED
         digest = setting.digest(self.space.hierarchy)
         return total + self.noise * random.Random(f"{self.seed}/{digest}").uniform(-1, 1)
 
@@ -101,7 +108,7 @@ class Metric:
         """What an evaluation of ``proposal`` would say."""
         if not proposal.run:
             return Verdict(None, False)
-        loss = self.loss(self.space.setting_of(proposal.levels, proposal.fixed))
+        loss = self.loss(setting_of(self.space, proposal))
         if proposal.drift:
             return Verdict(None, proposal.memory_ok, drift=loss - 1)
         if proposal.every > 1:
