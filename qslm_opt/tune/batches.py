@@ -1,4 +1,4 @@
-"""What the student sees: random windows or sentences of the calibration text, in tensors that stay in place."""
+"""What the student sees: random windows or sentences of the calibration text, in fixed tensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qslm_opt.tune.config import TuneConfig
 
 _LONGEST = 0.995
-"""Sentences are cut to the length that this share of them does not exceed: a few long ones cost all padding."""
+"""Sentences are cut to the length that this share of them does not exceed: few long ones pad all."""
 
 
 class Batches:

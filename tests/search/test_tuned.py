@@ -26,7 +26,8 @@ def strategy(name: str, tune: int = 100) -> Strategy:
 
 
 def run(path, **changes) -> RunSummary:
-    url, session = f"sqlite:///{path}", toy(spec(max_increase="30%", memory_budget="30%", lam=1000, **changes))
+    generous = spec(max_increase="30%", memory_budget="30%", lam=1000, **changes)
+    url, session = f"sqlite:///{path}", toy(generous)
     create_study(session.spec, url, session)
     return run_study("toy", url, session, listener=Recorder())
 

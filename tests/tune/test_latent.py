@@ -1,4 +1,4 @@
-"""Latents: the first value is the quantizer's, gradients pass inside the grid, what is stored is what computes."""
+"""Latents: they begin as the quantizer's codes, learn inside the grid, and store what they compute."""
 
 from __future__ import annotations
 

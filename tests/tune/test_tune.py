@@ -36,7 +36,8 @@ def setting(text: str = "int2/channel/midrise", steps: int = 30) -> QuantSetting
 def text_of(kind: str):
     rng = np.random.default_rng(0)
     if kind == "lm":
-        return build("demo", "train", cut_windows(rng.integers(0, 40, 1500), 50, "demo"), source="t", window=50)
+        windows = cut_windows(rng.integers(0, 40, 1500), 50, "demo")
+        return build("demo", "train", windows, source="t", window=50)
     sentences = [rng.integers(0, 40, rng.integers(3, 12)) for _ in range(60)]
     return build("demo-classify", "train", sentences, source="t", labels=rng.integers(0, 2, 60))
 
