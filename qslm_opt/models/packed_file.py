@@ -54,6 +54,8 @@ def is_packed(path: Path) -> bool:
     if path.name == PACKED_NAME:
         return True
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
         with path.open("rb") as file:
             return file.read(_SUM_AT)[8:] == _OPENING
     except OSError:
@@ -83,6 +85,8 @@ def read_packed_file(path: Path) -> PackedFile:
         ModelError: it cannot be read, is truncated or altered, or of a newer version.
     """
     try:
+        if not path.is_file():
+            raise _refusal(path, "it is no file")
         with path.open("rb") as file:
             size = path.stat().st_size
             length = int.from_bytes(file.read(8), "little")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -228,7 +229,11 @@ def test_files_beside_it_that_are_others_are_refused(tmp_path: Path) -> None:
         load_packed(tmp_path / "out")
 
 
-def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
-    (tmp_path / PACKED_NAME).mkdir()
-    with pytest.raises(ModelError):
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path / PACKED_NAME)
+    with pytest.raises(ModelError, match="it is no file"):
         load_packed(tmp_path)
+    make(tmp_path / "model.pth")
+    with pytest.raises(ModelError):
+        load_model(str(tmp_path / "model.pth"))
