@@ -230,7 +230,7 @@ def test_files_beside_it_that_are_others_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
-def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path, make: Callable[[Path], object]) -> None:
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, make: Callable[[Path], object]) -> None:
     make(tmp_path / PACKED_NAME)
     with pytest.raises(ModelError, match="it is no file"):
         load_packed(tmp_path)
