@@ -95,6 +95,11 @@ def read_packed_file(path: Path) -> PackedFile:
             data = length.to_bytes(8, "little") + file.read(size - 8)
     except OSError as error:
         raise ModelError(f"packed model {str(path)!r} cannot be read: {error.strerror or error}.") from None
+    except MemoryError:
+        raise ModelError(
+            f"packed model {str(path)!r} has {size:,} bytes, more than this machine has memory for; "
+            "read it where there is more."
+        ) from None
     checksum = _check_sum(path, data)
     try:
         entries = json.loads(data[8 : 8 + length])
