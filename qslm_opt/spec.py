@@ -116,7 +116,7 @@ class StudySpec:
     """The knapsack's sensitivities are measured on every so many-th window or sentence, 2 or more; None: 2 to
     8 by the size of the data."""
     tune: int = 0
-    """Steps by which the settings of the last tier are tuned on calibration text; 0: there is no such tier."""
+    """Steps by which settings of a last tier are tuned on calibration text; 0: there is no such tier."""
     seed: int = 0
     """Seed of the Optuna sampler; the tiers themselves have no randomness."""
     device: str = "auto"
@@ -138,7 +138,7 @@ class StudySpec:
         _check_strategy(self)
         if not 0 <= self.tune <= MOST_TUNE_STEPS:
             raise SpecError(
-                f"tune {self.tune} is out of range; it is the steps of tuning, 0 (none) to {MOST_TUNE_STEPS:,}."
+                f"tune {self.tune} is out of range; it is the steps of tuning, 0 to {MOST_TUNE_STEPS:,}."
             )
         for key in ("window", "limit", "window_batch", "calibration", "beam_width", "evaluations"):
             value = getattr(self, key)

@@ -6,6 +6,7 @@ import json as jsonlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +33,7 @@ from qslm_opt.cli.model_options import (
 from qslm_opt.cli.model_pack import pack, packed_json
 from qslm_opt.cli.model_session import (
     check_choice,
+    check_tune,
     kind_of,
     open_session,
     read_setting,
@@ -130,6 +132,11 @@ def evaluate(
     scope: Scope = None,
     quantizer: Quantizer = None,
     layout: Layout = None,
+    tune: Annotated[
+        int | None,
+        typer.Option("--tune", metavar="STEPS", help="Tune what --bits chose by so many steps of "
+                     "distillation on the calibration split.", show_default=False),
+    ] = None,
     calibration_split: CalibrationSplit = None,
     calibration: Calibration = None,
     sign_embedding: SignEmbedding = True,
@@ -143,12 +150,14 @@ def evaluate(
     bits = None if bits is None else plain_bits(bits)
     looked_at = {"--calibration-split": calibration_split, "--calibration": calibration}
     check_choice(bits, setting, scope, quantizer, layout, sign_embedding, looked_at)
+    check_tune(tune, bits, setting)
     given = read_setting(setting) if setting is not None else None
     quantizer = quantizer if given is None else given.quantizer
     spec = spec_of(
         model, task, data=data, split=split, window=window, limit=limit, quantizer=quantizer, layout=layout,
         sign_embedding=sign_embedding, embed_spike=embed_spike, rescale_every=rescale_every, device=device,
         matmul=matmul, calibration_split=calibration_split, calibration=calibration,
+        tune=given.tune if given is not None else tune or 0,
     )  # fmt: skip
     session = open_session(spec, narrate, packed=bits is None and given is None)
     packed = session.model.packed
@@ -156,6 +165,8 @@ def evaluate(
         setting_of(spec, session.hierarchy, bits, scope or "searched") if packed is None else packed.setting
     )
     chosen.resolve(session.hierarchy)
+    if given is None and spec.tune:
+        chosen = replace(chosen, tune=spec.tune)
     with _bar("evaluating") as moved:
         run, _ = session.run(chosen, report=lambda progress: moved(progress.used, progress.n))
     value = _evaluation_json(session, chosen, run)

@@ -150,7 +150,8 @@ def _agreement(
     stated = {"weights": str(packed.header.get("weights"))}
     calibration = packed.header.get("calibration")
     if isinstance(calibration, dict):
-        stated["calibration"] = str(calibration.get("hash"))
+        parts = {"calibration": "hash", "tuning": "tuning"}
+        stated |= {part: str(calibration[key]) for part, key in parts.items() if calibration.get(key)}
     made.check(stated, f"packed model {str(packed.path)!r}")
     from qslm_opt.evaluate.agreement import agreement
     from qslm_opt.evaluate.engine import pick_device

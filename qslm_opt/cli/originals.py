@@ -33,7 +33,7 @@ class Original:
 
     def check(self, wanted: Mapping[str, str], whose: str) -> None:
         """Raise FingerprintError when weights or calibration text are not the ones of ``whose``."""
-        for part in ("weights", "calibration"):
+        for part in ("weights", "calibration", "tuning"):
             if part in wanted and part in self.fingerprint and wanted[part] != self.fingerprint[part]:
                 raise FingerprintError(
                     f"the {part} of model {self.model.source!r} ({self.fingerprint[part][:16]}) are not "
@@ -67,11 +67,11 @@ def original_codes(
     check_source(model)
     from qslm_opt.quant import is_calibrated
 
-    if is_calibrated(setting.quantizer):
+    if is_calibrated(setting.quantizer) or setting.tune:
         if spec is None:
+            what = "a tuned setting" if setting.tune else f"quantizer {setting.quantizer!r}"
             raise UsageError(
-                f"quantizer {setting.quantizer!r} looks at calibration text; give the --task it belongs to "
-                "(and --data), or --study."
+                f"{what} looks at calibration text; give the --task it belongs to (and --data), or --study."
             )
         return _calibrated(replace(spec, model=model, device=device), setting, narrate)
     return _plain(model, setting, kind, embed_spike, rescale_every, device, narrate)
@@ -107,9 +107,13 @@ def _plain(
 def _calibrated(spec: StudySpec, setting: QuantSetting, narrate: Callable[[str], None]) -> Original:
     from qslm_opt.pipeline import Session
 
-    session = Session.open(replace(spec, quantizer=setting.quantizer, limit=1), narrate)
-    codes, text = session.codes(setting), session.calibration
-    calibration = {
-        "split": text.split, "sequences": len(text.sequences), "window": text.window, "hash": text.data_hash
-    }  # fmt: skip
+    wanted = replace(spec, quantizer=setting.quantizer, tune=setting.tune, limit=1)
+    session = Session.open(wanted, narrate)
+    codes, hashes = session.codes(setting), session.fingerprint()
+    text = session.calibration if "calibration" in hashes else session.tuning_text
+    calibration = {"split": text.split, "window": text.window}
+    if "calibration" in hashes:
+        calibration |= {"sequences": len(text.sequences), "hash": hashes["calibration"]}
+    if "tuning" in hashes:
+        calibration["tuning"] = hashes["tuning"]
     return Original(session.model, session.hierarchy, codes, session.fingerprint(), calibration)

@@ -33,7 +33,6 @@ from qslm_opt.setting import UNQUANTIZED, QuantSetting
 from qslm_opt.spec import StudySpec
 from qslm_opt.store import open_repository
 
-
 TUNED = 0.4
 """Share of a setting's loss above the baseline that tuning leaves."""
 
