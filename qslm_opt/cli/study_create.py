@@ -12,6 +12,7 @@ from qslm_opt.cli import spec_options as keys
 from qslm_opt.cli.facts import ENDED
 from qslm_opt.cli.launchers import LauncherKind, import_ray, launch_on_ray
 from qslm_opt.cli.options import (
+    Deadline,
     Device,
     Json,
     Name,
@@ -28,6 +29,7 @@ from qslm_opt.cli.options import (
 )
 from qslm_opt.cli.output import narrate, print_json
 from qslm_opt.cli.running import (
+    deadline_of,
     need_terminal,
     open_session,
     read_facts,
@@ -37,10 +39,13 @@ from qslm_opt.cli.running import (
     watch_in_background,
 )
 from qslm_opt.cli.spec_flags import bits_list, make_spec, pins
+from qslm_opt.cli.unfinished import say_unfinished
 from qslm_opt.errors import UsageError
+from qslm_opt.search.deadline import DEADLINE
 
 if TYPE_CHECKING:
     from qslm_opt.pipeline import Session
+    from qslm_opt.search.deadline import Deadline as RunDeadline
     from qslm_opt.spec import StudySpec
 
 
@@ -90,16 +95,19 @@ def create(
         typer.Option("--launcher", help="Where --workers run: on this host, or on a Ray cluster."),
     ] = "local",
     no_run: Annotated[bool, typer.Option("--no-run", help="Create it only.")] = False,
+    deadline: Deadline = None,
     watch: Watch = False,
     progress: Progress = "auto",
     json: Json = False,
 ) -> None:  # fmt: skip
     """Create a study and run it: find the fewest bits that keep the metric and fit the memory.
 
-    Data goes to stdout, narration to stderr. Exit code 4: it ended and nothing meets both constraints.
+    Data goes to stdout, narration to stderr. Exit code 4: it ended, or came to its deadline, and nothing
+    meets both constraints.
     """
-    if no_run and (watch or workers > 1):
-        raise UsageError("--no-run runs nothing; leave --watch and --workers out, or --no-run.")
+    if no_run and (watch or workers > 1 or deadline is not None):
+        raise UsageError("--no-run runs nothing; leave --watch, --workers and --deadline out, or --no-run.")
+    until = deadline_of(deadline)
     if launcher == "ray" and (no_run or watch):
         raise UsageError("--launcher ray runs the study and waits; leave --no-run and --watch out.")
     _check_watch(watch, json)
@@ -124,15 +132,18 @@ def create(
         import_ray()  # before anything is stored
         create_only(made, url, False)
         with resumable(made.name, url):
-            launch_on_ray(made, url, workers)
+            launch_on_ray(made, url, workers, until)
         report(made.name, url, as_json=json)
+        facts = read_facts(made.name, url)
+        if until is not None and facts.row.reason == DEADLINE:
+            say_unfinished(facts, url)
     elif no_run:
         create_only(made, url, json)
     elif watch:
         create_only(made, url, False)
-        watch_in_background(made.name, url, workers)
+        watch_in_background(made.name, url, workers, deadline=until)
     else:
-        create_and_run(made, url, progress=progress, workers=workers, as_json=json)
+        create_and_run(made, url, progress=progress, workers=workers, as_json=json, deadline=until)
 
 
 def resume(
@@ -141,13 +152,14 @@ def resume(
     device: Device = None,
     workers: Workers = 1,
     power_window: PowerWindow = None,
+    deadline: Deadline = None,
     watch: Watch = False,
     progress: Progress = "auto",
     json: Json = False,
 ) -> None:
     """Go on with a study where it stopped, or help one that runs as another worker."""
     _check_watch(watch, json)
-    url = storage_url(storage)
+    url, until = storage_url(storage), deadline_of(deadline)
     with writing(url) as repository:
         row = repository.study(name)
     if row.state in ENDED:
@@ -155,24 +167,27 @@ def resume(
         report(name, url, as_json=json)
         return
     if watch:
-        watch_in_background(name, url, workers, device, power_window)
+        watch_in_background(name, url, workers, device, power_window, until)
         return
     seconds = row.spec.power_window if power_window is None else power_window
     spec = replace(row.spec, device=device or row.spec.device, power_window=seconds)
     with resumable(name, url):
         run(
             name, url, open_session(spec), progress=progress, workers=workers, as_json=json,
-            power_window=power_window,
+            power_window=power_window, deadline=until,
         )  # fmt: skip
 
 
 def create_and_run(
-    spec: StudySpec, url: str, *, progress: ProgressKind, workers: int = 1, as_json: bool = False
-) -> None:
+    spec: StudySpec, url: str, *, progress: ProgressKind, workers: int = 1, as_json: bool = False,
+    deadline: RunDeadline | None = None,
+) -> None:  # fmt: skip
     """Create a study and run it to its end."""
     session = _create(spec, url)
     narrate(f"study {spec.name!r} is created; watch it live: {command('watch', spec.name, url=url)}")
-    run(spec.name, url, session, progress=progress, workers=workers, as_json=as_json)
+    run(
+        spec.name, url, session, progress=progress, workers=workers, as_json=as_json, deadline=deadline
+    )
 
 
 def create_only(spec: StudySpec, url: str, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from qslm_opt.errors import InfeasibleError, StorageError
 from qslm_opt.evaluate.bounds import MetricBound
 from qslm_opt.search.attempt import Attempts, Listener, SessionLike, started_record
 from qslm_opt.search.board import publish
+from qslm_opt.search.deadline import DeadlineReached
 from qslm_opt.search.determinism import check_process, check_trials
 from qslm_opt.search.heart import Heart
 from qslm_opt.search.interrupts import Interrupts
@@ -90,9 +91,7 @@ class Run:
             self._open(owner)
             try:
                 self._begin()
-                self._start()
-                self._loop()
-                summary = self._summary()
+                summary = self._summary(deadline=self._reached_deadline())
                 self.repository.set_state(uuid, summary.state, summary.reason)
                 self._publish(state=summary.state, reason=summary.reason)
             except InfeasibleError as error:
@@ -113,6 +112,15 @@ class Run:
             finally:
                 close_storage(self.database)
         return summary
+
+    def _reached_deadline(self) -> bool:
+        """Search; return whether it was a deadline that ended that."""
+        try:
+            self._start()
+            self._loop()
+        except DeadlineReached:
+            return True
+        return False
 
     def _open(self, owner: str) -> None:
         self.database = open_shared(self.url)
@@ -170,12 +178,13 @@ class Run:
         )
         return known
 
-    def _summary(self) -> RunSummary:
+    def _summary(self, deadline: bool) -> RunSummary:
         walk = self.sampler.refresh(self.study)  # others may have found the end meanwhile
         trials = self._mark(walk)
         check_trials(self.study, trials, self.listener.on_narrate)
         name = self.row.name  # Optuna's dashboard may have changed it
-        return summarize(self.row.spec.renamed(name), trials, walk, time.monotonic() - self.started)
+        seconds = time.monotonic() - self.started
+        return summarize(self.row.spec.renamed(name), trials, walk, seconds, deadline)
 
     def _mark(self, walk: Walk) -> list[TrialRecord]:
         """Mark the trials that a finished walk did not need, and return all as they are marked then.
