@@ -28,7 +28,7 @@ _UNITS = {
 }  # fmt: skip
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z%]*)")
 BOUNDS = ("max_drop", "min_accuracy", "max_increase", "max_perplexity")
-_LATER = ("calibration_split", "calibration")
+_LATER = ("calibration_split", "calibration", "exclude", "ties")
 """Keys that earlier releases had not: left out of the hash where they are as if not given."""
 _NOT_DECIDING = ("name", "device", "matmul", "lam", "seed", "model", "data", "power_window")
 """Keys that the spec's hash leaves out: what model, data, device and matmul lead to is in the fingerprint."""
@@ -74,6 +74,10 @@ class StudySpec:
     """Store tensors of which only the sign matters in the lossless 1-bit format."""
     pins: Mapping[str, str] = field(default_factory=dict)
     """Unit → format that the search must keep."""
+    exclude: tuple[str, ...] = ()
+    """Units, or patterns such as ``attention.*/att.key``, that stay in float32 and are counted so."""
+    ties: tuple[str, ...] = ()
+    """Modules that always have the same bits: a pattern, or units and patterns separated by commas, each."""
     data: str | None = None
     """Folder with the task's parquet files; None loads them from the Hugging Face hub."""
     split: str | None = None
@@ -125,6 +129,9 @@ class StudySpec:
         Layout.parse(self.layout), Format.parse(self.fixed)
         for text in self.pins.values():
             Format.parse(text)
+        for key in ("exclude", "ties"):
+            if not all(part.strip() for text in getattr(self, key) for part in text.split(",")):
+                raise SpecError(f"{key} {list(getattr(self, key))} holds an empty name; remove it.")
         parse_size(self.memory_budget)
         if self.max_increase is not None:
             parse_increase(self.max_increase)
@@ -172,7 +179,7 @@ class StudySpec:
 
     def decides(self) -> dict[str, Any]:
         """Return the keys that decide the study's results; name, λ, seed, device and paths do not."""
-        usual = {f.name: f.default for f in fields(self) if f.name in _LATER}
+        usual = {f.name: json.loads(json.dumps(f.default)) for f in fields(self) if f.name in _LATER}
         values = json.loads(self.to_json()).items()
         return {k: v for k, v in values if k not in _NOT_DECIDING and (k not in usual or v != usual[k])}
 
@@ -290,6 +297,7 @@ def _typed(key: str, value: Any) -> Any:
         "window": (int,), "limit": (int,), "window_batch": (int,), "seed": (int,), "calibration": (int,),
         "rescale_every": (int,), "sign_embedding": (bool,), "pins": (dict,),
         "precisions": (list, tuple), "sensitivity_precisions": (list, tuple),
+        "exclude": (list, tuple), "ties": (list, tuple),
     }  # fmt: skip
     allowed = kinds.get(key, (str,))
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
@@ -301,6 +309,10 @@ def _typed(key: str, value: Any) -> Any:
         if not all(isinstance(b, (int, float)) and not isinstance(b, bool) for b in value):
             raise SpecError(f"{key} {value!r} must hold numbers such as 8, 4, 1.58.")
         return tuple(plain_bits(b) for b in value)
+    if key in ("exclude", "ties"):
+        if not all(isinstance(text, str) for text in value):
+            raise SpecError(f'{key} {value!r} must hold texts, for instance ["attention.*/att.key"].')
+        return tuple(value)
     if key == "pins":
         for unit, text in value.items():
             if not isinstance(text, str):

@@ -14,7 +14,7 @@ from qslm_opt.spec import BOUNDS, StudySpec, read_toml
 def make_spec(name: str | None, file: Path | None, flags: Mapping[str, Any]) -> StudySpec:
     """Return the spec of a file with the flags that were given (those not None) laid over it.
 
-    A metric bound among the flags replaces the file's; pins are added to the file's.
+    A metric bound among the flags replaces the file's; pins, exclusions and ties are added to the file's.
     """
     given = {key: value for key, value in {"name": name, **flags}.items() if value is not None}
     if file is None:
@@ -26,6 +26,9 @@ def make_spec(name: str | None, file: Path | None, flags: Mapping[str, Any]) -> 
         values = {key: value for key, value in values.items() if key not in BOUNDS}
     if "pins" in given and isinstance(values.get("pins"), dict):
         given["pins"] = {**values["pins"], **given["pins"]}
+    for key in ("exclude", "ties"):
+        if key in given and isinstance(values.get(key), list):
+            given[key] = tuple(dict.fromkeys((*values[key], *given[key])))
     return StudySpec.from_mapping({**values, **given})
 
 

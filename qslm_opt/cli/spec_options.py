@@ -73,6 +73,15 @@ SignEmbedding = Annotated[
 Pin = Annotated[
     list[str] | None, _flag("--pin", _SPACE, "Keep a unit at a format; repeatable.", "UNIT=FORMAT")
 ]
+Exclude = Annotated[
+    list[str] | None,
+    _flag("--exclude", _SPACE, "Leave a unit unquantized, in float32; repeatable, * allowed.", "UNIT"),
+]
+Tie = Annotated[
+    list[str] | None,
+    _flag("--tie", _SPACE, "Modules that always get the same bits, for instance 'attention.*/att.key'; "
+                           "repeatable.", "UNIT,…"),
+]  # fmt: skip
 Seed = Annotated[
     int | None, _flag("--seed", _SPACE, "Seed of the sampler; the tiers are not random. [default: 0]")
 ]
