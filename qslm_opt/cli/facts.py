@@ -80,7 +80,7 @@ class StudyFacts:
             "order": row.order,
             "counts": row.counts,
             "evaluations": sum(ran(t) for t in self.trials),
-            "best": None if self.best is None else _best(self.best),
+            "best": None if self.best is None else best_json(self.best),
             "closest": self._closest(),
         }
 
@@ -202,7 +202,8 @@ def _row(entry: Ranked, on_front: bool) -> dict[str, Any]:
     }
 
 
-def _best(entry: Ranked) -> dict[str, Any]:
+def best_json(entry: Ranked) -> dict[str, Any]:
+    """Return the object ``best`` of ``study show --json``."""
     t = entry.record
     return {
         "trial": t.number,

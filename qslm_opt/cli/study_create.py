@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +24,7 @@ from qslm_opt.cli.options import (
     Watch,
     Workers,
     command,
+    complete_names,
     reading,
     storage_url,
     writing,
@@ -38,7 +40,7 @@ from qslm_opt.cli.running import (
     run,
     watch_in_background,
 )
-from qslm_opt.cli.spec_flags import bits_list, make_spec, pins
+from qslm_opt.cli.spec_flags import bits_list, lay_over, make_spec, pins
 from qslm_opt.cli.unfinished import say_unfinished
 from qslm_opt.errors import UsageError
 from qslm_opt.search.deadline import DEADLINE
@@ -59,6 +61,11 @@ def create(
         Path | None,
         typer.Option("--spec", metavar="FILE", help="TOML file with the keys below; flags win.",
                      show_default=False),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STUDY", show_default=False, autocompletion=complete_names,
+                     help="Take over spec and evaluations of this study; only what is missing is run."),
     ] = None,
     model: keys.Model = None,
     task: keys.Task = None,
@@ -113,28 +120,25 @@ def create(
     if launcher == "ray" and (no_run or watch):
         raise UsageError("--launcher ray runs the study and waits; leave --no-run and --watch out.")
     _check_watch(watch, json)
-    made = make_spec(
-        name,
-        spec,
-        {
-            "model": model, "task": task, "memory_budget": memory_budget, "max_drop": max_drop,
-            "min_accuracy": min_accuracy, "max_increase": max_increase, "max_perplexity": max_perplexity,
-            "lambda": lam, "precisions": bits_list("--precisions", precisions),
-            "sensitivity_precisions": bits_list("--sensitivity-precisions", sensitivity_precisions),
-            "layout": layout, "quantizer": quantizer, "fixed": fixed, "sign_embedding": sign_embedding,
-            "pins": pins(pin or ()), "exclude": tuple(exclude) if exclude else None,
-            "ties": tuple(tie) if tie else None,
-            "data": data, "split": split, "window": window, "limit": limit,
-            "window_batch": window_batch, "matmul": matmul, "embed_spike": embed_spike,
-            "rescale_every": rescale_every, "seed": seed, "device": device, "power_window": power_window,
-            "calibration_split": calibration_split, "calibration": calibration,
-        },
-    )  # fmt: skip
-    made = made.located(Path.cwd())
+    flags = {
+        "model": model, "task": task, "memory_budget": memory_budget, "max_drop": max_drop,
+        "min_accuracy": min_accuracy, "max_increase": max_increase, "max_perplexity": max_perplexity,
+        "lambda": lam, "precisions": bits_list("--precisions", precisions),
+        "sensitivity_precisions": bits_list("--sensitivity-precisions", sensitivity_precisions),
+        "layout": layout, "quantizer": quantizer, "fixed": fixed, "sign_embedding": sign_embedding,
+        "pins": pins(pin or ()), "exclude": tuple(exclude) if exclude else None,
+        "ties": tuple(tie) if tie else None,
+        "data": data, "split": split, "window": window, "limit": limit,
+        "window_batch": window_batch, "matmul": matmul, "embed_spike": embed_spike,
+        "rescale_every": rescale_every, "seed": seed, "device": device, "power_window": power_window,
+        "calibration_split": calibration_split, "calibration": calibration,
+    }  # fmt: skip
     url = storage_url(storage)
+    made = make_spec(name, spec, flags) if source is None else _continued(name, spec, source, flags, url)
+    made = made.located(Path.cwd())
     if launcher == "ray":
         import_ray()  # before anything is stored
-        create_only(made, url, False)
+        create_only(made, url, False, source)
         with resumable(made.name, url):
             launch_on_ray(made, url, workers, until)
         report(made.name, url, as_json=json)
@@ -142,12 +146,14 @@ def create(
         if until is not None and facts.row.reason == DEADLINE:
             say_unfinished(facts, url)
     elif no_run:
-        create_only(made, url, json)
+        create_only(made, url, json, source)
     elif watch:
-        create_only(made, url, False)
+        create_only(made, url, False, source)
         watch_in_background(made.name, url, workers, deadline=until)
     else:
-        create_and_run(made, url, progress=progress, workers=workers, as_json=json, deadline=until)
+        create_and_run(
+            made, url, progress=progress, workers=workers, as_json=json, deadline=until, source=source
+        )
 
 
 def resume(
@@ -184,25 +190,40 @@ def resume(
 
 def create_and_run(
     spec: StudySpec, url: str, *, progress: ProgressKind, workers: int = 1, as_json: bool = False,
-    deadline: RunDeadline | None = None,
+    deadline: RunDeadline | None = None, source: str | None = None,
 ) -> None:  # fmt: skip
-    """Create a study and run it to its end."""
-    session = _create(spec, url)
+    """Create a study, with the evaluations of ``source`` where one is given, and run it to its end."""
+    session = _create(spec, url, source)
     narrate(f"study {spec.name!r} is created; watch it live: {command('watch', spec.name, url=url)}")
     run(
         spec.name, url, session, progress=progress, workers=workers, as_json=as_json, deadline=deadline
     )
 
 
-def create_only(spec: StudySpec, url: str, as_json: bool) -> None:
+def create_only(spec: StudySpec, url: str, as_json: bool, source: str | None = None) -> None:
     """Create a study without running it."""
-    _create(spec, url)
+    _create(spec, url, source)
     narrate(f"study {spec.name!r} is created; run it: {command('study', 'resume', spec.name, url=url)}")
     if as_json:
         print_json(read_facts(spec.name, url).to_json())
 
 
-def _create(spec: StudySpec, url: str) -> Session:
+def _continued(
+    name: str | None, file: Path | None, source: str, flags: Mapping[str, Any], url: str
+) -> StudySpec:
+    """Return the spec of a study that takes over what ``source`` measured."""
+    from qslm_opt.search.targets import require_same_evaluations
+
+    if file is not None or name is None:
+        raise UsageError("--from takes the spec of its study; give NAME, and no --spec.")
+    with reading(url) as repository:
+        known = repository.study(source).spec
+    made = lay_over(asdict(known), {"name": name, **flags})
+    require_same_evaluations(known, made)
+    return made
+
+
+def _create(spec: StudySpec, url: str, source: str | None = None) -> Session:
     from qslm_opt.store import prepare, study_exists
 
     prepare(url)
@@ -215,7 +236,16 @@ def _create(spec: StudySpec, url: str) -> Session:
     whole = session.hierarchy.fp32_bytes()
     if spec.budget_bytes(whole) >= whole:
         narrate(f"the memory budget {spec.memory_budget} rules nothing out: the model has {whole:,} bytes")
+    if source is None:
+        create_study(spec, url, session)
+        return session
+    from qslm_opt.search.reuse import check_source, reuse
+
+    with reading(url) as repository:
+        check_source(repository.study(source), session.fingerprint())
     create_study(spec, url, session)
+    count = reuse(source, spec, url)
+    narrate(f"{count} evaluations of study {source!r} are used; only what is missing is run")
     return session
 
 

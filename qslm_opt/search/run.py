@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import TrialState
 
 from qslm_opt.errors import InfeasibleError, StorageError
-from qslm_opt.evaluate.bounds import MetricBound
 from qslm_opt.search.attempt import Attempts, Listener, SessionLike, started_record
 from qslm_opt.search.board import publish
 from qslm_opt.search.deadline import DeadlineReached
@@ -33,6 +32,7 @@ from qslm_opt.search.recording import Recording
 from qslm_opt.search.sampler import NothingToProposeError, TieredSampler
 from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.summary import RunSummary, summarize, unneeded
+from qslm_opt.search.targets import require_baseline
 from qslm_opt.search.tiers import Tier
 from qslm_opt.search.walk import Walk
 
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from qslm_opt.measure.meter import Meter
     from qslm_opt.results import Baseline, TrialRecord
     from qslm_opt.search.tiers import Proposal
-    from qslm_opt.spec import StudySpec
     from qslm_opt.store import Repository, StudyRow
 
 PATIENCE_SECONDS = 600.0
@@ -141,12 +140,7 @@ class Run:
     def _start(self) -> None:
         """Baseline, bound, stale trials, and where the walk stands."""
         baseline = self._baseline()
-        bound = MetricBound.of(self.row.spec, baseline)
-        if bound.slack(baseline.value) > 0:
-            raise InfeasibleError(
-                f"the unquantized model already violates the bound: {bound.metric} {baseline.value:.6g} "
-                f"against {_asked(self.row.spec)}; give a bound that the model meets."
-            )
+        bound = require_baseline(self.row.spec, baseline)
         with self.interrupts.exposed():
             check_process(self.study, self.session, self.listener.on_narrate)
         judge = Judge(self.space, bound, self.row.spec.lam)
@@ -308,10 +302,3 @@ class Run:
         trials = self.repository.trials(self.row.name)
         self._published, self._told = time.monotonic(), len(self.sampler.walk.candidates)
         publish(self.database, self.study._study_id, row, trials)
-
-
-def _asked(spec: StudySpec) -> str:
-    """Return the absolute bound as the user gave it; a relative one always holds for the baseline."""
-    if spec.metric == "accuracy":
-        return f"--min-accuracy {spec.min_accuracy}"
-    return f"--max-perplexity {spec.max_perplexity}"
