@@ -84,10 +84,7 @@ def _print(name: str, facts: StudyFacts, found: Answer) -> None:
         least = min(found.ranked, key=lambda entry: (entry.record.bytes, entry.rank))
         if least is not found.best:
             print_line(f"  smallest  {_entry(facts, least)}")
-    print_line(
-        f"  known     {found.measured} settings measured to their end, {found.violators} stopped early that "
-        f"violate this bound too, {found.open} stopped early that may meet it"
-    )
+    print_line(f"  known     {', '.join(_known(found))}")
     print_line(f"  uniform   {', '.join(_uniform(found))}")
     if found.smallest is not None:
         print_line(f"  below     {size(found.smallest)} no setting was tried under this bound")
@@ -101,13 +98,21 @@ def _entry(facts: StudyFacts, entry: Ranked) -> str:
     )
 
 
+def _known(found: Answer) -> Iterator[str]:
+    """Yield how many settings are known, and how."""
+    yield f"{found.measured} settings measured to their end"
+    if found.violators:
+        yield f"{found.violators} stopped early that violate this bound for certain"
+    if found.open:
+        yield f"{found.open} stopped early under the study's own bound that may meet this one"
+
+
 def _uniform(found: Answer) -> Iterator[str]:
-    """Yield ``4 bits meet both`` and so on, a word for each level."""
+    """Yield ``4 bits: meets both`` and so on, a verdict for each level."""
+    fitting = {True: "meets both", False: "metric violated", None: "not known"}
     for level in found.uniform:
-        metric = {True: "", False: "metric", None: "metric not known"}[level.metric_ok]
-        words = [word for word in ("" if level.fits else "memory", metric) if word]
-        verdict = "meet both" if not words else " and ".join(words)
-        yield f"{level.bits}: {verdict if not words or metric.endswith('known') else f'{verdict} violated'}"
+        above = "both violated" if level.metric_ok is False else "over the budget"
+        yield f"{level.bits} bits: {fitting[level.metric_ok] if level.fits else above}"
 
 
 def _standing(found: Answer, go_on: str) -> str:

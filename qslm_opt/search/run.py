@@ -34,6 +34,7 @@ from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.summary import RunSummary, summarize, unneeded
 from qslm_opt.search.targets import require_baseline
 from qslm_opt.search.tiers import Tier
+from qslm_opt.search.uniform import uniform_gap
 from qslm_opt.search.walk import Walk
 
 if TYPE_CHECKING:
@@ -285,6 +286,10 @@ class Run:
             self._order = walk.order
             self.repository.set_order(self.row.uuid, walk.order)
             self.listener.on_narrate(f"blocks, least sensitive first: {', '.join(walk.order)}")
+        if self._tier == "global" != walk.tier:
+            gap = uniform_gap(self.repository.trials(self.row.name))
+            if gap:
+                self.listener.on_narrate(gap)
         if walk.tier is not None and walk.tier != self._tier:
             self._publish()
             self._tier = walk.tier
