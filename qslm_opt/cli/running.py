@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 SHOWN = 20
 """Candidates that are listed at the end of a run; ``study candidates`` lists them all."""
 _GRACE_SECONDS = 30.0
+_LATE_SECONDS = 5.0
+HELPER_KEY = "QSLM_OPT_HELPER"
+"""Tells a process that it helps one that speaks for both."""
 _BEGAN_KEY = "QSLM_OPT_BEGAN"
 """Tells a process that this one starts when the user asked for the run, in seconds since 1970."""
 _began = {"at": time.time()}
@@ -74,9 +77,9 @@ def run(
         name, url, session, progress=progress, workers=workers, power_window=power_window, deadline=deadline
     )
     report(name, url, as_json=as_json, ended=summary.state in ENDED)
-    if summary.deadline:
+    if summary.deadline and HELPER_KEY not in os.environ:
         say_unfinished(read_facts(name, url), url)
-    elif summary.state == "stopped":
+    elif summary.state == "stopped" and not summary.deadline:
         narrate(f"stopped as asked. Go on with: {_resume_words(name, url)}")
 
 
@@ -223,18 +226,32 @@ def workers_on(
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 env={
                     **_environment(url), **place.environment(os.environ),
-                    **({REST_KEY: name} if place in at_rest else {}),
+                    **({REST_KEY: name} if place in at_rest else {}), HELPER_KEY: name,
                 },
                 stderr=subprocess.DEVNULL if quiet else None,
             )  # fmt: skip
             processes.append(worker)
         yield
+        if deadline is not None and not deadline.left():
+            _end_late(processes)
         _wait(processes, None)
     except BaseException:
         for process in processes:
             process.terminate()
         _wait(processes, _GRACE_SECONDS)
         raise
+
+
+def _end_late(processes: Sequence[subprocess.Popen[Any]]) -> None:
+    """End what still loads when the deadline has come; what runs trials ends by itself at the same time."""
+    until = time.monotonic() + _LATE_SECONDS
+    while time.monotonic() < until and any(process.poll() is None for process in processes):
+        time.sleep(0.05)
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+            process.returncode = 0  # on purpose
 
 
 def _wait(processes: Sequence[subprocess.Popen[Any]], seconds: float | None) -> None:

@@ -6,6 +6,7 @@ side is matched on its own, so ``*`` never crosses the ``/``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -95,7 +96,10 @@ def _searched(key: str, pattern: str, hierarchy: Hierarchy) -> list[str]:
     """Return the searched modules that a pattern names; SettingError when there are none."""
     if pattern == NETWORK:
         raise SettingError(f"{key} {pattern!r} leaves nothing to search; name blocks or modules.")
-    matched = [module for module in hierarchy.modules() if names_module(pattern, module.unit)]
+    try:
+        matched = [module for module in hierarchy.modules() if names_module(pattern, module.unit)]
+    except re.error as error:
+        raise SettingError(f"{key} {pattern!r} is no pattern: {error}.") from None
     if not matched:
         known = hierarchy.units()
         raise SettingError(f"{key} {pattern!r} names no unit of this model.{did_you_mean(pattern, known)}")

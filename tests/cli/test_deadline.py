@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,3 +141,30 @@ def test_a_bar_shows_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     (column,) = listener._columns()  # type: ignore[attr-defined]
     tasks = listener._bar.tasks  # type: ignore[attr-defined]
     assert [column.render(task).plain for task in tasks] == ["deadline: 12:34 left", ""]
+
+
+def test_a_process_that_still_loads_then_is_ended(
+    url: str, rings: Callable[[int | None], None], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    rings(7)
+    words = [sys.executable, "-c", "import time; time.sleep(600)"]
+    monkeypatch.setattr(running, "_resume", lambda name: words)
+    monkeypatch.setattr(running, "_LATE_SECONDS", 0.0)
+
+    class Over(Deadline):
+        def left(self) -> float:
+            return 0.0 if started else 3600.0
+
+    started: list[int] = []
+    popen = subprocess.Popen
+
+    def start(*args: Any, **more: Any) -> Any:
+        started.append(1)
+        return popen(*args, **more)
+
+    monkeypatch.setattr(running.subprocess, "Popen", start)
+    monkeypatch.setattr(study_create, "deadline_of", lambda text: Over("1h", 0.0))
+    assert run(["study", "create", "x", *FLAGS, "--workers", "2", "--deadline", "1h"]) in (0, 4)
+    assert started == [1]
+    assert "ended with exit code" not in capsys.readouterr().err
