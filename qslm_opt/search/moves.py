@@ -72,6 +72,17 @@ class Moves:
                     found.setdefault(places, self.modules[places[0]])
         return tuple(found.values())
 
+    @cached_property
+    def smallest(self) -> tuple[str, ...]:
+        """The smallest units that move on their own, each module in one: modules, and ties by their first."""
+        return tuple(dict.fromkeys(self.modules[self.places[unit][0]] for unit in self.modules))
+
+    @cached_property
+    def largest(self) -> tuple[str, ...]:
+        """Blocks and, by their first member, the ties that span blocks, each module in one of them."""
+        blocks = self.block_targets(self.members)
+        return (*blocks, *(unit for unit in self.smallest if unit in self.spanning))
+
 
 def _block(unit: str) -> str:
     return unit.partition("/")[0]

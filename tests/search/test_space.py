@@ -132,6 +132,15 @@ def test_a_tie_inside_a_block_moves_with_it_and_is_one_unit_of_the_module_tier()
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "ties", [(), ["attention.*/att.key"], ["attention.0", "input,output"], ["attention.*,output/head"]]
+)
+def test_every_module_moves_with_one_of_the_smallest_and_one_of_the_largest_units(ties):
+    of = space(ties=ties)
+    for units in (of.moves.smallest, of.moves.largest):
+        assert sorted(i for unit in units for i in of.positions(unit)) == list(range(len(of.modules)))
+
+
 def test_the_sensitivity_of_a_block_is_that_of_all_that_is_tied_to_it():
     of = space(ties=["input/emb,output/head"])
     levels = of.alone("output", 4)
