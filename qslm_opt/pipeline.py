@@ -6,6 +6,7 @@ The command line, the search and the tests all call ``Session.run``: the same ca
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,18 @@ class Session:
             _check_calibration(session)
         return session
 
+    def under(self, spec: StudySpec) -> Session:
+        """Return a session of another search of the same model and data.
+
+        What evaluations left (weights, activations) is dropped. Only keys that say how is searched may differ:
+        model, data and device are those of this session. The baseline and the calibration are not measured
+        again.
+        """
+        self.engine.forget()
+        other = copy(self)
+        other.spec = spec
+        return other
+
     def fingerprint(self) -> dict[str, str]:
         """Return what must not change while a study lasts.
 
@@ -131,15 +144,26 @@ class Session:
         bound: MetricBound | None = None,
         report: Callable[[Progress], bool] | None = None,
         meter: Meter | None = None,
+        every: int = 1,
     ) -> tuple[Evaluation, PowerWindow | None]:
-        """Evaluate one setting; see ``Engine.evaluate``. The power window is None without a meter."""
+        """Evaluate one setting; see ``Engine.evaluate``. The power window is None without a meter.
+
+        ``every`` above 1 computes only every so many-th window or sentence: a loss, no metric of the task.
+        """
         if meter is None:
-            return self.engine.evaluate(setting, parent=parent, bound=bound, report=report), None
+            run = self.engine.evaluate(setting, parent=parent, bound=bound, report=report, every=every)
+            return run, None
         self.engine.synchronise()
         with meter.window() as window:
-            evaluation = self.engine.evaluate(setting, parent=parent, bound=bound, report=report)
+            evaluation = self.engine.evaluate(
+                setting, parent=parent, bound=bound, report=report, every=every
+            )
         # What began behind kept activations computed less than its tokens: joules per token would lie.
         return evaluation, window.result(items=None if self.engine.reused else evaluation.used)
+
+    def drift(self, setting: QuantSetting) -> tuple[float, int, float]:
+        """Return membrane drift, tokens or sentences, and seconds; see ``Engine.drift``."""
+        return self.engine.drift(setting)
 
     def measure(
         self,

@@ -249,6 +249,18 @@ class TrialRecord:
     """Measured ahead by a worker and never needed: not part of the result."""
     reason: str = ""
     """Why it failed, in words; empty for all others."""
+    share: float = 1.0
+    """Share of the data that was computed on purpose; below 1 it is a cheap evaluation, no candidate."""
+
+    @property
+    def cheap(self) -> bool:
+        """Whether only a share of the data was computed: it says nothing about the metric's bound."""
+        return self.share < 1
+
+    @property
+    def share_text(self) -> str:
+        """What a cheap evaluation computed, in words."""
+        return f"1/{round(1 / self.share)} of the data" if self.share else "a few hundred tokens"
 
     @property
     def saving(self) -> float:

@@ -28,7 +28,22 @@ _UNITS = {
 }  # fmt: skip
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z%]*)")
 BOUNDS = ("max_drop", "min_accuracy", "max_increase", "max_perplexity")
-_LATER = ("calibration_split", "calibration", "exclude", "ties")
+STRATEGIES: Mapping[str, tuple[str, ...]] = {
+    "tiered": ("sensitivity", "global", "block", "module"),
+    "beam": ("sensitivity", "global", "gate", "block", "module", "postponed"),
+    "knapsack": ("global", "steps", "allocation", "gate", "refinement", "postponed"),
+    "tpe": ("global", "sampled"),
+    "nsga2": ("global", "sampled"),
+    "random": ("global", "sampled"),
+}
+"""How the settings are searched → the tiers of the search; ``gate`` and ``postponed`` only with a gate."""
+SAMPLERS: Mapping[str, int] = {"tpe": 200, "nsga2": 200, "random": 200}
+"""Optuna's own samplers → their evaluations where the study does not say how many."""
+GATED = ("gate", "postponed")
+_LATER = (
+    "calibration_split", "calibration", "strategy", "beam_width", "evaluations", "gate", "every",
+    "exclude", "ties",
+)  # fmt: skip
 """Keys that earlier releases had not: left out of the hash where they are as if not given."""
 _NOT_DECIDING = ("name", "device", "matmul", "lam", "seed", "model", "data", "power_window")
 """Keys that the spec's hash leaves out: what model, data, device and matmul lead to is in the fingerprint."""
@@ -90,6 +105,17 @@ class StudySpec:
     """Heaviside on the embedding: on, off or auto (auto: on only for a vocabulary of 77)."""
     rescale_every: int = 0
     """Halve the residual after every so many blocks; 0 never, 6 is the authors' RNN form."""
+    strategy: str = "tiered"
+    """How settings are searched: tiered, beam, knapsack, tpe, nsga2 or random."""
+    beam_width: int = 4
+    """Incumbents that the beam keeps."""
+    evaluations: int | None = None
+    """Most evaluations of the search, a cheap one counted as its share; None: ours end by themselves."""
+    gate: bool = False
+    """Whether membrane drift orders and postpones settings (beam and knapsack)."""
+    every: int | None = None
+    """The knapsack's sensitivities are measured on every so many-th window or sentence, 2 or more; None: 2 to
+    8 by the size of the data."""
     seed: int = 0
     """Seed of the Optuna sampler; the tiers themselves have no randomness."""
     device: str = "auto"
@@ -108,7 +134,8 @@ class StudySpec:
             _check_precisions("sensitivity_precisions", self.sensitivity_precisions)
         if not 0 <= self.lam < float("inf"):
             raise SpecError(f"lambda {self.lam} is out of range; it must be 0 or more and finite.")
-        for key in ("window", "limit", "window_batch", "calibration"):
+        _check_strategy(self)
+        for key in ("window", "limit", "window_batch", "calibration", "beam_width", "evaluations"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise SpecError(f"{key} {value} is out of range; it must be at least 1.")
@@ -140,6 +167,11 @@ class StudySpec:
     def metric(self) -> str:
         """``accuracy`` or ``perplexity``, by the task."""
         return "accuracy" if self.task in ("sst2", "demo-classify") else "perplexity"
+
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """The tiers of the search, in order."""
+        return tuple(t for t in STRATEGIES[self.strategy] if self.gate or t not in GATED)
 
     def budget_bytes(self, fp32_bytes: int) -> int:
         """Return the memory budget in bytes for a model of ``fp32_bytes``."""
@@ -178,10 +210,14 @@ class StudySpec:
         return cls.from_mapping({"name": path.stem, **read_toml(path), **given})
 
     def decides(self) -> dict[str, Any]:
-        """Return the keys that decide the study's results; name, λ, seed, device and paths do not."""
+        """Return the keys that decide the study's results; name, λ, device and paths do not.
+
+        The seed does with Optuna's own samplers, which are random.
+        """
         usual = {f.name: json.loads(json.dumps(f.default)) for f in fields(self) if f.name in _LATER}
         values = json.loads(self.to_json()).items()
-        return {k: v for k, v in values if k not in _NOT_DECIDING and (k not in usual or v != usual[k])}
+        left_out = set(_NOT_DECIDING) - ({"seed"} if self.strategy in SAMPLERS else set())
+        return {k: v for k, v in values if k not in left_out and (k not in usual or v != usual[k])}
 
     def hash(self) -> str:
         """Return 16 hex digits over ``decides()``."""
@@ -281,6 +317,20 @@ def _check_task(spec: StudySpec) -> None:
         raise SpecError(f"max_perplexity {spec.max_perplexity} is out of range; it must be 1 or more.")
 
 
+def _check_strategy(spec: StudySpec) -> None:
+    if spec.strategy not in STRATEGIES:
+        raise SpecError(
+            f"strategy {spec.strategy!r} is unknown; use one of {', '.join(STRATEGIES)}."
+            f"{did_you_mean(spec.strategy, STRATEGIES)}"
+        )
+    if spec.every is not None and spec.every < 2:
+        raise SpecError(f"every {spec.every} is out of range; it must be at least 2.")
+    if spec.gate and not set(GATED) & set(STRATEGIES[spec.strategy]):
+        raise SpecError(
+            f"the gate does nothing with strategy {spec.strategy!r}; leave it out, or use beam or knapsack."
+        )
+
+
 def _check_precisions(key: str, bits: tuple[Bits, ...]) -> None:
     if not bits or any(b not in WIDTHS for b in bits):
         raise SpecError(f"{key} {list(bits)} must hold one or more widths of 2 to 16 bits, 1.58 or 1.")
@@ -295,6 +345,7 @@ def _typed(key: str, value: Any) -> Any:
         "min_accuracy": (int, float), "max_perplexity": (int, float), "power_window": (int, float),
         "max_increase": (int, float, str), "memory_budget": (int, str),
         "window": (int,), "limit": (int,), "window_batch": (int,), "seed": (int,), "calibration": (int,),
+        "beam_width": (int,), "evaluations": (int,), "every": (int,), "gate": (bool,),
         "rescale_every": (int,), "sign_embedding": (bool,), "pins": (dict,),
         "precisions": (list, tuple), "sensitivity_precisions": (list, tuple),
         "exclude": (list, tuple), "ties": (list, tuple),

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from tui.model import StudyView
 
 Formats = Mapping[str, "Format"]
-STEPPED = ("block", "module")
-"""Tiers whose trials change one unit of a trial before them."""
+STEPPED = ("block", "module", "refinement")
+"""Tiers whose trials change one unit of a trial before them; a swap of the refinement names the network."""
 _LOOK_BACK = 40
 """A parent is the incumbent of its time: among so many trials that met the bound before its child."""
 

@@ -74,6 +74,8 @@ def reason_text(view: StudyView, record: TrialRecord) -> str:
         return "measured ahead by a worker and not needed: no part of the result"
     if record.feasible:
         return "measured to the end and within both limits"
+    if record.cheap:
+        return f"measured over {record.share_text} to learn what the step costs; it is not judged"
     if record.tier == "sensitivity":
         return "measured to learn how much this block minds; it is not judged"
     if record.state == "pruned":

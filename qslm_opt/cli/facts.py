@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 ENDED = ("finished", "infeasible")
 """States of a study that has nothing left to run."""
-TIERS = ("sensitivity", "global", "block", "module")
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,10 @@ class StudyFacts:
             "tiers": self.tiers(),
             "order": row.order,
             "counts": row.counts,
-            "evaluations": sum(ran(t) for t in self.trials),
+            "evaluations": sum(ran(t) and not t.cheap for t in self.trials),
+            "cheap": sum(ran(t) and t.cheap for t in self.trials),
+            "full_equivalents": equivalents(self.trials),
+            "gate": self.gate(),
             "best": None if self.best is None else best_json(self.best),
             "closest": self._closest(),
         }
@@ -95,7 +97,7 @@ class StudyFacts:
         progress = {part["tier"]: part for part in self.row.progress}
         ended = [t for t in self.trials if t.state not in ("running", "waiting")]
         found = []
-        for tier in TIERS:
+        for tier in self.row.spec.tiers:
             mine = [t for t in ended if t.tier == tier]
             known = progress.get(tier, {})
             best = next((entry.record for entry in self.ranked if entry.record.tier == tier), None)
@@ -110,6 +112,17 @@ class StudyFacts:
                 }
             )
         return found
+
+    def gate(self) -> dict[str, int] | None:
+        """Return what the gate postponed and was evaluated in the end, and how much of that met the metric.
+
+        None without a gate.
+        """
+        if not self.row.spec.gate:
+            return None
+        put_off = [t for t in self.trials if t.tier == "postponed" and t.state in ("complete", "pruned")]
+        wrong = sum(t.value is not None and t.slack.get("metric", 1.0) <= 0 for t in put_off)
+        return {"evaluated": len(put_off), "false_rejects": wrong}
 
     def bound_text(self) -> str:
         """Return the metric constraint in words."""
@@ -178,6 +191,11 @@ class StudyFacts:
 def ran(trial: TrialRecord) -> bool:
     """Return whether the trial ran the model."""
     return trial.used > 0
+
+
+def equivalents(trials: Sequence[TrialRecord]) -> float:
+    """Return how many full evaluations the model runs come to, a cheap one counted as its share."""
+    return round(sum(t.share for t in trials if ran(t)), 3)
 
 
 def _row(entry: Ranked, on_front: bool) -> dict[str, Any]:

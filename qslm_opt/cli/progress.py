@@ -173,6 +173,10 @@ def trial_line(record: TrialRecord, metric: str, baseline: float) -> str:
     """Return a finished trial in one line: what was tried, what it gave, the verdict."""
     tried = f"#{record.number} {record.tier} {record.unit} {record.bits} bits"
     memory = f"{size(record.bytes)} (−{100 * record.saving:.1f} %)"
+    if record.cheap and record.loss is not None:
+        change = f"loss {record.loss:.5g} nats over {record.share_text}"
+        seconds = "" if record.seconds is None else f", {record.seconds:.1f} s"
+        return f"{tried}: {change}, {memory}{seconds}"
     if record.value is None:
         return f"{tried}: {memory}, {verdict(record)}"
     judged = "" if record.tier == "sensitivity" else f", {verdict(record)}"
@@ -187,6 +191,8 @@ def verdict(record: TrialRecord) -> str:
     """Return what a finished trial means."""
     if record.state == "failed":
         return "failed"
+    if record.cheap:
+        return "measured"
     metric, memory = record.slack.get("metric", 0.0) > 0, record.slack.get("memory", 0.0) > 0
     if metric and memory:
         return "both violated"

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 _MODEL, _BOUND, _SPACE, _DATA = "Model", "Constraints and score", "Search space", "Data"
+_HOW = "Strategy"
 
 
 def _flag(name: str, panel: str, text: str, metavar: str | None = None) -> Any:
@@ -82,8 +83,31 @@ Tie = Annotated[
     _flag("--tie", _SPACE, "Modules that always get the same bits, for instance 'attention.*/att.key'; "
                            "repeatable.", "UNIT,…"),
 ]  # fmt: skip
+Strategy = Annotated[
+    str | None,
+    _flag("--strategy", _HOW, "tiered, beam, knapsack, tpe, nsga2 or random. [default: tiered]"),
+]
+BeamWidth = Annotated[
+    int | None, _flag("--beam-width", _HOW, "Incumbents that the beam keeps. [default: 4]", "W")
+]
+Evaluations = Annotated[
+    int | None,
+    _flag("--evaluations", _HOW,
+          "Most evaluations, cheap ones by their share; tpe, nsga2 and random: 200 without it.", "N"),
+]  # fmt: skip
+Gate = Annotated[
+    bool | None,
+    _flag("--gate/--no-gate", _HOW,
+          "Let membrane drift order and postpone settings (beam, knapsack). [default: no]"),
+]  # fmt: skip
+Every = Annotated[
+    int | None,
+    _flag("--every", _HOW, "The knapsack measures steps on every K-th window or sentence; 2 to 8 by data.",
+          "K"),
+]  # fmt: skip
 Seed = Annotated[
-    int | None, _flag("--seed", _SPACE, "Seed of the sampler; the tiers are not random. [default: 0]")
+    int | None,
+    _flag("--seed", _HOW, "Seed of tpe, nsga2 and random; ours are not random. [default: 0]"),
 ]
 Data = Annotated[
     str | None, _flag("--data", _DATA, "Folder with the task's parquet files; else the hub.", "DIR")

@@ -94,6 +94,11 @@ def create(
     matmul: keys.Matmul = None,
     embed_spike: keys.EmbedSpike = None,
     rescale_every: keys.RescaleEvery = None,
+    strategy: keys.Strategy = None,
+    beam_width: keys.BeamWidth = None,
+    evaluations: keys.Evaluations = None,
+    gate: keys.Gate = None,
+    every: keys.Every = None,
     seed: keys.Seed = None,
     storage: Storage = None,
     device: Device = None,
@@ -131,7 +136,8 @@ def create(
         "data": data, "split": split, "window": window, "limit": limit,
         "window_batch": window_batch, "matmul": matmul, "embed_spike": embed_spike,
         "rescale_every": rescale_every, "seed": seed, "device": device, "power_window": power_window,
-        "calibration_split": calibration_split, "calibration": calibration,
+        "calibration_split": calibration_split, "calibration": calibration, "strategy": strategy,
+        "beam_width": beam_width, "evaluations": evaluations, "gate": gate, "every": every,
     }  # fmt: skip
     url = storage_url(storage)
     made = make_spec(name, spec, flags) if source is None else _continued(name, spec, source, flags, url)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from qslm_opt.cli.facts import equivalents, ran
 from qslm_opt.cli.output import console, interval, metric_change, metric_value, size, table, watts
 
 if TYPE_CHECKING:
@@ -52,6 +53,21 @@ def print_study(facts: StudyFacts) -> None:
         trial = "–" if tier["trial"] is None else f"#{tier['trial']}"
         tiers.add_row(tier["tier"], str(tier["done"]), total, str(tier["evaluations"]), value, trial)
     out.print(tiers)
+    cheap = sum(ran(t) and t.cheap for t in facts.trials)
+    if cheap:
+        full = sum(ran(t) and not t.cheap for t in facts.trials)
+        out.print(
+            f"model runs: {full} full and {cheap} cheap ones over a share of the data, "
+            f"together {equivalents(facts.trials):.1f} full evaluations",
+            soft_wrap=True,
+        )
+    gate = facts.gate()
+    if gate is not None:
+        out.print(
+            f"gate: {gate['evaluated']} postponed settings were evaluated in the end, "
+            f"{gate['false_rejects']} of them met the metric (false rejects)",
+            soft_wrap=True,
+        )
     best = facts.best
     if best is None:
         return

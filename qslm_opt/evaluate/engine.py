@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from math import exp, fsum
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from qslm_opt import __version__
 from qslm_opt.errors import DataError, DeviceError, NumericsError, UsageError
 from qslm_opt.evaluate.batches import Batch, first_batch, make_batches
 from qslm_opt.evaluate.calibrate import input_moments
+from qslm_opt.evaluate.drift import DriftMeter
 from qslm_opt.evaluate.memory import live_bytes
 from qslm_opt.evaluate.order import Evidence, hardness_strata
 from qslm_opt.evaluate.prefix import Boundary, PrefixCache, boundary_keys
@@ -29,7 +30,7 @@ from qslm_opt.results import Evaluation, Progress
 from qslm_opt.setting import UNQUANTIZED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from qslm_opt.data import TaskData
     from qslm_opt.evaluate.bounds import MetricBound
@@ -164,6 +165,8 @@ class Engine:
         self.reused = False
         """Whether the last evaluation began anywhere behind kept activations."""
         self._keys: dict[str, list[str]] = {}
+        self._shares: dict[int, tuple[TaskData, Any, list[Batch], Evidence, PrefixCache]] = {}
+        self._drift: DriftMeter | None = None
         self._arrange()
 
     def _input_moments(self) -> dict[str, Tensor]:
@@ -208,6 +211,7 @@ class Engine:
         bound: MetricBound | None = None,
         report: Callable[[Progress], bool] | None = None,
         fresh: bool = False,
+        every: int = 1,
     ) -> Evaluation:
         """Evaluate ``setting`` over all batches, or until ``report`` says stop.
 
@@ -221,6 +225,8 @@ class Engine:
             bound: when given, every Progress carries the best metric that is still possible.
             report: called after every batch; True stops the run, and the value is then None.
             fresh: compute every block, also what is kept of earlier evaluations.
+            every: compute only every so many-th window or sentence, the first among them; ``n`` and the
+                metric are then those of this share.
 
         Raises:
             NumericsError: the logits hold NaN or infinity.
@@ -228,12 +234,52 @@ class Engine:
         """
         while True:
             try:
-                if parent is not None:
-                    self._arrange_by_hardness()
-                return self._evaluate(setting, parent, bound, report, fresh=fresh)
+                with self._on_share(every):
+                    if parent is not None and every == 1:
+                        self._arrange_by_hardness()
+                    return self._evaluate(setting, parent, bound, report, fresh=fresh)
             except torch.OutOfMemoryError:
                 pass
             self._halve()
+
+    @contextmanager
+    def _on_share(self, every: int) -> Iterator[None]:
+        """Stand on a share of the data inside: with batches and kept activations of its own."""
+        if every == 1:
+            yield
+            return
+        whole = self.data, self._strata, self._batches, self._evidence, self._prefix
+        try:
+            if every not in self._shares:
+                self.data, self._strata = self.data.every(every), None
+                self._arrange()
+                self._shares[every] = self.data, self._strata, self._batches, self._evidence, self._prefix
+            self.data, self._strata, self._batches, self._evidence, self._prefix = self._shares[every]
+            yield
+        finally:
+            self.data, self._strata, self._batches, self._evidence, self._prefix = whole
+
+    def drift(self, setting: QuantSetting) -> tuple[float, int, float]:
+        """Return the mean membrane drift of ``setting`` against the unquantized model, see ``drift``.
+
+        With the tokens or sentences it took, and the seconds.
+        """
+        start = perf_counter()
+        if self._drift is None:
+            self._drift = DriftMeter(self.data, self.config, self.ops, self.device)
+        with ExitStack() as stack:
+            if self.device.type == "cuda":
+                stack.enter_context(float32_products(tf32=self.ops.precision == "tf32"))
+            if not self._drift.has_reference:
+                self._drift.refer_to(self._view.apply(UNQUANTIZED))
+            found = self._drift.drift(self._view.apply(setting))
+        return found, self._drift.used, perf_counter() - start
+
+    def forget(self) -> None:
+        """Drop what earlier evaluations left: quantized weights, activations, and what turned wrong first."""
+        self._view.clear()
+        self._shares.clear()
+        self._arrange()
 
     def prepare(self, setting: QuantSetting) -> None:
         """Quantize the weights of ``setting``, where that was not done."""
@@ -333,8 +379,7 @@ class Engine:
             self._size = max(1, self._size // 2)
         self._rows = max(1, min(self._rows, largest.ids.numel()) // 2)
         self._prefix_limit //= 2
-        self._view.clear()
-        self._arrange()
+        self.forget()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if not self._told:

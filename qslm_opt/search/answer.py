@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Literal
 
 from qslm_opt.errors import InfeasibleError
 from qslm_opt.evaluate.bounds import MetricBound
 from qslm_opt.formats import FP32
 from qslm_opt.rank import Ranked, closest, rank
+from qslm_opt.search.machine import Verdict
 from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.targets import best_case, judged, require_baseline
-from qslm_opt.search.tiers import Tier, Verdict
 from qslm_opt.search.verdicts import VerdictTable, read
 from qslm_opt.search.walk import Walk
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from qslm_opt.formats import Bits
     from qslm_opt.hierarchy.tree import Hierarchy
     from qslm_opt.results import Baseline, TrialRecord
-    from qslm_opt.search.tiers import Proposal
+    from qslm_opt.search.machine import Path, Proposal, Tier
     from qslm_opt.spec import StudySpec
 
 
@@ -117,11 +118,12 @@ def answer(
     space = SearchSpace.of(spec, hierarchy)
     old, bound = MetricBound.of(before, baseline), MetricBound.of(spec, baseline)
     known = [found for t in trials if (found := judged(t, old, bound, space.budget)) is not None]
+    cheap = [trial for trial in trials if trial.cheap and trial.state == "pruned"]
     ran = [trial for trial in known if trial.state != "failed"]
     exact = {trial.digest for trial in ran if trial.state == "complete"}
     violators = {trial.digest for trial in ran} - exact
     stopped = {trial.digest for trial in trials if best_case(trial, old) is not None}
-    table = _table(known)
+    table = _table([*known, *cheap])
     return Answer(
         spec, bound, space.budget, rank(known, spec.metric, spec.lam), closest(ran),
         len(exact), len(violators), len(stopped - violators - exact),
@@ -142,8 +144,9 @@ def _refusal(spec: StudySpec, baseline: Baseline) -> str:
 def _table(known: Iterable[TrialRecord]) -> dict[str, Verdict]:
     table = VerdictTable()
     for t in known:
-        attributes = {"digest": t.digest, "value": t.value, "loss": t.loss, "reason": t.reason}
-        table.add(t.number, read(attributes, t.slack, t.state))
+        share = t.share if t.cheap else None
+        known_of = {"digest": t.digest, "value": t.value, "loss": t.loss, "reason": t.reason, "share": share}
+        table.add(t.number, read(known_of, t.slack, t.state))
     return dict(table.verdicts)
 
 
@@ -159,22 +162,37 @@ def _replay(
     space: SearchSpace, spec: StudySpec, table: dict[str, Verdict], known: Sequence[TrialRecord],
     trials: Sequence[TrialRecord], old: MetricBound,
 ) -> Replay:  # fmt: skip
-    walk = replayed(space, table)
-    visited = {step.proposal.digest for step in walk.candidates}
+    path = _path(spec, space, old.n)
+    pending = replayed(path, table)
+    visited = {step.proposal.digest for step in path.candidates}
     chosen = rank([t for t in known if t.digest in visited], spec.metric, spec.lam)
     best = chosen[0] if chosen else None
-    pending = walk.machine.pending(walk.state)
     if pending is None:
         return Replay(True, best, None, None, 0)
-    return Replay(False, best, walk.tier, _step(pending, trials, old), _at_most(walk, table))
+    return Replay(False, best, path.tier, _step(pending, trials, old), _at_most(path, table))
 
 
-def replayed(space: SearchSpace, table: dict[str, Verdict]) -> Walk:
-    """Return the walk as far as ``table`` leads; what needs no model run is told on the way."""
-    walk = Walk(space)
-    while (proposal := walk.machine.pending(walk.extend(table).state)) is not None and not proposal.run:
-        table[proposal.digest] = Verdict(None, proposal.memory_ok)
-    return walk
+def replayed(path: Path, table: dict[str, Verdict]) -> Proposal | None:
+    """Follow a search as far as ``table`` leads; return the first setting whose verdict is missing.
+
+    What needs no model run is told on the way, into ``table``.
+    """
+    while not path.extend(table).done:
+        needed = list(takewhile(lambda proposal: not proposal.speculative, path.proposals(table)))
+        told = {p.digest: Verdict(None, p.memory_ok) for p in needed if not p.run}
+        if not told:
+            return needed[0]
+        table.update(told)
+    return None
+
+
+def _path(spec: StudySpec, space: SearchSpace, n: int) -> Path:
+    """Return the search of a study; only other strategies than the tiers import Optuna."""
+    if spec.strategy == "tiered":
+        return Walk(space, spec.evaluations)
+    from qslm_opt.search.strategies import machine_of
+
+    return machine_of(spec, space, n)
 
 
 def _step(proposal: Proposal, trials: Sequence[TrialRecord], old: MetricBound) -> OpenStep:
@@ -183,8 +201,13 @@ def _step(proposal: Proposal, trials: Sequence[TrialRecord], old: MetricBound) -
     return OpenStep(proposal.tier, proposal.unit, proposal.bits, proposal.bytes, trial, at_best)
 
 
-def _at_most(walk: Walk, table: Mapping[str, Verdict]) -> int:
-    """The first two tiers visit the same settings whatever comes out, the last two at most their totals."""
+def _at_most(walk: Path, table: Mapping[str, Verdict]) -> int:
+    """The first two tiers visit the same settings whatever comes out, the last two at most their totals.
+
+    Other strategies than the tiers say themselves how many they ask for, about.
+    """
+    if not isinstance(walk, Walk):
+        return sum(p.total - p.done for p in walk.progress())
     space, needed = walk.machine.space, 0
     if walk.tier == "sensitivity":
         digests = {space.digest(space.alone(*point), FP32) for point in walk.machine.grid}

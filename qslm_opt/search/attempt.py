@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from qslm_opt.hierarchy.tree import Hierarchy
     from qslm_opt.measure.meter import Meter
     from qslm_opt.results import Baseline, Evaluation, PowerWindow, Progress
+    from qslm_opt.search.machine import Proposal
     from qslm_opt.search.space import SearchSpace
-    from qslm_opt.search.tiers import Proposal
     from qslm_opt.setting import QuantSetting
     from qslm_opt.spec import StudySpec
 
@@ -66,8 +66,12 @@ class SessionLike(Protocol):
         bound: MetricBound | None = None,
         report: Callable[[Progress], bool] | None = None,
         meter: Meter | None = None,
+        every: int = 1,
     ) -> tuple[Evaluation, PowerWindow | None]:
-        """Evaluate one setting."""
+        """Evaluate one setting; ``every`` above 1 computes only every so many-th window or sentence."""
+
+    def drift(self, setting: QuantSetting) -> tuple[float, int, float]:
+        """Return the membrane drift of a setting, the tokens or sentences it took, and seconds."""
 
     def measure(
         self, setting: QuantSetting, meter: Meter, seconds: float, stop: Callable[[], bool]
@@ -164,18 +168,22 @@ class Attempts:
         interrupted: KeyboardInterrupt | None = None
         if not proposal.run:
             return self.judge.violates_memory(proposal), None, None
+        if proposal.drift:
+            return self._drift(proposal), None, None
         space = self.judge.space
-        bound = None if proposal.tier == "sensitivity" else self.judge.bound
+        whole = proposal.tier == "sensitivity" or proposal.to_end or proposal.cheap
+        bound = None if whole else self.judge.bound
+        part = {"every": proposal.every} if proposal.every > 1 else {}
         setting = space.setting_of(proposal.levels, proposal.fixed)
         parent = space.setting_of(proposal.parent, proposal.fixed)
         report = Reporter(self.study, trial, bound, self.listener, self.interrupts)
         with self.interrupts.exposed():
             run, power = self.session.run(
-                setting, parent=parent, bound=bound, report=report, meter=self.meter
+                setting, parent=parent, bound=bound, report=report, meter=None if part else self.meter, **part
             )
         self._say_silent(trial, run)
         outcome = self.judge.judge(proposal, run, None)
-        if self.meter is None:
+        if self.meter is None or part:
             return outcome, None, None
         power = self._alone(power, trial)
         if self.power.wants_more(outcome, power) and self._is_alone(trial):
@@ -186,6 +194,12 @@ class Attempts:
             except KeyboardInterrupt as stop:
                 interrupted = stop
         return self.judge.judge(proposal, run, power), power, interrupted
+
+    def _drift(self, proposal: Proposal) -> Outcome:
+        space = self.judge.space
+        with self.interrupts.exposed():
+            drift, used, seconds = self.session.drift(space.setting_of(proposal.levels, proposal.fixed))
+        return self.judge.drifted(proposal, drift, used, seconds)
 
     def _alone(self, power: PowerWindow | None, trial: OpenTrial) -> PowerWindow | None:
         """Return the window, None when it holds the power of others' trials too."""
@@ -280,6 +294,7 @@ def started_record(trial: OpenTrial, proposal: Proposal, space: SearchSpace, uui
         value=None,
         bytes=proposal.bytes,
         fp32_bytes=space.fp32_bytes,
+        share=0.0 if proposal.drift else 1 / proposal.every,
         started=datetime.now().isoformat(timespec="seconds"),
     )
 

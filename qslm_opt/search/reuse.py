@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -18,6 +19,7 @@ from qslm_opt.search.ledger import CONSTRAINT, close_storage, load_study, one_tr
 from qslm_opt.search.outcome import Outcome
 from qslm_opt.search.sampler import TieredSampler
 from qslm_opt.search.space import SearchSpace
+from qslm_opt.search.strategies import Strategy
 from qslm_opt.search.targets import judged
 from qslm_opt.store import open_repository
 
@@ -97,7 +99,7 @@ def _made(
 ) -> Iterator[FrozenTrial]:
     """Yield the trials of the new study, one for each setting."""
     spec, space = new.spec, SearchSpace.of(new.spec, new.hierarchy)
-    known = TieredSampler(space).distributions
+    known = TieredSampler(space, strategy=Strategy.of(spec)).distributions
     for record in usable(old, spec, space, trials):
         params = {"tier": record.tier, "unit": record.unit, "bits": record.bits}
         if any(value not in known[name].choices for name, value in params.items()):  # type: ignore[attr-defined]
@@ -121,6 +123,8 @@ def usable(
     found: dict[str, TrialRecord] = {}
     for trial in trials:
         record = judged(trial, *bounds, space.budget)
+        if trial.cheap and trial.state == "pruned":
+            record = replace(trial, slack={"metric": 0.0, "memory": trial.bytes / space.budget - 1})
         if record is None or record.state == "failed":
             continue
         kept = found.get(record.digest)

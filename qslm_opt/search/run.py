@@ -31,18 +31,17 @@ from qslm_opt.search.pruner import ConstraintPruner
 from qslm_opt.search.recording import Recording
 from qslm_opt.search.sampler import NothingToProposeError, TieredSampler
 from qslm_opt.search.space import SearchSpace
+from qslm_opt.search.strategies import Strategy
 from qslm_opt.search.summary import RunSummary, summarize, unneeded
 from qslm_opt.search.targets import require_baseline
-from qslm_opt.search.tiers import Tier
 from qslm_opt.search.uniform import uniform_gap
-from qslm_opt.search.walk import Walk
 
 if TYPE_CHECKING:
     from optuna.study import Study
 
     from qslm_opt.measure.meter import Meter
     from qslm_opt.results import Baseline, TrialRecord
-    from qslm_opt.search.tiers import Proposal
+    from qslm_opt.search.machine import Path, Proposal, Tier
     from qslm_opt.store import Repository, StudyRow
 
 PATIENCE_SECONDS = 600.0
@@ -125,8 +124,9 @@ class Run:
     def _open(self, owner: str) -> None:
         self.database = open_shared(self.url)
         self.sampler = TieredSampler(
-            self.space, self.row.spec.seed, attributes={"owner": owner}, patient=True
-        )
+            self.space, self.row.spec.seed, strategy=Strategy.of(self.row.spec),
+            attributes={"owner": owner}, patient=True,
+        )  # fmt: skip
         self.study = self._load()
 
     def _load(self) -> Study:
@@ -141,6 +141,7 @@ class Run:
     def _start(self) -> None:
         """Baseline, bound, stale trials, and where the walk stands."""
         baseline = self._baseline()
+        self.sampler.search_by(Strategy.of(self.row.spec, baseline.n))
         bound = require_baseline(self.row.spec, baseline)
         with self.interrupts.exposed():
             check_process(self.study, self.session, self.listener.on_narrate)
@@ -181,7 +182,7 @@ class Run:
         seconds = time.monotonic() - self.started
         return summarize(self.row.spec.renamed(name), trials, walk, seconds, deadline)
 
-    def _mark(self, walk: Walk) -> list[TrialRecord]:
+    def _mark(self, walk: Path) -> list[TrialRecord]:
         """Mark the trials that a finished walk did not need, and return all as they are marked then.
 
         Another worker may store a trial, or its own list, in between: the last one to write looks again.
@@ -274,7 +275,7 @@ class Run:
         longest = max((t.user_attrs.get("seconds") or 0.0 for t in trials), default=0.0)
         return max(PATIENCE_SECONDS, 10 * longest)
 
-    def _follow(self, walk: Walk) -> None:
+    def _follow(self, walk: Path) -> None:
         """Store and tell how far the walk is, where that changed."""
         progress: list[dict[str, object]] = [
             {"tier": p.tier, "done": p.done, "total": p.total} for p in walk.progress()

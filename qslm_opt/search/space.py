@@ -154,6 +154,10 @@ class SearchSpace:
         """Return the next precision below ``bits``, or None at the lowest."""
         return next((p for p in self.precisions if p < bits), None)
 
+    def above(self, bits: Bits) -> Bits | None:
+        """Return the next precision above ``bits``, or None at the highest."""
+        return next((p for p in reversed(self.precisions) if p > bits), None)
+
     def setting_of(self, levels: Levels, fixed: Format | None = None) -> QuantSetting:
         """Return a short, readable setting for ``levels``; ``fixed`` replaces the space's own.
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 from qslm_opt.rank import closest, rank
 from qslm_opt.search.deadline import DEADLINE
-from qslm_opt.search.tiers import TIERS
 
 if TYPE_CHECKING:
     from qslm_opt.results import TrialRecord
-    from qslm_opt.search.walk import Walk
+    from qslm_opt.search.machine import Path
     from qslm_opt.spec import StudySpec
 
 
@@ -62,7 +61,7 @@ class RunSummary:
 
 
 def summarize(
-    spec: StudySpec, trials: Sequence[TrialRecord], walk: Walk, seconds: float, deadline: bool = False
+    spec: StudySpec, trials: Sequence[TrialRecord], walk: Path, seconds: float, deadline: bool = False
 ) -> RunSummary:
     """Return the summary of a run of ``seconds`` that left the study's ``trials`` and ``walk``.
 
@@ -76,7 +75,7 @@ def summarize(
         name=spec.name,
         state="stopped" if not walk.done else "finished" if ranked else "infeasible",
         counts={**counts, **Counter(trial.state for trial in trials)},
-        evaluations={tier: sum(trial.tier == tier for trial in ran) for tier in TIERS},
+        evaluations={tier: sum(trial.tier == tier for trial in ran) for tier in spec.tiers},
         candidates=len(ranked),
         best=best,
         score=ranked[0].score if ranked else None,
@@ -89,7 +88,7 @@ def summarize(
     )
 
 
-def unneeded(trials: Sequence[TrialRecord], walk: Walk) -> set[str]:
+def unneeded(trials: Sequence[TrialRecord], walk: Path) -> set[str]:
     """Return the digests whose model ran and that a finished ``walk`` did not visit.
 
     Workers measured them ahead. What they are depends on timing, so the result must not depend on them.

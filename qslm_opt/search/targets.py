@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from qslm_opt.results import Baseline, TrialRecord
 
 SPACE = (
-    "precisions", "sensitivity_precisions", "layout", "fixed", "sign_embedding", "pins", "exclude", "ties"
+    "precisions", "sensitivity_precisions", "layout", "fixed", "sign_embedding", "pins", "exclude", "ties",
+    "strategy", "beam_width", "evaluations", "gate", "every", "seed",
 )  # fmt: skip
 """Keys that say which settings are tried: what is known of a setting holds whatever they are."""
 TARGETS = (*BOUNDS, "memory_budget", "lam")
@@ -78,10 +79,12 @@ def judged(
 
     ``before`` is the bound that it ran under. Measured to the end: exactly known. Stopped early: known to
     violate where the best metric that was still possible then does; else its value may lie on either side.
-    Not run: open. Failed trials are as they were.
+    Not run, or only a share of the data: open. Failed trials are as they were.
     """
     if trial.state == "failed":
         return trial
+    if trial.cheap:
+        return None
     memory = trial.bytes / budget - 1
     if trial.state == "complete" and trial.value is not None:
         return replace(trial, slack={"metric": bound.slack(trial.value), "memory": memory}, extra=False)

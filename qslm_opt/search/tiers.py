@@ -31,66 +31,17 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Literal
 
-from qslm_opt.formats import FP32, Bits, Format
+from qslm_opt.formats import Bits
 from qslm_opt.hierarchy.tree import NETWORK
+from qslm_opt.search.machine import Proposal as Proposal
+from qslm_opt.search.machine import Tier as Tier
+from qslm_opt.search.machine import Verdict as Verdict
+from qslm_opt.search.machine import propose
 from qslm_opt.search.space import FP32_BITS, SearchSpace
 from qslm_opt.search.tables import Levels
 
-Tier = Literal["sensitivity", "global", "block", "module"]
 TIERS: tuple[Tier, ...] = ("sensitivity", "global", "block", "module")
 Phase = Literal["sensitivity", "global", "upward", "block", "module", "done"]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What is known of one setting."""
-
-    metric_ok: bool | None
-    """None when no model was run because the memory is above the budget."""
-    memory_ok: bool
-    value: float | None = None
-    """Metric; None unless measured to the end."""
-    loss: float | None = None
-    """Mean negative log likelihood in nats over what was computed."""
-    failed: bool = False
-    """Whether the evaluation failed for good; metric_ok is False then."""
-
-    @property
-    def candidate(self) -> bool:
-        """Whether it was measured to the end and meets both constraints."""
-        return self.metric_ok is True and self.memory_ok and self.value is not None
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """One setting the search wants a verdict of."""
-
-    tier: Tier
-    unit: str
-    bits: Bits
-    levels: Levels
-    parent: Levels
-    """Levels of the incumbent that it was made from; a hint for prefix caches."""
-    digest: str
-    bytes: int
-    memory_ok: bool
-    run: bool
-    """Whether the model is to be run; False: to be told as a memory violation."""
-    speculative: bool = False
-    """Whether it may turn out unneeded, because a decision before it is still open."""
-
-    @property
-    def fixed(self) -> Format | None:
-        """Format of the tensors that are not searched when it is not the space's own."""
-        return FP32 if self.tier == "sensitivity" else None
-
-    def settled_by(self, verdict: Verdict | None) -> bool:
-        """Return whether ``verdict`` says enough for the walk to go on."""
-        if verdict is None or not self.run:
-            return verdict is not None
-        if self.tier == "sensitivity":
-            return verdict.value is not None or verdict.failed
-        return verdict.metric_ok is not None
 
 
 @dataclass(frozen=True)
@@ -182,12 +133,7 @@ class TierMachine:
         return state.phase not in ("sensitivity", "global")
 
     def _proposal(self, tier: Tier, unit: str, bits: Bits, levels: Levels, parent: Levels) -> Proposal:
-        fixed = FP32 if tier == "sensitivity" else None
-        memory = self.space.memory(levels, fixed)
-        digest = self.space.digest(levels, fixed)
-        return Proposal(
-            tier, unit, bits, levels, parent, digest, memory, memory <= self.space.budget, run=True
-        )
+        return propose(self.space, tier, unit, bits, levels, parent)
 
     def _lower(self, state: State) -> Proposal:
         """The next step of the block and module tiers: the current unit one precision lower."""
