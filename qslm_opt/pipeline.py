@@ -97,9 +97,9 @@ class Session:
     def under(self, spec: StudySpec) -> Session:
         """Return a session of another search of the same model and data.
 
-        What evaluations left (weights, activations) is dropped. Only keys that say how is searched may differ:
-        model, data and device are those of this session. The baseline and the calibration are not measured
-        again.
+        What evaluations left (weights, activations) is dropped. Only keys that say how is searched may
+        differ: model, data and device are those of this session. The baseline and the calibration are not
+        measured again.
         """
         self.engine.forget()
         other = copy(self)

@@ -301,7 +301,7 @@ def started_record(trial: OpenTrial, proposal: Proposal, space: SearchSpace, uui
 
 def finished_record(record: TrialRecord, outcome: Outcome) -> TrialRecord:
     """Return a started trial's record with its outcome."""
-    names = ("value", "loss", "used", "seconds", "power_w", "energy_j", "firing_rate")
+    names = ("value", "loss", "used", "seconds", "power_w", "energy_j", "firing_rate", "share")
     measured: dict[str, Any] = {
         n: outcome.attributes[n] for n in names if outcome.attributes.get(n) is not None
     }

@@ -73,9 +73,9 @@ def problems(draw: st.DrawFn) -> tuple[SearchSpace, Metric]:
     return space, Metric(space, draw(st.integers(0, 10**6)), noise, limit)
 
 
-def sequential(space: SearchSpace, say: Say) -> tuple[Walk, list[Proposal]]:
+def sequential(space: SearchSpace, say: Say, make: Callable = Walk) -> tuple[Walk, list[Proposal]]:
     """One worker, one trial after the other; returns the walk and what was proposed."""
-    walk, verdicts, told = Walk(space), {}, []
+    walk, verdicts, told = make(space), {}, []
     while (proposal := next(walk.proposals(verdicts), None)) is not None:
         told.append(proposal)
         verdicts[proposal.digest] = say(proposal)
@@ -164,9 +164,11 @@ def test_workers_disorder_and_kills_change_nothing(problem, workers, seed):
     assert results(walk) == results(expected)
 
 
-def disorderly(space: SearchSpace, say: Say, workers: int, rng: random.Random) -> Walk:
+def disorderly(
+    space: SearchSpace, say: Say, workers: int, rng: random.Random, make: Callable = Walk
+) -> Walk:
     """Workers that start, end and die in any order; now and then the walk is rebuilt from its verdicts."""
-    walk, verdicts, running = Walk(space), {}, {}
+    walk, verdicts, running = make(space), {}, {}
     for _ in range(20000):
         if walk.extend(verdicts).done:
             return walk
@@ -175,7 +177,7 @@ def disorderly(space: SearchSpace, say: Say, workers: int, rng: random.Random) -
             if running:
                 running.pop(rng.choice(sorted(running)))
         elif action < 0.1:  # everybody is killed; somebody resumes
-            running, walk = {}, Walk(space)
+            running, walk = {}, make(space)
         elif action < 0.55 and len(running) < workers:
             proposal = next(walk.proposals(verdicts, running), None)
             if proposal is not None:
