@@ -21,6 +21,7 @@ from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.targets import judged, require_baseline, require_same_evaluations, retarget
 from qslm_opt.search.tiers import Verdict
 from qslm_opt.search.walk import Walk
+from qslm_opt.setting import QuantSetting
 from qslm_opt.store import Repository
 from tests.search.toy import Recorder, spec, toy
 
@@ -278,3 +279,34 @@ def test_a_key_with_which_evaluations_do_not_hold_is_refused():
     require_same_evaluations(STUDY, other)
     with pytest.raises(SpecError, match=r"limit 7 is not that of study 'toy' \(None\)"):
         require_same_evaluations(STUDY, dataclasses.replace(STUDY, limit=7))
+
+
+# ---------------------------------------------------------------------------- strategies besides the tiers
+
+
+@pytest.mark.parametrize("strategy", ["beam", "knapsack"])
+def test_a_study_of_another_strategy_is_answered_by_its_own_rules(tmp_path, strategy):
+    study = dataclasses.replace(STUDY, strategy=strategy, ties=("attention.*/att.key",), memory_budget="18%")
+    url, session = f"sqlite:///{tmp_path}/toy.db", toy(study)
+    create_study(study, url, session)
+    summary = run_study("toy", url, session, listener=Recorder())
+    with Repository(url) as repository:
+        row, trials = repository.study("toy"), repository.trials("toy")
+    own = answer(study, row.spec, row.hierarchy, row.baseline, trials)
+    assert own.proven
+    assert own.best.record.digest == summary.best.digest
+    for trial in trials:
+        setting = QuantSetting.from_json(trial.setting)
+        assert len({setting.format_of(f"attention.{i}/att.key") for i in range(2)}) == 1
+    made = dataclasses.replace(retarget(study, {"max_increase": "70%"}), name="second")
+    other = answer(made, row.spec, row.hierarchy, row.baseline, trials)
+    session = toy(made)
+    create_study(made, url, session)
+    reuse("toy", made, url)
+    summary = run_study("second", url, session, listener=Recorder())
+    assert other.replay.done == (not session.ran)
+    if other.replay.step is not None and other.replay.step.trial is None:
+        assert session.ran
+    fresh, _ = searched(tmp_path, dataclasses.replace(made, name="fresh"))
+    assert (summary.best.digest, summary.score) == (fresh.best.digest, fresh.score)
+    assert summary.visited == fresh.visited
