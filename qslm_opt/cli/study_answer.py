@@ -137,6 +137,8 @@ def _standing(found: Answer, go_on: str) -> str:
 def _open(found: Answer, step: OpenStep) -> str:
     """Return the first open step of a search in words."""
     what = f"{step.unit} at {step.bits} bits ({step.tier} tier, {size(step.bytes)})"
+    if step.tier == "gate":
+        return f"the membrane drift of {what}"
     if step.trial is None or step.at_best is None:
         return f"{what}, which was never run,"
     side = "at most" if found.bound.metric == "accuracy" else "at least"
