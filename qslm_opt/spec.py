@@ -44,7 +44,7 @@ TUNED = "tuned"
 """The tier that comes last in a study whose settings are tuned."""
 _LATER = (
     "calibration_split", "calibration", "strategy", "beam_width", "evaluations", "gate", "every",
-    "tune",
+    "tune", "exclude", "ties",
 )  # fmt: skip
 """Keys that earlier releases had not: left out of the hash where they are as if not given."""
 _NOT_DECIDING = ("name", "device", "matmul", "lam", "seed", "model", "data", "power_window")
@@ -92,6 +92,10 @@ class StudySpec:
     """Store tensors of which only the sign matters in the lossless 1-bit format."""
     pins: Mapping[str, str] = field(default_factory=dict)
     """Unit → format that the search must keep."""
+    exclude: tuple[str, ...] = ()
+    """Units, or patterns such as ``attention.*/att.key``, that stay in float32 and are counted so."""
+    ties: tuple[str, ...] = ()
+    """Modules that always have the same bits: a pattern, or units and patterns separated by commas, each."""
     data: str | None = None
     """Folder with the task's parquet files; None loads them from the Hugging Face hub."""
     split: str | None = None
@@ -161,6 +165,9 @@ class StudySpec:
         Layout.parse(self.layout), Format.parse(self.fixed)
         for text in self.pins.values():
             Format.parse(text)
+        for key in ("exclude", "ties"):
+            if not all(part.strip() for text in getattr(self, key) for part in text.split(",")):
+                raise SpecError(f"{key} {list(getattr(self, key))} holds an empty name; remove it.")
         parse_size(self.memory_budget)
         if self.max_increase is not None:
             parse_increase(self.max_increase)
@@ -217,7 +224,7 @@ class StudySpec:
 
         The seed does with Optuna's own samplers, which are random.
         """
-        usual = {f.name: f.default for f in fields(self) if f.name in _LATER}
+        usual = {f.name: json.loads(json.dumps(f.default)) for f in fields(self) if f.name in _LATER}
         values = json.loads(self.to_json()).items()
         left_out = set(_NOT_DECIDING) - ({"seed"} if self.strategy in SAMPLERS else set())
         return {k: v for k, v in values if k not in left_out and (k not in usual or v != usual[k])}
@@ -351,6 +358,7 @@ def _typed(key: str, value: Any) -> Any:
         "beam_width": (int,), "evaluations": (int,), "every": (int,), "tune": (int,), "gate": (bool,),
         "rescale_every": (int,), "sign_embedding": (bool,), "pins": (dict,),
         "precisions": (list, tuple), "sensitivity_precisions": (list, tuple),
+        "exclude": (list, tuple), "ties": (list, tuple),
     }  # fmt: skip
     allowed = kinds.get(key, (str,))
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
@@ -362,6 +370,10 @@ def _typed(key: str, value: Any) -> Any:
         if not all(isinstance(b, (int, float)) and not isinstance(b, bool) for b in value):
             raise SpecError(f"{key} {value!r} must hold numbers such as 8, 4, 1.58.")
         return tuple(plain_bits(b) for b in value)
+    if key in ("exclude", "ties"):
+        if not all(isinstance(text, str) for text in value):
+            raise SpecError(f'{key} {value!r} must hold texts, for instance ["attention.*/att.key"].')
+        return tuple(value)
     if key == "pins":
         for unit, text in value.items():
             if not isinstance(text, str):

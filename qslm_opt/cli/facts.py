@@ -82,7 +82,7 @@ class StudyFacts:
             "cheap": sum(ran(t) and t.cheap for t in self.trials),
             "full_equivalents": equivalents(self.trials),
             "gate": self.gate(),
-            "best": None if self.best is None else _best(self.best),
+            "best": None if self.best is None else best_json(self.best),
             "closest": self._closest(),
         }
 
@@ -220,7 +220,8 @@ def _row(entry: Ranked, on_front: bool) -> dict[str, Any]:
     }
 
 
-def _best(entry: Ranked) -> dict[str, Any]:
+def best_json(entry: Ranked) -> dict[str, Any]:
+    """Return the object ``best`` of ``study show --json``."""
     t = entry.record
     return {
         "trial": t.number,

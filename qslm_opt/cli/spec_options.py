@@ -75,6 +75,15 @@ SignEmbedding = Annotated[
 Pin = Annotated[
     list[str] | None, _flag("--pin", _SPACE, "Keep a unit at a format; repeatable.", "UNIT=FORMAT")
 ]
+Exclude = Annotated[
+    list[str] | None,
+    _flag("--exclude", _SPACE, "Leave a unit unquantized, in float32; repeatable, * allowed.", "UNIT"),
+]
+Tie = Annotated[
+    list[str] | None,
+    _flag("--tie", _SPACE, "Modules that always get the same bits, for instance 'attention.*/att.key'; "
+                           "repeatable.", "UNIT,…"),
+]  # fmt: skip
 Strategy = Annotated[
     str | None,
     _flag("--strategy", _HOW, "tiered, beam, knapsack, tpe, nsga2 or random. [default: tiered]"),

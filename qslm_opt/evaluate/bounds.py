@@ -69,6 +69,12 @@ class MetricBound:
             return min(0.0, value / self.limit - 1)
         return max(value / self.limit - 1, _ROUNDING)
 
+    def value_at(self, slack: float) -> float:
+        """Return the value that violates the bound by ``slack``: the inverse of ``slack`` above 0."""
+        if self.metric == "accuracy":
+            return round(self.limit - slack * max(self.limit, 1.0)) / self.n
+        return self.limit * (1 + slack)
+
 
 def _exp(x: float) -> float:
     try:

@@ -54,10 +54,11 @@ class Knapsack:
 
     @cached_property
     def units(self) -> tuple[str, ...]:
-        """What is measured and moved as one: the modules, or the blocks where evaluations are scarce."""
-        steps = 2 * len(self.space.modules) / self.every
+        """What is measured and moved as one: modules and ties, or blocks where evaluations are scarce."""
+        moves = self.space.moves
+        steps = 2 * len(moves.smallest) / self.every
         scarce = self.cap is not None and steps > SHARE_OF_CAP * self.cap
-        return self.space.blocks if scarce else self.space.modules
+        return moves.largest if scarce else moves.smallest
 
     @property
     def trials(self) -> int:

@@ -13,6 +13,7 @@ from optuna.trial import Trial
 
 from qslm_opt.errors import NumericsError
 from qslm_opt.results import TrialRecord
+from qslm_opt.search.deadline import DEADLINE, DeadlineReached
 from qslm_opt.search.failures import blame_of
 from qslm_opt.search.interrupts import Interrupts
 from qslm_opt.search.ledger import OpenTrial, close_trial
@@ -142,13 +143,15 @@ class Attempts:
         KeyboardInterrupt and unexpected errors come out again after FAIL was told; a KeyboardInterrupt
         while only the power was measured, after the outcome itself was.
         """
-        power, interrupted = None, False
+        power: PowerWindow | None = None
+        interrupted: KeyboardInterrupt | None = None
         try:
             outcome, power, interrupted = self._outcome(trial, proposal)
         except NumericsError as error:
             outcome = Outcome.failed(f"NumericsError: {error}")
-        except KeyboardInterrupt:
-            self._tell(trial, Outcome.failed(f"{INTERRUPTED}: the run was stopped"), record)
+        except KeyboardInterrupt as stop:
+            why = DEADLINE if isinstance(stop, DeadlineReached) else "the run was stopped"
+            self._tell(trial, Outcome.failed(f"{INTERRUPTED}: {why}"), record)
             raise
         except BaseException as error:
             self._tell(trial, Outcome.failed(f"{blame_of(error)}{type(error).__name__}: {error}"), record)
@@ -156,15 +159,18 @@ class Attempts:
         self._tell(trial, outcome, record)
         if power is not None:
             self.power.keep(record.uuid, power)
-        if interrupted:
-            raise KeyboardInterrupt
+        if interrupted is not None:
+            raise interrupted
 
-    def _outcome(self, trial: OpenTrial, proposal: Proposal) -> tuple[Outcome, PowerWindow | None, bool]:
-        """Return the outcome, its power, and whether Ctrl-C came while that was measured."""
+    def _outcome(
+        self, trial: OpenTrial, proposal: Proposal
+    ) -> tuple[Outcome, PowerWindow | None, KeyboardInterrupt | None]:
+        """Return the outcome, its power, and the interrupt that came while that was measured."""
+        interrupted: KeyboardInterrupt | None = None
         if not proposal.run:
-            return self.judge.violates_memory(proposal), None, False
+            return self.judge.violates_memory(proposal), None, None
         if proposal.drift:
-            return self._drift(proposal), None, False
+            return self._drift(proposal), None, None
         space = self.judge.space
         whole = proposal.tier == "sensitivity" or proposal.to_end or proposal.cheap
         bound = None if whole else self.judge.bound
@@ -177,17 +183,17 @@ class Attempts:
                 setting, parent=parent, bound=bound, report=report, meter=None if part else self.meter, **part
             )
         self._say_silent(trial, run)
-        outcome, interrupted = self.judge.judge(proposal, run, None), False
+        outcome = self.judge.judge(proposal, run, None)
         if self.meter is None or part:
-            return outcome, None, False
+            return outcome, None, None
         power = self._alone(power, trial)
         if self.power.wants_more(outcome, power) and self._is_alone(trial):
             try:
                 with self.interrupts.exposed():
                     longer = self.power.measure(setting)
                 power = self._alone(longer, trial) or power
-            except KeyboardInterrupt:
-                interrupted = True
+            except KeyboardInterrupt as stop:
+                interrupted = stop
         return self.judge.judge(proposal, run, power), power, interrupted
 
     def _drift(self, proposal: Proposal) -> Outcome:
@@ -245,6 +251,7 @@ class Reporter:
     def __call__(self, progress: Progress) -> bool:
         """Return True when the run is to stop: a violation is certain, or the trial was closed by another."""
         self._listener.on_progress(progress)
+        self._interrupts.check()
         best = progress.best_case
         if self._bound is None or best is None or progress.used >= progress.n:
             return False

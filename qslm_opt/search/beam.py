@@ -11,7 +11,7 @@ from qslm_opt.search.machine import Proposal, propose
 from qslm_opt.search.script import Answers, Ask, Script
 from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.tables import Levels
-from qslm_opt.search.tiers import TIERS, Tier, TierMachine
+from qslm_opt.search.tiers import TIERS, Tier
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,9 @@ class Beam:
         return 2 * self.width * sum(name == tier for name, _ in units)
 
     def _units(self, order: tuple[str, ...]) -> list[tuple[Tier, str]]:
-        modules = TierMachine(self.space).modules(order)
-        return [*(("block", block) for block in order), *(("module", module) for module in modules)]
+        moves = self.space.moves
+        blocks, modules = moves.block_targets(order), moves.module_targets(order)
+        return [*(("block", block) for block in blocks), *(("module", module) for module in modules)]
 
     def _lower(
         self, tier: Tier, unit: str, free: set[int], lanes: Sequence[Levels], order: tuple[str, ...],

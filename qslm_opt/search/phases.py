@@ -23,7 +23,7 @@ def sensitivity(space: SearchSpace) -> Generator[Ask, Answers, tuple[str, ...]]:
     """Measure each block alone at each sensitivity precision; return the blocks, least sensitive first."""
     machine, unquantized = TierMachine(space), space.uniform(FP32_BITS)
     proposals = tuple(
-        propose(space, "sensitivity", block, bits, space.with_level(unquantized, block, bits), unquantized)
+        propose(space, "sensitivity", block, bits, space.alone(block, bits), unquantized)
         for block, bits in machine.grid
     )
     answers = yield Ask(proposals, unquantized)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import TrialState
 
 from qslm_opt.errors import InfeasibleError, StorageError
-from qslm_opt.evaluate.bounds import MetricBound
 from qslm_opt.search.attempt import Attempts, Listener, SessionLike, started_record
 from qslm_opt.search.board import publish
+from qslm_opt.search.deadline import DeadlineReached
 from qslm_opt.search.determinism import check_process, check_trials
 from qslm_opt.search.heart import Heart
 from qslm_opt.search.interrupts import Interrupts
@@ -33,6 +33,8 @@ from qslm_opt.search.sampler import NothingToProposeError, TieredSampler
 from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.strategies import Strategy
 from qslm_opt.search.summary import RunSummary, summarize, unneeded
+from qslm_opt.search.targets import require_baseline
+from qslm_opt.search.uniform import uniform_gap
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
     from qslm_opt.measure.meter import Meter
     from qslm_opt.results import Baseline, TrialRecord
     from qslm_opt.search.machine import Path, Proposal, Tier
-    from qslm_opt.spec import StudySpec
     from qslm_opt.store import Repository, StudyRow
 
 PATIENCE_SECONDS = 600.0
@@ -89,11 +90,7 @@ class Run:
             self._open(owner)
             try:
                 self._begin()
-                self._start()
-                self._loop()
-                if self.sampler.walk.done and self.sampler.walk.candidates:
-                    measure_baseline(self.attempts.power, self.repository, uuid, self.interrupts)
-                summary = self._summary()
+                summary = self._summary(deadline=self._reached_deadline())
                 self.repository.set_state(uuid, summary.state, summary.reason)
                 self._publish(state=summary.state, reason=summary.reason)
             except InfeasibleError as error:
@@ -114,6 +111,17 @@ class Run:
             finally:
                 close_storage(self.database)
         return summary
+
+    def _reached_deadline(self) -> bool:
+        """Search; return whether it was a deadline that ended that."""
+        try:
+            self._start()
+            self._loop()
+            if self.sampler.walk.done and self.sampler.walk.candidates:
+                measure_baseline(self.attempts.power, self.repository, self.row.uuid, self.interrupts)
+        except DeadlineReached:
+            return True
+        return False
 
     def _open(self, owner: str) -> None:
         self.database = open_shared(self.url)
@@ -136,12 +144,7 @@ class Run:
         """Baseline, bound, stale trials, and where the walk stands."""
         baseline = self._baseline()
         self.sampler.search_by(Strategy.of(self.row.spec, baseline.n))
-        bound = MetricBound.of(self.row.spec, baseline)
-        if bound.slack(baseline.value) > 0:
-            raise InfeasibleError(
-                f"the unquantized model already violates the bound: {bound.metric} {baseline.value:.6g} "
-                f"against {_asked(self.row.spec)}; give a bound that the model meets."
-            )
+        bound = require_baseline(self.row.spec, baseline)
         with self.interrupts.exposed():
             check_process(self.study, self.session, self.listener.on_narrate)
         judge = Judge(self.space, bound, self.row.spec.lam)
@@ -173,12 +176,13 @@ class Run:
         )
         return known
 
-    def _summary(self) -> RunSummary:
+    def _summary(self, deadline: bool) -> RunSummary:
         walk = self.sampler.refresh(self.study)  # others may have found the end meanwhile
         trials = self._mark(walk)
         check_trials(self.study, trials, self.listener.on_narrate)
         name = self.row.name  # Optuna's dashboard may have changed it
-        return summarize(self.row.spec.renamed(name), trials, walk, time.monotonic() - self.started)
+        seconds = time.monotonic() - self.started
+        return summarize(self.row.spec.renamed(name), trials, walk, seconds, deadline)
 
     def _mark(self, walk: Path) -> list[TrialRecord]:
         """Mark the trials that a finished walk did not need, and return all as they are marked then.
@@ -285,6 +289,10 @@ class Run:
             self._order = walk.order
             self.repository.set_order(self.row.uuid, walk.order)
             self.listener.on_narrate(f"blocks, least sensitive first: {', '.join(walk.order)}")
+        if self._tier == "global" != walk.tier:
+            gap = uniform_gap(self.repository.trials(self.row.name))
+            if gap:
+                self.listener.on_narrate(gap)
         if walk.tier is not None and walk.tier != self._tier:
             self._publish()
             self._tier = walk.tier
@@ -302,10 +310,3 @@ class Run:
         trials = self.repository.trials(self.row.name)
         self._published, self._told = time.monotonic(), len(self.sampler.walk.candidates)
         publish(self.database, self.study._study_id, row, trials)
-
-
-def _asked(spec: StudySpec) -> str:
-    """Return the absolute bound as the user gave it; a relative one always holds for the baseline."""
-    if spec.metric == "accuracy":
-        return f"--min-accuracy {spec.min_accuracy}"
-    return f"--max-perplexity {spec.max_perplexity}"

@@ -79,7 +79,7 @@ class Sampled:
         ][: self.evaluations]
         answers = yield Ask(tuple(proposals), start)
         for proposal, verdict in zip(proposals, answers, strict=True):
-            study.enqueue_trial(dict(zip(self.space.modules, proposal.levels, strict=True)))
+            study.enqueue_trial(dict.fromkeys(self.space.moves.smallest, proposal.bits))
             trial, again = self._draw(study)
             self._tell(study, trial, again, verdict, ran)
 
@@ -97,9 +97,9 @@ class Sampled:
         trial, choices = study.ask(), self.space.precisions
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # 1.58 among the choices is a number like any other
-            levels: Levels = tuple(
-                trial.suggest_categorical(module, choices) for module in self.space.modules
-            )
+            levels: Levels = self.space.uniform(choices[0])
+            for unit in self.space.moves.smallest:
+                levels = self.space.with_level(levels, unit, trial.suggest_categorical(unit, choices))
         bits = phases.usual_bits(self.space, levels)
         parent = self.space.uniform(self.space.precisions[0])
         made = propose(self.space, "sampled", NETWORK, bits, levels, parent, to_end=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from qslm_opt.rank import closest, rank
+from qslm_opt.search.deadline import DEADLINE
 
 if TYPE_CHECKING:
     from qslm_opt.results import TrialRecord
@@ -42,12 +43,14 @@ class RunSummary:
     """Blocks, least sensitive first; empty when not known yet."""
     visited: tuple[str, ...] = ()
     """Digests on the walk, in its order."""
+    deadline: bool = False
+    """Whether a deadline stopped it."""
 
     @property
     def reason(self) -> str:
         """Why it ended as it did, in words; empty when it found candidates."""
         if self.state == "stopped":
-            return "stop requested"
+            return DEADLINE if self.deadline else "stop requested"
         if self.state == "finished" or self.closest is None:
             return ""
         over = [f"{name} {slack:+.2%}" for name, slack in self.closest.slack.items() if slack > 0]
@@ -57,8 +60,13 @@ class RunSummary:
         )
 
 
-def summarize(spec: StudySpec, trials: Sequence[TrialRecord], walk: Path, seconds: float) -> RunSummary:
-    """Return the summary of a run of ``seconds`` that left the study's ``trials`` and ``walk``."""
+def summarize(
+    spec: StudySpec, trials: Sequence[TrialRecord], walk: Path, seconds: float, deadline: bool = False
+) -> RunSummary:
+    """Return the summary of a run of ``seconds`` that left the study's ``trials`` and ``walk``.
+
+    ``deadline``: it was one that ended it.
+    """
     ranked = rank(trials, spec.metric, spec.lam)
     best = ranked[0].record if ranked else None
     ran = [trial for trial in trials if trial.used]
@@ -76,6 +84,7 @@ def summarize(spec: StudySpec, trials: Sequence[TrialRecord], walk: Path, second
         seconds=seconds,
         order=walk.order,
         visited=walk.visited,
+        deadline=deadline and not walk.done,
     )
 
 

@@ -143,7 +143,7 @@ class Walk:
             levels = machine.skipped if state.phase == "upward" else machine.space.precisions
             return len(levels) - (state.index if now == "global" else 0)
         order = state.order or machine.space.blocks
-        units = order if tier == "block" else machine.modules(order)
+        units = machine.units(tier, order)
         space, incumbent = machine.space, state.incumbent
         below = {level: sum(bits < level for bits in space.precisions) for level in set(incumbent)}
         left = units[state.index if now == tier else 0 :]

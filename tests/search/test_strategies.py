@@ -306,7 +306,7 @@ def test_optunas_samplers_learn_from_the_bytes_and_the_violations():
     found = {}
     for name in ("tpe", "random"):
         how = Strategy(name, spec(strategy=name).tiers, evaluations=80, seed=1)
-        path, told = sequential(space, metric.verdict, how.path)
+        _, told = sequential(space, metric.verdict, how.path)
         late = [p for p in told if p.tier == "sampled" and p.run][20:]
         good = [metric.verdict(p).metric_ok for p in late]
         found[name] = sum(good) / len(good), sum(p.bytes for p in late) / len(late)
