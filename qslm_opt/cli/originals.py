@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qslm_opt.errors import FingerprintError, UsageError
 
 if TYPE_CHECKING:
+    from qslm_opt.data import TaskData
     from torch import Tensor
 
     from qslm_opt.data import TaskKind
@@ -27,12 +28,14 @@ class Original:
     hierarchy: Hierarchy
     codes: Mapping[str, QuantizedTensor | Tensor]
     fingerprint: Mapping[str, str]
-    """``weights``, ``arithmetic`` and, of a calibrated quantizer, ``calibration``."""
+    """``weights``, ``arithmetic``; ``calibration`` and ``tuning`` where such text was looked at."""
     calibration: Mapping[str, Any] | None = None
     """Split, sequences, window and hash of the calibration text."""
+    tuning: Mapping[str, Any] | None = None
+    """The same of the text that a tuned setting was tuned on."""
 
     def check(self, wanted: Mapping[str, str], whose: str) -> None:
-        """Raise FingerprintError when weights or calibration text are not the ones of ``whose``."""
+        """Raise FingerprintError when weights or the text looked at are not the ones of ``whose``."""
         for part in ("weights", "calibration", "tuning"):
             if part in wanted and part in self.fingerprint and wanted[part] != self.fingerprint[part]:
                 raise FingerprintError(
@@ -110,10 +113,12 @@ def _calibrated(spec: StudySpec, setting: QuantSetting, narrate: Callable[[str],
     wanted = replace(spec, quantizer=setting.quantizer, tune=setting.tune, limit=1)
     session = Session.open(wanted, narrate)
     codes, hashes = session.codes(setting), session.fingerprint()
-    text = session.calibration if "calibration" in hashes else session.tuning_text
-    calibration = {"split": text.split, "window": text.window}
-    if "calibration" in hashes:
-        calibration |= {"sequences": len(text.sequences), "hash": hashes["calibration"]}
-    if "tuning" in hashes:
-        calibration["tuning"] = hashes["tuning"]
-    return Original(session.model, session.hierarchy, codes, session.fingerprint(), calibration)
+    calibration = _facts(session.calibration) if "calibration" in hashes else None
+    tuning = _facts(session.tuning_text) if setting.tune else None
+    return Original(session.model, session.hierarchy, codes, hashes, calibration, tuning)
+
+
+def _facts(text: TaskData) -> dict[str, Any]:
+    return {
+        "split": text.split, "sequences": len(text.sequences), "window": text.window, "hash": text.data_hash
+    }  # fmt: skip

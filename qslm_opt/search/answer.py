@@ -188,7 +188,7 @@ def replayed(path: Path, table: dict[str, Verdict]) -> Proposal | None:
 
 def _path(spec: StudySpec, space: SearchSpace, n: int) -> Path:
     """Return the search of a study; only other strategies than the tiers import Optuna."""
-    if spec.strategy == "tiered":
+    if spec.strategy == "tiered" and not spec.tune:
         return Walk(space, spec.evaluations)
     from qslm_opt.search.strategies import machine_of
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SPACE = (
     "precisions", "sensitivity_precisions", "layout", "fixed", "sign_embedding", "pins", "exclude", "ties",
-    "strategy", "beam_width", "evaluations", "gate", "every", "seed",
+    "strategy", "beam_width", "evaluations", "gate", "every", "tune", "seed",
 )  # fmt: skip
 """Keys that say which settings are tried: what is known of a setting holds whatever they are."""
 TARGETS = (*BOUNDS, "memory_budget", "lam")

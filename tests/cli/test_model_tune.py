@@ -42,7 +42,7 @@ def test_a_tuned_setting_is_evaluated_packed_and_verified(ask, tmp_path: Path):
     code, out, _ = ask("model", "verify", packed, "--model", "demo", "--device", "cpu", "--json")
     found = json.loads(out)
     assert code == 0 and found["verified"] and found["agreement"]["max_difference"] == 0
-    assert found["calibration"]["tuning"] and found["setting"]["tune"] == 3
+    assert found["tuning"]["split"] == "train" and found["setting"]["tune"] == 3
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_tuned_setting_is_evaluated_packed_and_verified(ask, tmp_path: Path):
         (("--tune", "5"), "give --bits below 32"),
         (("--tune", "5", "--bits", "32"), "give --bits below 32"),
         (("--tune", "-5", "--bits", "2"), "tune -5 is out of range"),
-        (("--tune", "5", "--bits", "2", "--calibration-split", "validation"), "give another"),
+        (("--tune", "5", "--bits", "2", "--calibration-split", "test"), "give another"),
     ],
 )
 def test_what_cannot_be_tuned_is_said(ask, words, said):
