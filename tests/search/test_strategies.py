@@ -177,7 +177,7 @@ def big(seed: int, cross: float = 0.0, limit: float = 1.08):
         if proposal.every > 1:
             noise = random.Random(proposal.digest).gauss(0, 2e-4)
             return Verdict(None, proposal.memory_ok, loss=found + noise)
-        return Verdict(found <= limit, proposal.memory_ok, exp(found), found, slack=found / limit - 1)
+        return Verdict(found <= limit, proposal.memory_ok, exp(found), found, slack=exp(found - limit) - 1)
 
     return space, say
 
