@@ -74,9 +74,7 @@ def uniform(
     return Uniform(start, losses, slacks)
 
 
-def _note(
-    proposal: Proposal, verdict: Verdict, losses: dict[Bits, float], slacks: dict[Bits, float]
-) -> None:
+def _note(proposal: Proposal, verdict: Verdict, losses: dict[Bits, float], slacks: dict[Bits, float]) -> None:
     if verdict.value is not None and verdict.loss is not None and isfinite(verdict.loss):
         losses[proposal.bits] = verdict.loss
         slacks[proposal.bits] = 0.0 if verdict.slack is None else verdict.slack

@@ -78,7 +78,7 @@ class Sensitivities:
     def trusted(self, unit: int, levels: Sequence[Bits]) -> tuple[Bits, ...]:
         """Return those of ``levels`` (descending) that a prediction may use.
 
-        The working point's, those measured, and one further down: what noise says of more bits is not followed.
+        The working point's, those measured, and one further down: what noise says of more bits is ignored.
         """
         near = [i for i, b in enumerate(levels) if b == self.point[unit] or (unit, b) in self.changes]
         return tuple(levels[min(near) : max(near) + 2]) if near else tuple(levels)

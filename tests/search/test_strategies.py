@@ -166,9 +166,7 @@ def big(seed: int, cross: float = 0.0, limit: float = 1.08):
 
     def loss(levels) -> float:
         total = 1 + sum(w * distortion(b) for w, b in zip(weights, levels, strict=True))
-        return total + sum(
-            c * (distortion(levels[i]) * distortion(levels[j])) ** 0.5 for i, j, c in pairs
-        )
+        return total + sum(c * (distortion(levels[i]) * distortion(levels[j])) ** 0.5 for i, j, c in pairs)
 
     def say(proposal: Proposal) -> Verdict:
         if not proposal.run:
@@ -306,7 +304,7 @@ def test_optunas_samplers_learn_from_the_bytes_and_the_violations():
     found = {}
     for name in ("tpe", "random"):
         how = Strategy(name, spec(strategy=name).tiers, evaluations=80, seed=1)
-        path, told = sequential(space, metric.verdict, how.path)
+        _, told = sequential(space, metric.verdict, how.path)
         late = [p for p in told if p.tier == "sampled" and p.run][20:]
         good = [metric.verdict(p).metric_ok for p in late]
         found[name] = sum(good) / len(good), sum(p.bytes for p in late) / len(late)
