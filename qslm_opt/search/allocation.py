@@ -13,7 +13,7 @@ from qslm_opt.search import phases
 from qslm_opt.search.gate import Gate
 from qslm_opt.search.knapsack import allocate
 from qslm_opt.search.machine import Proposal, Tier, propose
-from qslm_opt.search.prediction import Sensitivities
+from qslm_opt.search.prediction import Sensitivities, curve
 from qslm_opt.search.refinement import PATIENCE, Memo, Move, first_good, moves, proposal_of, steps_of
 from qslm_opt.search.script import Answers, Ask, Script
 from qslm_opt.search.space import FP32_BITS, SearchSpace
@@ -72,14 +72,16 @@ class Knapsack:
 
     def script(self) -> Script:
         """Return the search from its beginning."""
-        best = yield from phases.uniform(self.space)
-        known = Sensitivities(self.levels_of(best))
+        uniform = yield from phases.uniform(self.space, to_end=True)
+        best, at = uniform.start, uniform.nearest(self.space)
+        damage = curve((FP32_BITS, *self.space.precisions), uniform.losses)
+        known = Sensitivities(self.levels_of(at), damage)
         last = self.space.memory(best)
         for point in range(POINTS):
             moved = self._moved(known, best) if point else range(len(self.units))
             if point and len(moved) < FAR * len(self.units):
                 break
-            known = yield from self._measure(known, best, moved)
+            known = yield from self._measure(known, best if point else at, moved)
             best = yield from self._descend(known, best, first=not point)
             now = self.space.memory(best)
             if point and last - now < WORTH * last:
@@ -174,8 +176,9 @@ class Knapsack:
     def _solve(self, known: Sensitivities, options: tuple[Bits, ...], target: int) -> Levels | None:
         """Return the allocation of least predicted loss within ``target`` bytes."""
         sizes = self.sizes(options)
+        trusted = [known.trusted(i, options) for i in range(len(sizes))]
         rows = [
-            [(size, known.predict(i, bits)) for bits, size in zip(options, row, strict=True)]
+            [(row[options.index(bits)], known.predict(i, bits)) for bits in trusted[i]]
             for i, row in enumerate(sizes)
         ]
         room = target - self._rest
@@ -183,7 +186,9 @@ class Knapsack:
         if key not in self._solved:
             self._solved[key] = allocate(rows, room)
         chosen = self._solved[key]
-        return None if chosen is None else self.with_levels([options[i] for i in chosen])
+        if chosen is None:
+            return None
+        return self.with_levels([own[i] for own, i in zip(trusted, chosen, strict=True)])
 
     def sizes(self, options: tuple[Bits, ...]) -> list[list[int]]:
         """Return the bytes that each unit has at each of ``options``, above those at the lowest precision."""

@@ -31,7 +31,8 @@ class Beam:
     def script(self) -> Script:
         """Return the search from its beginning."""
         order = yield from phases.sensitivity(self.space)
-        lanes = [(yield from phases.uniform(self.space, order))]
+        uniform = yield from phases.uniform(self.space, order)
+        lanes = [uniform.start]
         units, gate = self._units(order), Gate(self.gate)
         for place, (tier, unit) in enumerate(units):
             free = {i for _, later in units[place:] for i in self.space.positions(later)}

@@ -220,3 +220,26 @@ def test_a_fresh_evaluation_uses_nothing_that_is_kept_and_gives_the_same_numbers
     assert numbers(fresh) == numbers(kept)
     made.evaluate(setting, parent=UNQUANTIZED)
     assert made.reused  # and what is kept is still there
+
+
+@pytest.mark.parametrize("data", [lm_data(), class_data()], ids=["lm", "classification"])
+def test_a_share_of_the_data_is_that_data_alone_and_leaves_the_whole_as_it_was(data) -> None:
+    """Every third sequence gives the numbers of an engine on those; whole evaluations in between stay."""
+    e, alone = engine(data), engine(data.every(3))
+    whole = [numbers(engine(data).evaluate(s, parent=UNQUANTIZED)) for s in some_settings(4, e.hierarchy)]
+    for setting, expected in zip(some_settings(4, e.hierarchy), whole, strict=True):
+        part = e.evaluate(setting, parent=UNQUANTIZED, every=3)
+        assert part.n == part.used == data.every(3).n < data.n
+        assert part.loss == pytest.approx(alone.evaluate(setting).loss, rel=1e-6)
+        assert part.data_hash == f"{data.data_hash}/3"
+        assert numbers(e.evaluate(setting, parent=UNQUANTIZED)) == expected
+
+
+def test_what_is_forgotten_is_computed_again_with_the_same_numbers() -> None:
+    e, setting = engine(lm_data()), QuantSetting({"network": Format.parse("int3/channel/affine")})
+    before = numbers(e.evaluate(setting, parent=UNQUANTIZED))
+    e.evaluate(setting, parent=setting)
+    assert e.reused
+    e.forget()
+    assert numbers(e.evaluate(setting, parent=UNQUANTIZED)) == before
+    assert not e.reused

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qslm_opt.search.knapsack import allocate, quiet
-from qslm_opt.search.prediction import Sensitivities, distortion
+from qslm_opt.search.prediction import Sensitivities, curve, distortion
 
 CHOICES = st.tuples(st.integers(0, 40), st.integers(-50, 50).map(lambda n: n / 16))
 UNITS = st.lists(st.lists(CHOICES, min_size=1, max_size=4), min_size=1, max_size=5)
@@ -60,8 +60,11 @@ def test_what_a_library_prints_does_not_reach_the_output(capfd):
     assert capfd.readouterr().out == "data"
 
 
+LEVELS = (8, 4, 3, 2, 1.58, 1)
+
+
 def test_predictions_are_what_was_measured_and_follow_the_distortion_beyond():
-    known = Sensitivities((3, 4)).measured(0, {2: 0.06, 4: -0.02}, 3)
+    known = Sensitivities((3, 4), curve(LEVELS, {})).measured(0, {2: 0.06, 4: -0.02}, 3)
     assert [known.predict(0, bits) for bits in (2, 3, 4)] == [0.06, 0.0, -0.02]
     rate = 0.06 / (distortion(2) - distortion(3))
     assert known.predict(0, 1.58) == pytest.approx(rate * (distortion(1.58) - distortion(3)))
@@ -71,6 +74,25 @@ def test_predictions_are_what_was_measured_and_follow_the_distortion_beyond():
 
 
 def test_a_step_down_that_helped_by_chance_is_not_followed_for_free():
-    known = Sensitivities((3,)).measured(0, {2: -0.01}, 3)
+    known = Sensitivities((3,), curve(LEVELS, {})).measured(0, {2: -0.01}, 3)
     assert known.predict(0, 2) == -0.01
     assert known.predict(0, 1) > 0
+
+
+def test_what_the_uniform_levels_cost_says_how_a_unit_goes_on():
+    damage = curve(LEVELS, {4: 1.1, 3: 1.2, 2: 2.2})
+    assert [damage[bits] for bits in (4, 3, 2)] == [1.1, 1.2, 2.2]
+    assert damage[8] < damage[4] and damage[1] > damage[1.58] > damage[2]
+    known = Sensitivities((4,), damage).measured(0, {3: 0.01}, 4)
+    assert known.predict(0, 2) == pytest.approx(0.01 * (2.2 - 1.1) / (1.2 - 1.1))
+
+
+def test_the_curve_rises_also_where_a_measured_loss_does_not():
+    damage = curve((4, 3, 2), {4: 1.0, 3: 0.9, 2: 1.5})
+    assert damage[4] < damage[3] < damage[2] == 1.5
+
+
+def test_levels_beyond_what_was_measured_are_trusted_one_step_down_and_none_up():
+    known = Sensitivities((3, 3), curve(LEVELS, {})).measured(0, {2: 0.06, 4: -0.02}, 3)
+    assert known.trusted(0, LEVELS) == (4, 3, 2, 1.58)
+    assert known.trusted(1, LEVELS) == (3, 2)

@@ -166,9 +166,7 @@ def big(seed: int, cross: float = 0.0, limit: float = 1.08):
 
     def loss(levels) -> float:
         total = 1 + sum(w * distortion(b) for w, b in zip(weights, levels, strict=True))
-        return total + sum(
-            c * (distortion(levels[i]) * distortion(levels[j])) ** 0.5 for i, j, c in pairs
-        )
+        return total + sum(c * (distortion(levels[i]) * distortion(levels[j])) ** 0.5 for i, j, c in pairs)
 
     def say(proposal: Proposal) -> Verdict:
         if not proposal.run:
@@ -177,7 +175,7 @@ def big(seed: int, cross: float = 0.0, limit: float = 1.08):
         if proposal.every > 1:
             noise = random.Random(proposal.digest).gauss(0, 2e-4)
             return Verdict(None, proposal.memory_ok, loss=found + noise)
-        return Verdict(found <= limit, proposal.memory_ok, exp(found), found, slack=found / limit - 1)
+        return Verdict(found <= limit, proposal.memory_ok, exp(found), found, slack=exp(found - limit) - 1)
 
     return space, say
 
