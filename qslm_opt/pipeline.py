@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from qslm_opt.data import CALIBRATION_SEQUENCES, CALIBRATION_SPLIT, TASK_KIND, load_task
+from qslm_opt.data import CALIBRATION_SEQUENCES, CALIBRATION_SPLIT, TASK_KIND, load_task, split_off
 from qslm_opt.errors import ModelError, SettingError, UsageError
 from qslm_opt.evaluate.engine import CODE_VERSION, Engine, silent
 from qslm_opt.formats import Format, Layout
@@ -41,9 +41,14 @@ class Session:
         *,
         prefix_bytes: int | None = None,
         reorder: bool = True,
+        held_back: TaskData | None = None,
     ) -> None:
-        """Place the model on the spec's device; ``prefix_bytes`` and ``reorder`` are the engine's."""
+        """Place the model on the spec's device; ``prefix_bytes`` and ``reorder`` are the engine's.
+
+        ``held_back`` is the data that the search never sees, where the spec asks for some.
+        """
         self.spec, self.model, self.hierarchy, self.data = spec, model, hierarchy, data
+        self.held_back, self._narrate = held_back, narrate
         self.engine = Engine(
             model, hierarchy, data, device=spec.device, batch=spec.window_batch, matmul=spec.matmul,
             prefix_bytes=prefix_bytes, reorder=reorder, calibration=lambda: self.calibration,
@@ -82,13 +87,16 @@ class Session:
         kind = TASK_KIND[spec.task]
         _check_heads(model, spec.task, kind)
         narrate(f"loading task {spec.task}")
-        data = load_task(
-            spec.task, model.need_tokenizer(), data_dir=spec.data, split=spec.split,
-            window=spec.window, limit=spec.limit,
-        )  # fmt: skip
-        _check_tokens(model, data)
+        data = _load(spec, model, spec.split)
+        held_back = None
+        if spec.hold_back:
+            data, held_back = split_off(data, spec.hold_back)
+        elif spec.report_split is not None:
+            _check_report_split(spec, data)
+            held_back = _load(spec, model, spec.report_split)
         shapes = {name: tuple(tensor.shape) for name, tensor in model.tensors.items()}
-        session = cls(spec, model, discover(model.config, shapes, kind, model.ties), data, narrate)
+        hierarchy = discover(model.config, shapes, kind, model.ties)
+        session = cls(spec, model, hierarchy, data, narrate, held_back=held_back)
         if is_calibrated(spec.quantizer):
             _check_calibration(session)
         return session
@@ -109,11 +117,14 @@ class Session:
         }
         if is_calibrated(self.spec.quantizer):
             found["calibration"] = self.calibration.data_hash
+        if self.held_back is not None:
+            found["held_back"] = self.held_back.data_hash
         return found
 
     @cached_property
     def _baseline(self) -> Baseline:
-        return Baseline.of(self.engine.evaluate(UNQUANTIZED, parent=UNQUANTIZED))
+        run = self.engine.evaluate(UNQUANTIZED, parent=UNQUANTIZED, items=self.spec.compares)
+        return Baseline.of(run)
 
     def baseline(self) -> Baseline:
         """Return the unquantized model's result, measured once by the same engine."""
@@ -131,15 +142,40 @@ class Session:
         bound: MetricBound | None = None,
         report: Callable[[Progress], bool] | None = None,
         meter: Meter | None = None,
+        items: bool = False,
     ) -> tuple[Evaluation, PowerWindow | None]:
-        """Evaluate one setting; see ``Engine.evaluate``. The power window is None without a meter."""
+        """Evaluate one setting; see ``Engine.evaluate``. The power window is None without a meter.
+
+        Each sentence's or window's outcome is kept for ``items``, and always in a study that compares them.
+        """
+        items = items or self.spec.compares
         if meter is None:
-            return self.engine.evaluate(setting, parent=parent, bound=bound, report=report), None
+            found = self.engine.evaluate(setting, parent=parent, bound=bound, report=report, items=items)
+            return found, None
         self.engine.synchronise()
         with meter.window() as window:
-            evaluation = self.engine.evaluate(setting, parent=parent, bound=bound, report=report)
+            evaluation = self.engine.evaluate(
+                setting, parent=parent, bound=bound, report=report, items=items
+            )
         # What began behind kept activations computed less than its tokens: joules per token would lie.
         return evaluation, window.result(items=None if self.engine.reused else evaluation.used)
+
+    @cached_property
+    def _held_back_engine(self) -> Engine:
+        if self.held_back is None:
+            raise UsageError("this study holds no data back; create one with --hold-back or --report-split.")
+        spec = self.spec
+        return Engine(
+            self.model, self.hierarchy, self.held_back, device=spec.device, batch=spec.window_batch,
+            matmul=spec.matmul, prefix_bytes=0, reorder=False, calibration=lambda: self.calibration,
+            narrate=self._narrate,
+        )  # fmt: skip
+
+    def evaluate_held_back(
+        self, setting: QuantSetting, report: Callable[[Progress], bool] | None = None
+    ) -> Evaluation:
+        """Evaluate one setting on the data that the search never sees, with the outcome of every item."""
+        return self._held_back_engine.evaluate(setting, report=report, items=True)
 
     def measure(
         self,
@@ -196,6 +232,29 @@ def _check_calibration(session: Session) -> None:
         raise UsageError(
             f"quantizer {session.spec.quantizer!r} would be calibrated on split {session.data.split!r}, "
             "which the model is measured on; give another --calibration-split."
+        )
+    if session.held_back is not None and session.calibration.split == session.held_back.split:
+        raise UsageError(
+            f"quantizer {session.spec.quantizer!r} would be calibrated on split {session.calibration.split!r}, "
+            "which the result is reported on; give another --calibration-split or --report-split."
+        )
+
+
+def _load(spec: StudySpec, model: LoadedModel, split: str | None) -> TaskData:
+    """Load a split of the task's data; ModelError when the model cannot read it."""
+    data = load_task(
+        spec.task, model.need_tokenizer(), data_dir=spec.data, split=split,
+        window=spec.window, limit=spec.limit,
+    )  # fmt: skip
+    _check_tokens(model, data)
+    return data
+
+
+def _check_report_split(spec: StudySpec, data: TaskData) -> None:
+    if spec.report_split == data.split:
+        raise UsageError(
+            f"--report-split {spec.report_split} is the split that is searched on; give another, or "
+            "--hold-back 0.5 to report on half of it."
         )
 
 

@@ -74,6 +74,9 @@ def create(
     split: keys.Split = None,
     window: keys.Window = None,
     limit: keys.Limit = None,
+    hold_back: keys.HoldBack = None,
+    report_split: keys.ReportSplit = None,
+    confidence: keys.Confidence = None,
     calibration_split: keys.CalibrationSplit = None,
     calibration: keys.Calibration = None,
     window_batch: keys.WindowBatch = None,
@@ -115,7 +118,8 @@ def create(
             "pins": pins(pin or ()), "data": data, "split": split, "window": window, "limit": limit,
             "window_batch": window_batch, "matmul": matmul, "embed_spike": embed_spike,
             "rescale_every": rescale_every, "seed": seed, "device": device, "power_window": power_window,
-            "calibration_split": calibration_split, "calibration": calibration,
+            "calibration_split": calibration_split, "calibration": calibration, "hold_back": hold_back,
+            "report_split": report_split, "confidence": confidence,
         },
     )  # fmt: skip
     made = made.located(Path.cwd())
