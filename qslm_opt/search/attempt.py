@@ -68,6 +68,11 @@ class SessionLike(Protocol):
     ) -> tuple[Evaluation, PowerWindow | None]:
         """Evaluate one setting."""
 
+    def evaluate_held_back(
+        self, setting: QuantSetting, report: Callable[[Progress], bool] | None = None
+    ) -> Evaluation:
+        """Evaluate one setting on the data that the search never sees; only where the spec holds some back."""
+
     def measure(
         self, setting: QuantSetting, meter: Meter, seconds: float, stop: Callable[[], bool]
     ) -> PowerWindow | None:
@@ -125,11 +130,12 @@ class Attempts:
         meter: Meter | None,
         interrupts: Interrupts,
         power: PowerOf | None = None,
+        keep: Callable[[Proposal, Evaluation, Outcome], None] = lambda *_: None,
     ) -> None:
         self.session, self.study, self.sampler, self.judge = session, study, sampler, judge
         self.listener, self.meter, self.interrupts = listener, meter, interrupts
         self._said_silent: set[tuple[str, ...]] = set()
-        self.power = power or PowerOf(session, meter)
+        self.power, self.keep = power or PowerOf(session, meter), keep
 
     def carry_out(self, trial: OpenTrial, proposal: Proposal, record: TrialRecord) -> None:
         """Run a proposal and tell its outcome.
@@ -171,6 +177,7 @@ class Attempts:
             )
         self._say_silent(trial, run)
         outcome, interrupted = self.judge.judge(proposal, run, None), False
+        self.keep(proposal, run, outcome)
         if self.meter is None:
             return outcome, None, False
         power = self._alone(power, trial)

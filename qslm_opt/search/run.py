@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from qslm_opt.errors import InfeasibleError, StorageError
 from qslm_opt.evaluate.bounds import MetricBound
+from qslm_opt.evaluate.confidence import ConfidentBound, unreachable
 from qslm_opt.search.attempt import Attempts, Listener, SessionLike, started_record
 from qslm_opt.search.board import publish
 from qslm_opt.search.determinism import check_process, check_trials
@@ -29,11 +30,13 @@ from qslm_opt.search.owners import close_stale, registered
 from qslm_opt.search.power import PowerOf
 from qslm_opt.search.pruner import ConstraintPruner
 from qslm_opt.search.recording import Recording
+from qslm_opt.search.reporting import Reporting
 from qslm_opt.search.sampler import NothingToProposeError, TieredSampler
 from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.summary import RunSummary, summarize, unneeded
 from qslm_opt.search.tiers import Tier
 from qslm_opt.search.walk import Walk
+from qslm_opt.spec import BOUNDS
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -72,6 +75,7 @@ class Run:
         self.listener, self.meter, self.interrupts, self.since = listener, meter, interrupts, since
         self.started = time.monotonic()
         self.space = SearchSpace.of(row.spec, row.hierarchy)
+        self.reporting = Reporting(row, repository, session, listener.on_narrate)
         self._tier: Tier | None = None
         self._order: tuple[str, ...] = ()
         self._progress: list[dict[str, object]] = []
@@ -93,6 +97,8 @@ class Run:
                 self._start()
                 self._loop()
                 summary = self._summary()
+                if summary.state == "finished" and not self._report():
+                    summary = replace(summary, state="stopped")
                 self.repository.set_state(uuid, summary.state, summary.reason)
                 self._publish(state=summary.state, reason=summary.reason)
             except InfeasibleError as error:
@@ -133,8 +139,10 @@ class Run:
     def _start(self) -> None:
         """Baseline, bound, stale trials, and where the walk stands."""
         baseline = self._baseline()
-        bound = MetricBound.of(self.row.spec, baseline)
-        if bound.slack(baseline.value) > 0:
+        bound = self._bound(baseline)
+        if bound.slack(bound.judged(baseline.value, baseline.items)) > 0:
+            if bound.confidence is not None:
+                raise InfeasibleError(unreachable(bound, baseline, _asked(self.row.spec)))
             raise InfeasibleError(
                 f"the unquantized model already violates the bound: {bound.metric} {baseline.value:.6g} "
                 f"against {_asked(self.row.spec)}; give a bound that the model meets."
@@ -147,8 +155,9 @@ class Run:
             lambda: self.repository.stop_requested(self.row.uuid), self.listener.on_narrate,
         )  # fmt: skip
         self.attempts = Attempts(
-            self.session, self.study, self.sampler, judge, self.listener, self.meter, self.interrupts, power
-        )
+            self.session, self.study, self.sampler, judge, self.listener, self.meter, self.interrupts, power,
+            self.reporting.keep,
+        )  # fmt: skip
         self._close_stale()
         self._follow(self.sampler.refresh(self.study))
 
@@ -162,13 +171,25 @@ class Run:
             known = self.repository.study(self.row.name).baseline
             if known is None:
                 known = measured
+                self.reporting.keep_baseline(measured)
                 self.study.set_user_attr("baseline", measured.to_json())
                 self.repository.set_baseline(self.row.uuid, measured)
         of = "sentences" if known.metric == "accuracy" else "predicted tokens"
         self.listener.on_narrate(
             f"baseline: {known.metric} {known.value:.6g} over {known.n:,} {of}, {known.bytes:,} bytes"
         )
-        return known
+        return self.reporting.with_items(known)
+
+    def _bound(self, baseline: Baseline) -> MetricBound:
+        if self.row.spec.confidence is None or baseline.items is None:
+            return MetricBound.of(self.row.spec, baseline)
+        return ConfidentBound.with_items(self.row.spec, baseline, baseline.items)
+
+    def _report(self) -> bool:
+        """Measure the result on held-back data, where some is; False when that was stopped."""
+        self.heart.phase = "held-back data"
+        trials = self.repository.trials(self.row.name)
+        return self.reporting.complete(trials, self.interrupts)
 
     def _summary(self) -> RunSummary:
         walk = self.sampler.refresh(self.study)  # others may have found the end meanwhile
@@ -302,7 +323,6 @@ class Run:
 
 
 def _asked(spec: StudySpec) -> str:
-    """Return the absolute bound as the user gave it; a relative one always holds for the baseline."""
-    if spec.metric == "accuracy":
-        return f"--min-accuracy {spec.min_accuracy}"
-    return f"--max-perplexity {spec.max_perplexity}"
+    """Return the metric bound as the user gave it."""
+    key = next(key for key in BOUNDS if getattr(spec, key) is not None)
+    return f"--{key.replace('_', '-')} {getattr(spec, key)}"
