@@ -235,8 +235,8 @@ def _check_calibration(session: Session) -> None:
         )
     if session.held_back is not None and session.calibration.split == session.held_back.split:
         raise UsageError(
-            f"quantizer {session.spec.quantizer!r} would be calibrated on split {session.calibration.split!r}, "
-            "which the result is reported on; give another --calibration-split or --report-split."
+            f"quantizer {session.spec.quantizer!r} would be calibrated on split "
+            f"{session.calibration.split!r}, which the result is reported on; give another --calibration-split or --report-split."
         )
 
 

@@ -70,7 +70,7 @@ def pareto(trials: Sequence[TrialRecord], metric: str) -> list[TrialRecord]:
 
 
 def to_confirm(trials: Sequence[TrialRecord], metric: str, lam: float) -> list[TrialRecord]:
-    """Return the candidates that are measured on held-back data: the winner at ``lam``, then the Pareto front.
+    """Return the candidates to measure on held-back data: the winner at ``lam``, then the Pareto front.
 
     At most ``CONFIRMED``, by rising bytes; of a longer front the smallest, the largest and evenly spaced ones
     between them. What they are depends on the trials alone.

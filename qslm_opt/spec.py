@@ -299,8 +299,8 @@ def _check_holding(spec: StudySpec) -> None:
         )
     if spec.hold_back and spec.report_split is not None:
         raise SpecError(
-            f"--hold-back {spec.hold_back} and --report-split {spec.report_split} both say what the result is "
-            "measured on; give one of them."
+            f"--hold-back {spec.hold_back} and --report-split {spec.report_split} both say what the result "
+            "is measured on; give one of them."
         )
     if spec.confidence is not None and not 0.5 <= spec.confidence < 1:
         raise SpecError(

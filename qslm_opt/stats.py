@@ -13,9 +13,8 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from numpy import float64
+    from numpy.typing import NDArray
 
 LEVEL = 0.95
 """Confidence level of the intervals that are shown."""

@@ -42,6 +42,7 @@ from qslm_opt.errors import UsageError
 if TYPE_CHECKING:
     from qslm_opt.pipeline import Session
     from qslm_opt.spec import StudySpec
+    from qslm_opt.store import Repository, StudyRow
 
 
 def create(
@@ -154,7 +155,8 @@ def resume(
     url = storage_url(storage)
     with writing(url) as repository:
         row = repository.study(name)
-    if row.state in ENDED:
+        left = _to_report(repository, row)
+    if row.state in ENDED and not left:
         narrate(f"study {name!r} has ended, nothing is left to run")
         report(name, url, as_json=json)
         return
@@ -168,6 +170,15 @@ def resume(
             name, url, open_session(spec), progress=progress, workers=workers, as_json=json,
             power_window=power_window,
         )  # fmt: skip
+
+
+def _to_report(repository: Repository, row: StudyRow) -> bool:
+    """Return whether a study's result is still to be measured on its held-back data."""
+    if not row.spec.reports:
+        return False
+    from qslm_opt.search.reporting import due
+
+    return bool(due(row, repository.trials(row.name)))
 
 
 def create_and_run(

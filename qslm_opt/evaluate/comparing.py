@@ -1,4 +1,4 @@
-"""A setting's outcomes set against the unquantized model's on the same data: the Comparison that is stored."""
+"""A setting's outcomes beside the unquantized model's on the same data: the Comparison that is stored."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class ConfidentBound(MetricBound):
 
     @classmethod
     def with_items(cls, spec: StudySpec, baseline: Baseline, items: Items) -> ConfidentBound:
-        """Return the bound that ``spec``, which has a confidence, sets against ``baseline`` with its items."""
+        """Return the bound of ``spec``, which has a confidence, against ``baseline`` with its items."""
         plain = MetricBound.of(spec, baseline)
         absolute = spec.min_accuracy is not None or spec.max_perplexity is not None
         return cls(
@@ -91,15 +91,18 @@ def unreachable(bound: MetricBound, baseline: Baseline, asked: str) -> str:
     level = f"{100 * (bound.confidence or 0):g} % confidence"
     of = "sentences" if bound.metric == "accuracy" else "predicted tokens"
     return (
-        f"with {bound.n:,} {of} not even a setting that changes nothing can be shown to meet {asked} at {level} "
-        f"({bound.metric} {baseline.value:.6g}); evaluate more of the data, give a wider bound, or lower "
+        f"with {bound.n:,} {of} not even a setting that changes nothing can be shown to meet {asked} at "
+        f"{level} ({bound.metric} {baseline.value:.6g}); evaluate more of the data, give a wider bound, or lower "
         "--confidence."
     )
 
 
 def _needed(items: Items | None) -> Items:
     if items is None:
-        raise DataError("a bound with confidence needs the outcome of every sentence or window; run it again.")
+        raise DataError(
+            "a bound with confidence needs the outcome of every sentence or window, but there is none; "
+            "create the study anew."
+        )
     return items
 
 

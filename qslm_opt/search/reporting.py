@@ -40,9 +40,15 @@ class Reporting:
     """Compares settings with the unquantized model, item by item, and stores that."""
 
     def __init__(
-        self, row: StudyRow, repository: Repository, session: SessionLike, narrate: Callable[[str], None]
+        self,
+        row: StudyRow,
+        repository: Repository,
+        session: SessionLike,
+        interrupts: Interrupts,
+        narrate: Callable[[str], None],
     ) -> None:
-        self._row, self._repository, self._session, self._narrate = row, repository, session, narrate
+        self._row, self._repository, self._session = row, repository, session
+        self._interrupts, self._narrate = interrupts, narrate
         self._searched: Baseline | None = None
         self._held: Baseline | None = None
 
@@ -78,22 +84,25 @@ class Reporting:
 
     # --------------------------------------------------------------------------- held-back data
 
-    def complete(self, trials: Sequence[TrialRecord], interrupts: Interrupts) -> bool:
+    def complete(self, trials: Sequence[TrialRecord]) -> bool:
         """Measure what ``due`` names; return False when a stop was requested meanwhile.
 
-        KeyboardInterrupt comes out between what is stored, and loses nothing.
+        KeyboardInterrupt comes out of a running evaluation alone: what has ended is stored.
         """
         records = due(self._row, trials)
         if not records:
             return True
         turn = own_process()[0] % len(records)
         for record in (*records[turn:], *records[:turn]):
-            with interrupts.exposed():
-                if self._repository.stop_requested(self._row.uuid):
-                    return False
-                if record.digest not in self._stored():
-                    self._measure(record)
+            if self._repository.stop_requested(self._row.uuid):
+                return False
+            if record.digest not in self._stored():
+                self._measure(record)
         return True
+
+    def _run(self, setting: QuantSetting) -> Evaluation:
+        with self._interrupts.exposed():
+            return self._session.evaluate_held_back(setting)
 
     def _stored(self) -> dict[str, Comparison]:
         return self._repository.comparisons(self._row.uuid, "held back")
@@ -101,7 +110,7 @@ class Reporting:
     def _measure(self, record: TrialRecord) -> None:
         baseline = self._held_baseline()
         try:
-            run = self._session.evaluate_held_back(QuantSetting.from_json(record.setting))
+            run = self._run(QuantSetting.from_json(record.setting))
         except NumericsError as error:
             found = unmeasured(self._stored()[BASELINE], self._row.spec, str(error))
             self._repository.add_comparison(self._row.uuid, "held back", record.digest, found, None)
@@ -116,7 +125,7 @@ class Reporting:
             items = self._repository.items(self._row.uuid, "held back", BASELINE)
             known = self._stored().get(BASELINE)
             if known is None or items is None:
-                run = self._session.evaluate_held_back(UNQUANTIZED)
+                run = self._run(UNQUANTIZED)
                 known, items = alone(run, self._split), run.items
                 self._repository.add_comparison(self._row.uuid, "held back", BASELINE, known, items)
             assert known.value is not None

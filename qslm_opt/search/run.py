@@ -75,7 +75,7 @@ class Run:
         self.listener, self.meter, self.interrupts, self.since = listener, meter, interrupts, since
         self.started = time.monotonic()
         self.space = SearchSpace.of(row.spec, row.hierarchy)
-        self.reporting = Reporting(row, repository, session, listener.on_narrate)
+        self.reporting = Reporting(row, repository, session, interrupts, listener.on_narrate)
         self._tier: Tier | None = None
         self._order: tuple[str, ...] = ()
         self._progress: list[dict[str, object]] = []
@@ -189,7 +189,7 @@ class Run:
         """Measure the result on held-back data, where some is; False when that was stopped."""
         self.heart.phase = "held-back data"
         trials = self.repository.trials(self.row.name)
-        return self.reporting.complete(trials, self.interrupts)
+        return self.reporting.complete(trials)
 
     def _summary(self) -> RunSummary:
         walk = self.sampler.refresh(self.study)  # others may have found the end meanwhile

@@ -14,7 +14,8 @@ LATEST = 1e11
 LARGEST = 1e15
 """Largest number of watts, joules, seconds, bytes or items: sums and products of such stay finite."""
 _AT_LEAST = {
-    "samples": 0, "repeats": 1, "items": 0, "run_items": 1, "memory_bytes": 0, "n": 1, "correct": 0, "windows": 1,
+    "samples": 0, "repeats": 1, "items": 0, "run_items": 1, "memory_bytes": 0, "n": 1,
+    "correct": 0, "windows": 1,
 }  # fmt: skip
 
 
@@ -66,7 +67,7 @@ def comparison_fault(measured: Any, items: Any) -> str:
 
 
 def _fault(measured: Any, made: type[PowerWindow] | type[Comparison], what: str) -> str:
-    """Return what is wrong with the JSON of one of ``made``, in words; empty when it can be read and shown."""
+    """Return what is wrong with the JSON of one of ``made``, in words; empty when it can be shown."""
     if not isinstance(measured, dict):
         return f"{what} is no object"
     for field in fields(made):
