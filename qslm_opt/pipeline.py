@@ -49,6 +49,8 @@ class Session:
         """
         self.spec, self.model, self.hierarchy, self.data = spec, model, hierarchy, data
         self.held_back, self._narrate = held_back, narrate
+        self.keeps_items = spec.compares
+        """Whether runs keep what each sentence or window came to."""
         self.engine = Engine(
             model, hierarchy, data, device=spec.device, batch=spec.window_batch, matmul=spec.matmul,
             prefix_bytes=prefix_bytes, reorder=reorder, calibration=lambda: self.calibration,
@@ -123,7 +125,7 @@ class Session:
 
     @cached_property
     def _baseline(self) -> Baseline:
-        run = self.engine.evaluate(UNQUANTIZED, parent=UNQUANTIZED, items=self.spec.compares)
+        run = self.engine.evaluate(UNQUANTIZED, parent=UNQUANTIZED, items=self.keeps_items)
         return Baseline.of(run)
 
     def baseline(self) -> Baseline:
@@ -142,13 +144,9 @@ class Session:
         bound: MetricBound | None = None,
         report: Callable[[Progress], bool] | None = None,
         meter: Meter | None = None,
-        items: bool = False,
     ) -> tuple[Evaluation, PowerWindow | None]:
-        """Evaluate one setting; see ``Engine.evaluate``. The power window is None without a meter.
-
-        Each sentence's or window's outcome is kept for ``items``, and always in a study that compares them.
-        """
-        items = items or self.spec.compares
+        """Evaluate one setting; see ``Engine.evaluate``. The power window is None without a meter."""
+        items = self.keeps_items
         if meter is None:
             found = self.engine.evaluate(setting, parent=parent, bound=bound, report=report, items=items)
             return found, None
@@ -236,7 +234,8 @@ def _check_calibration(session: Session) -> None:
     if session.held_back is not None and session.calibration.split == session.held_back.split:
         raise UsageError(
             f"quantizer {session.spec.quantizer!r} would be calibrated on split "
-            f"{session.calibration.split!r}, which the result is reported on; give another --calibration-split or --report-split."
+            f"{session.calibration.split!r}, which the result is reported on; give another "
+            "--calibration-split or --report-split."
         )
 
 

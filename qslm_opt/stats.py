@@ -210,4 +210,5 @@ def perplexity_ratio(
     side = min(int((found <= 0).sum()), int((found >= 0).sum()))
     p = min(1.0, 2 * (side + 1) / (RESAMPLES + 1))
     ratio = float(difference.sum() / tokens.sum())
-    return Ratio(*(exp(min(float(x), 700.0)) for x in (ratio, low, high)), p)
+    value, lowest, highest = (exp(min(float(x), 700.0)) for x in (ratio, low, high))
+    return Ratio(value, lowest, highest, p)

@@ -145,8 +145,9 @@ def evaluate(
     session = open_session(spec, narrate)
     chosen = given or setting_of(spec, session.hierarchy, bits, scope or "searched")
     chosen.resolve(session.hierarchy)
+    session.keeps_items = True
     with _bar("evaluating") as moved:
-        run, _ = session.run(chosen, report=lambda progress: moved(progress.used, progress.n), items=True)
+        run, _ = session.run(chosen, report=lambda progress: moved(progress.used, progress.n))
     value = _evaluation_json(session, chosen, run)
     if json:
         print_json(value)

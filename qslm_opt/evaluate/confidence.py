@@ -92,15 +92,15 @@ def unreachable(bound: MetricBound, baseline: Baseline, asked: str) -> str:
     of = "sentences" if bound.metric == "accuracy" else "predicted tokens"
     return (
         f"with {bound.n:,} {of} not even a setting that changes nothing can be shown to meet {asked} at "
-        f"{level} ({bound.metric} {baseline.value:.6g}); evaluate more of the data, give a wider bound, or lower "
-        "--confidence."
+        f"{level} ({bound.metric} {baseline.value:.6g}); evaluate more of the data, give a wider bound, "
+        "or lower --confidence."
     )
 
 
 def _needed(items: Items | None) -> Items:
     if items is None:
         raise DataError(
-            "a bound with confidence needs the outcome of every sentence or window, but there is none; "
+            "a bound with confidence needs the outcome of every sentence or window, and has none; "
             "create the study anew."
         )
     return items

@@ -68,11 +68,6 @@ class SessionLike(Protocol):
     ) -> tuple[Evaluation, PowerWindow | None]:
         """Evaluate one setting."""
 
-    def evaluate_held_back(
-        self, setting: QuantSetting, report: Callable[[Progress], bool] | None = None
-    ) -> Evaluation:
-        """Evaluate one setting on the data that the search never sees, where the spec holds some back."""
-
     def measure(
         self, setting: QuantSetting, meter: Meter, seconds: float, stop: Callable[[], bool]
     ) -> PowerWindow | None:

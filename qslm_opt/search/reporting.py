@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, cast
 
 from qslm_opt.errors import NumericsError
 from qslm_opt.evaluate.comparing import alone, compared, unmeasured
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from qslm_opt.search.outcome import Outcome
     from qslm_opt.search.tiers import Proposal
     from qslm_opt.store import Repository, StudyRow
+
+
+class Holding(Protocol):
+    """What this module needs of a session, besides ``SessionLike``, where the spec holds data back."""
+
+    def evaluate_held_back(self, setting: QuantSetting) -> Evaluation:
+        """Evaluate one setting, with its items, on the data that the search never sees."""
 
 
 def due(row: StudyRow, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -102,7 +109,7 @@ class Reporting:
 
     def _run(self, setting: QuantSetting) -> Evaluation:
         with self._interrupts.exposed():
-            return self._session.evaluate_held_back(setting)
+            return cast("Holding", self._session).evaluate_held_back(setting)
 
     def _stored(self) -> dict[str, Comparison]:
         return self._repository.comparisons(self._row.uuid, "held back")
