@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qslm_opt import stats
+from tui.glyphs import plain
 from tui.text import metric_text, significant
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def interval_text(view: StudyView, record: TrialRecord) -> str:
     if view.metric != "accuracy" or record.value is None or base is None:
         return ""
     low, high = stats.accuracy_interval(round(record.value * base.n), base.n)
-    return f" [{100 * low:.1f}–{100 * high:.1f}]"
+    return plain(f" [{100 * low:.1f}–{100 * high:.1f}]")
 
 
 def held_line(view: StudyView, record: TrialRecord) -> str:
@@ -38,4 +39,4 @@ def held_line(view: StudyView, record: TrialRecord) -> str:
         text += f"  {100 * found.change:+.2f} {'pp' if view.metric == 'accuracy' else '%'}"
     if found.p is not None:
         text += f"  p {found.p:.2g}"
-    return text + ("  meets the bound" if found.within else "  beyond the bound")
+    return plain(text + ("  meets the bound" if found.within else "  beyond the bound"))
