@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from qslm_opt.cli.facts import StudyFacts
+    from qslm_opt.results import TrialRecord
     from qslm_opt.store import StudyRow
 
 Cell: TypeAlias = "Callable[[Mapping[str, Any]], str]"
@@ -61,11 +62,12 @@ def print_study(facts: StudyFacts) -> None:
         "trials": ", ".join(f"{count} {state}" for state, count in row.counts.items()),
     }
     if base is not None:
-        value = metric_value(base.metric, base.value)
+        value, n = metric_value(base.metric, base.value), f"{base.n:,}"
         chance = interval_json(base.metric, base.value, base.n, facts.searched.get("baseline"))
         if chance["ci_low"] is not None:
-            value += f" [{interval_words(base.metric, chance['ci_low'], chance['ci_high'])}]"
-        lines["baseline"] = f"{base.metric} {value} over {base.n:,}, {size(base.bytes)} in float32"
+            words = interval_words(base.metric, chance["ci_low"], chance["ci_high"])
+            n += f" (95 % interval {words})"
+        lines["baseline"] = f"{base.metric} {value} over {n}, {size(base.bytes)} in float32"
     if row.spec.confidence is not None:
         lines["bound"] += f", with {100 * row.spec.confidence:g} % confidence"
     if "baseline" in row.held_back:
@@ -86,8 +88,8 @@ def print_study(facts: StudyFacts) -> None:
         return
     t = best.record
     out.print(
-        f"best at λ = {facts.lam:g}: trial {t.number}, {facts.metric} {metric_value(facts.metric, t.value)} "
-        f"({metric_change(facts.metric, t.value, facts.baseline)}), {size(t.bytes)} "
+        f"best at λ = {facts.lam:g}: trial {t.number}, {facts.metric} {metric_value(facts.metric, t.value)}"
+        f"{_interval(facts, t)} ({metric_change(facts.metric, t.value, facts.baseline)}), {size(t.bytes)} "
         f"(−{100 * t.saving:.1f} %), score {best.score:.5g}",
         soft_wrap=True,
     )
@@ -96,6 +98,15 @@ def print_study(facts: StudyFacts) -> None:
             f"held back ({data_words(row)}): {held_back_words(facts.metric, row.held_back[t.digest])}",
             soft_wrap=True,
         )
+
+
+def _interval(facts: StudyFacts, trial: TrialRecord) -> str:
+    """Return the 95 % interval of a candidate's metric in brackets; empty where it is not known."""
+    n = facts.row.baseline.n if facts.row.baseline else 0
+    found = interval_json(facts.metric, trial.value, n, facts.searched.get(trial.digest))
+    if found["ci_low"] is None:
+        return ""
+    return f" [{interval_words(facts.metric, found['ci_low'], found['ci_high'])}]"
 
 
 def _state(row: StudyRow) -> str:

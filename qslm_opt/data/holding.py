@@ -24,8 +24,8 @@ def split_off(data: TaskData, share: float) -> tuple[TaskData, TaskData]:
         DataError: one part would be empty.
     """
     held = np.zeros(len(data.sequences), bool)
-    for stratum in _strata(data):
-        held[[stratum[place] for place in spaced(len(stratum), share)]] = True
+    order = _by_label(data)
+    held[[order[place] for place in spaced(len(order), share)]] = True
     if not 0 < int(held.sum()) < len(held):
         what = "windows" if data.kind == "lm" else "sentences"
         raise DataError(
@@ -41,12 +41,12 @@ def spaced(count: int, share: float) -> list[int]:
     return [i for i in range(count) if (i + 1) * exact // 1 > i * exact // 1]
 
 
-def _strata(data: TaskData) -> list[Sequence[int]]:
-    """Return the numbers of the sentences of each label, or of all windows."""
+def _by_label(data: TaskData) -> Sequence[int]:
+    """Return the numbers of the sentences label after label, or those of the windows."""
     if data.labels is None:
-        return [range(len(data.sequences))]
-    labels = np.asarray(data.labels)
-    return [np.flatnonzero(labels == label).tolist() for label in np.unique(labels)]
+        return range(len(data.sequences))
+    found: list[int] = np.argsort(data.labels, kind="stable").tolist()
+    return found
 
 
 def _part(data: TaskData, chosen: np.ndarray) -> TaskData:
