@@ -66,6 +66,11 @@ def accuracy_interval(correct: int, n: int, level: float = LEVEL) -> Interval:
     return Interval(_wilson(correct, n, -z), _wilson(correct, n, z))
 
 
+def share_interval(value: float, n: int, level: float = LEVEL) -> Interval:
+    """Return the ``accuracy_interval`` of an accuracy that was stored as a share of ``n``."""
+    return accuracy_interval(round(min(1.0, max(0.0, value)) * n), n, level)
+
+
 def lowest_accuracy(correct: int, n: int, confidence: float) -> float:
     """Return the one-sided lower limit of an accuracy; Wilson's, as in ``accuracy_interval``."""
     return _wilson(correct, n, -normal_quantile(confidence))

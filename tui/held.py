@@ -18,7 +18,7 @@ def interval_text(view: StudyView, record: TrialRecord) -> str:
     base = view.row.baseline
     if view.metric != "accuracy" or record.value is None or base is None:
         return ""
-    low, high = stats.accuracy_interval(round(record.value * base.n), base.n)
+    low, high = stats.share_interval(record.value, base.n)
     return plain(f" [{100 * low:.1f}–{100 * high:.1f}]")
 
 

@@ -31,7 +31,7 @@ def interval_json(
 ) -> dict[str, Any]:
     """Return ``ci_low, ci_high, confidence_level`` of an accuracy over ``n``, or of a stored comparison."""
     if metric == "accuracy" and value is not None and n:
-        low, high = stats.accuracy_interval(round(value * n), n)
+        low, high = stats.share_interval(value, n)
         return {"ci_low": low, "ci_high": high, "confidence_level": stats.LEVEL}
     if found is None:
         return {"ci_low": None, "ci_high": None, "confidence_level": stats.LEVEL}
