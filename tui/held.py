@@ -39,4 +39,4 @@ def held_line(view: StudyView, record: TrialRecord) -> str:
         text += f"  {100 * found.change:+.2f} {'pp' if view.metric == 'accuracy' else '%'}"
     if found.p is not None:
         text += f"  p {found.p:.2g}"
-    return plain(text + ("  meets the bound" if found.within else "  beyond the bound"))
+    return plain(text + ("  in bound" if found.within else "  past bound"))

@@ -112,7 +112,7 @@ def chosen_lines(
     """Return the chosen candidate's bits by block, and how it stands to the pinned one or to the winner."""
     last = _against_pinned(view, pinned, record) if pinned is not None else _against_first(view, rows, record)
     held = held_line(view, record)
-    last = f"held back: {held}" if held else last
+    last = f"held back: {held} · {last}" if held else last
     return [*_bits(view, record, width), ("\n", ""), (clip(plain(last), width), "dim")]
 
 

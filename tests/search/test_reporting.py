@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from qslm_opt.errors import InfeasibleError
 from qslm_opt.rank import CONFIRMED, pareto, rank, to_confirm
 from qslm_opt.results import TrialRecord
 from qslm_opt.search.driver import create_study, run_study
-from qslm_opt.search.reporting import due
+from qslm_opt.search.interrupts import Interrupts
+from qslm_opt.search.reporting import Reporting, due
 from qslm_opt.setting import UNQUANTIZED
 from qslm_opt.store import Repository
 from tests.search.held_toy import HeldToy, held_spec, held_toy
@@ -245,3 +247,25 @@ def test_of_a_long_front_the_winner_the_ends_and_what_lies_between_are_measured(
         assert 99 not in {r.number for r in found}
     assert to_confirm(trials, "perplexity", 0.2) == to_confirm(trials[::-1], "perplexity", 0.2)
     assert to_confirm([], "perplexity", 0.2) == []
+
+
+def test_workers_share_the_report_and_what_was_stored_first_holds(url: str) -> None:
+    """While one worker computes its first candidate, another does the whole report."""
+    study, others = held_spec(), []
+
+    def meanwhile(count: int) -> None:
+        if count == 2:
+            with Repository(url) as repository:
+                row, trials = repository.study("toy"), repository.trials("toy")
+                others.append(held_toy(study))
+                others[0].loss_of = lambda setting: 3.0  # so that it can be told who stored what
+                reporting = Reporting(row, repository, others[0], Interrupts(), str)
+                assert reporting.complete(trials)
+
+    session = created(url, study, on_held=meanwhile)
+    assert run(url, session).state == "finished"
+    row, records = chosen(url)
+    assert len(session.held) == 2  # the unquantized model and the one that both computed
+    assert len(others[0].held) == len(records)  # the unquantized model's items came from the storage
+    values = {round(row.held_back[record.digest].value, 6) for record in records}
+    assert values == {round(exp(3.1), 6)}

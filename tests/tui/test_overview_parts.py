@@ -150,12 +150,12 @@ def test_the_best_says_how_sure_it_is_and_what_it_is_on_held_back_data() -> None
     found = Comparison("accuracy", 0.81, 400, low=0.769, high=0.845, change=-0.0125, p=0.31, slack=-0.01)
     held = replace(study.row(), held_back={best.digest: found})
     view = replace(view, row=held)
-    wanted = "held  81.00 % [76.9–84.5]  -1.25 pp  p 0.31  meets the bound"
+    wanted = "held  81.00 % [76.9–84.5]  -1.25 pp  p 0.31  in bound"
     assert wanted in words_of(best_lines(view, 0.2, True, 100))
     text = "".join(words for words, _ in chosen_lines(view, best, view.ranked(0.2), None, 100))
-    assert text.endswith("held back: 81.00 % [76.9–84.5]  -1.25 pp  p 0.31  meets the bound")
+    assert "held back: 81.00 % [76.9–84.5]  -1.25 pp  p 0.31  in bound" in text
     worse = replace(study.row(), held_back={best.digest: replace(found, slack=0.02)})
-    assert "beyond the bound" in words_of(best_lines(replace(view, row=worse), 0.2, True, 100))
+    assert "past bound" in words_of(best_lines(replace(view, row=worse), 0.2, True, 100))
     failed = replace(study.row(), held_back={best.digest: Comparison("accuracy", None, 400, reason="NaN")})
     assert "held  NaN" in words_of(best_lines(replace(view, row=failed), 0.2, True, 100))
 
