@@ -15,6 +15,7 @@ from qslm_opt.cli.main import run  # noqa: E402
 from qslm_opt.pipeline import Session  # noqa: E402
 from qslm_opt.setting import UNQUANTIZED, QuantSetting  # noqa: E402
 from qslm_opt.store import Repository  # noqa: E402
+from qslm_opt.store.held_back import delete_comparisons  # noqa: E402
 
 COMMON = ("--model", "demo", "--device", "cpu", "--precisions", "4,3", "--sensitivity-precisions", "3")
 CASES = {
@@ -69,6 +70,12 @@ def test_a_study_reports_on_data_that_it_never_searched(
     assert "held back" in capsys.readouterr().out
     assert run(["study", "resume", "s", "--storage", url]) == 0
     assert "nothing is left to run" in capsys.readouterr().err
+
+    with Repository(url) as repository, repository._write() as connection:
+        delete_comparisons(connection, [row.uuid])
+    again = printed(capsys, "study", "resume", "s", "--storage", url)
+    assert again["best"]["held_back"] == held
+    assert again["counts"] == value["counts"]
 
 
 def best_digest(value: Any) -> str:

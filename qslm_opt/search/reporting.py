@@ -70,10 +70,18 @@ class Reporting:
             )
 
     def with_items(self, baseline: Baseline) -> Baseline:
-        """Return the stored baseline with its items, where the study compares; another process's maybe."""
+        """Return the stored baseline with its items, where the study compares; another process's maybe.
+
+        Items that are not stored are measured anew.
+        """
         if not self._row.spec.compares:
             return baseline
         items = self._repository.items(self._row.uuid, "searched", BASELINE)
+        if items is None:
+            with self._interrupts.exposed():
+                measured = self._session.baseline()
+            self.keep_baseline(measured)
+            items = measured.items
         self._searched = replace(baseline, items=items)
         return self._searched
 

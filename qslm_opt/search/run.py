@@ -181,8 +181,9 @@ class Run:
         return self.reporting.with_items(known)
 
     def _bound(self, baseline: Baseline) -> MetricBound:
-        if self.row.spec.confidence is None or baseline.items is None:
+        if self.row.spec.confidence is None:
             return MetricBound.of(self.row.spec, baseline)
+        assert baseline.items is not None
         return ConfidentBound.with_items(self.row.spec, baseline, baseline.items)
 
     def _report(self) -> bool:

@@ -19,6 +19,7 @@ from qslm_opt.search.interrupts import Interrupts
 from qslm_opt.search.reporting import Reporting, due
 from qslm_opt.setting import UNQUANTIZED
 from qslm_opt.store import Repository
+from qslm_opt.store.held_back import delete_comparisons
 from tests.search.held_toy import HeldToy, held_spec, held_toy
 from tests.search.toy import Recorder, spec, toy
 
@@ -146,8 +147,6 @@ def test_a_finished_study_whose_report_lacks_something_is_completed(url: str) ->
     run(url, session)
     row, records = chosen(url)
     with Repository(url) as repository, repository._write() as connection:
-        from qslm_opt.store.held_back import delete_comparisons
-
         delete_comparisons(connection, [row.uuid])
     session = held_toy(row.spec)
     with Repository(url) as repository:
@@ -269,3 +268,18 @@ def test_workers_share_the_report_and_what_was_stored_first_holds(url: str) -> N
     assert len(others[0].held) == len(records)  # the unquantized model's items came from the storage
     values = {round(row.held_back[record.digest].value, 6) for record in records}
     assert values == {round(exp(3.1), 6)}
+
+
+def test_items_of_the_baseline_that_are_lost_are_measured_anew(url: str) -> None:
+    study = held_spec(hold_back=0.0, confidence=0.9)
+    run(url, created(url, study))
+    with Repository(url) as repository:
+        uuid, before = repository.study("toy").uuid, repository.trials("toy")
+        with repository._write() as connection:
+            delete_comparisons(connection, [uuid])
+    again = held_toy(study)
+    assert run(url, again).state == "finished"
+    assert (again.baselines, again.ran) == (1, [])
+    with Repository(url) as repository:
+        assert repository.items(uuid, "searched", "baseline") is not None
+        assert repository.trials("toy") == before
