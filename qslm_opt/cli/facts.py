@@ -163,7 +163,9 @@ class StudyFacts:
         if near.slack.get("metric", 0.0) > 0:
             at_best = "" if near.value is not None else " (the run was stopped: at best this close)"
             got = f"{self.metric} {metric_value(self.metric, near.value)}, " if near.value is not None else ""
-            misses.append(f"{got}{100 * near.slack['metric']:.2g} % beyond the bound{at_best}")
+            sure = self.row.spec.confidence
+            limit = "" if sure is None else f"its limit at {100 * sure:g} % confidence "
+            misses.append(f"{got}{limit}{100 * near.slack['metric']:.2g} % beyond the bound{at_best}")
         if near.slack.get("memory", 0.0) > 0:
             misses.append(f"{size(near.bytes)}, {size(near.bytes - self.row.budget)} over the budget")
         where = f"trial {near.number} ({near.tier}, {near.unit} at {near.bits} bits)"

@@ -376,7 +376,7 @@ class Engine:
         if self.data.kind == "lm":
             losses = self.ops.nll(h.flatten(0, 1), tensors["head.weight"], batch.targets.flatten())
             correct, right = 0, None
-            each = losses.view(batch.targets.shape).sum(1, dtype=torch.float64) if items else None
+            each = losses.reshape(batch.targets.shape).sum(1, dtype=torch.float64) if items else None
         else:
             losses, right = self._class_loss(tensors, h, batch)
             each, correct = losses, int(right.sum())
