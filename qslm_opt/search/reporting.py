@@ -87,15 +87,12 @@ class Reporting:
 
     def keep(self, proposal: Proposal, run: Evaluation, outcome: Outcome) -> None:
         """Store a candidate's comparison on the data that is searched on."""
-        base = self._searched
-        whole = run.items is not None and run.value is not None and base is not None
-        if whole and outcome.constraints and all(slack <= 0 for slack in outcome.constraints.values()):
-            assert base is not None
-            if base.items is not None:
-                found = compared(run, self._row.spec, base)
-                self._repository.add_comparison(
-                    self._row.uuid, "searched", proposal.digest, found, run.items
-                )
+        base, slack = self._searched, outcome.constraints.values()
+        if base is None or run.value is None or run.items is None or not run.items.complete:
+            return
+        if slack and all(value <= 0 for value in slack):
+            found = compared(run, self._row.spec, base)
+            self._repository.add_comparison(self._row.uuid, "searched", proposal.digest, found, run.items)
 
     # --------------------------------------------------------------------------- held-back data
 
