@@ -10,7 +10,7 @@ from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from qslm_opt.data import CALIBRATION_SEQUENCES, CALIBRATION_SPLIT, TASK_KIND, load_task
+from qslm_opt.data import CALIBRATION_SEQUENCES, CALIBRATION_SPLIT, TASK_KIND, load_task, split_off
 from qslm_opt.errors import ModelError, SettingError, UsageError
 from qslm_opt.evaluate.engine import CODE_VERSION, Engine, silent
 from qslm_opt.formats import Format, Layout
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from qslm_opt.spec import StudySpec
 
 
+_KEPT_TUNED = 8
+"""Tuned settings whose codes are kept: they are evaluated on the searched data, then on held-back data."""
+
+
 class Session:
     """A model, a task's data and the engine that evaluates settings on them."""
 
@@ -46,15 +50,22 @@ class Session:
         *,
         prefix_bytes: int | None = None,
         reorder: bool = True,
+        held_back: TaskData | None = None,
     ) -> None:
-        """Place the model on the spec's device; ``prefix_bytes`` and ``reorder`` are the engine's."""
+        """Place the model on the spec's device; ``prefix_bytes`` and ``reorder`` are the engine's.
+
+        ``held_back`` is the data that the search never sees, where the spec asks for some.
+        """
         self.spec, self.model, self.hierarchy, self.data = spec, model, hierarchy, data
+        self.held_back, self._narrate = held_back, narrate
+        self.keeps_items = spec.compares
+        """Whether runs keep what each sentence or window came to."""
+        self._tuned: dict[str, dict[str, QuantizedTensor | Tensor]] = {}
         self.engine = Engine(
             model, hierarchy, data, device=spec.device, batch=spec.window_batch, matmul=spec.matmul,
             prefix_bytes=prefix_bytes, reorder=reorder, calibration=lambda: self.calibration,
             tuner=self._tune, narrate=narrate,
         )  # fmt: skip
-        self._narrate = narrate
 
     @cached_property
     def calibration(self) -> TaskData:
@@ -95,12 +106,17 @@ class Session:
     def _tune(
         self, setting: QuantSetting, tensors: Mapping[str, Tensor], moments: Moments
     ) -> dict[str, QuantizedTensor | Tensor]:
-        """Return the stored tensors of a tuned setting."""
+        """Return the stored tensors of a tuned setting; those of the last few are kept."""
         from qslm_opt.tune.run import tuned
 
-        return tuned(
-            setting, tensors, moments, self.model.config, self.hierarchy, self.tuning_text, self._narrate
-        )
+        key = setting.to_json()
+        if key not in self._tuned:
+            self._tuned[key] = tuned(
+                setting, tensors, moments, self.model.config, self.hierarchy, self.tuning_text, self._narrate
+            )
+            if len(self._tuned) > _KEPT_TUNED:
+                del self._tuned[next(iter(self._tuned))]
+        return self._tuned[key]
 
     @classmethod
     def open(
@@ -125,13 +141,16 @@ class Session:
         kind = TASK_KIND[spec.task]
         _check_heads(model, spec.task, kind)
         narrate(f"loading task {spec.task}")
-        data = load_task(
-            spec.task, model.need_tokenizer(), data_dir=spec.data, split=spec.split,
-            window=spec.window, limit=spec.limit,
-        )  # fmt: skip
-        _check_tokens(model, data)
+        data = _load(spec, model, spec.split)
+        held_back = None
+        if spec.hold_back:
+            data, held_back = split_off(data, spec.hold_back)
+        elif spec.report_split is not None:
+            _check_report_split(spec, data)
+            held_back = _load(spec, model, spec.report_split)
         shapes = {name: tuple(tensor.shape) for name, tensor in model.tensors.items()}
-        session = cls(spec, model, discover(model.config, shapes, kind, model.ties), data, narrate)
+        hierarchy = discover(model.config, shapes, kind, model.ties)
+        session = cls(spec, model, hierarchy, data, narrate, held_back=held_back)
         if is_calibrated(spec.quantizer):
             _check_calibration(session)
         if spec.tune:
@@ -168,11 +187,14 @@ class Session:
             found["calibration"] = self.calibration.data_hash
         if self.spec.tune:
             found["tuning"] = self.tuning_text.data_hash
+        if self.held_back is not None:
+            found["held_back"] = self.held_back.data_hash
         return found
 
     @cached_property
     def _baseline(self) -> Baseline:
-        return Baseline.of(self.engine.evaluate(UNQUANTIZED, parent=UNQUANTIZED))
+        run = self.engine.evaluate(UNQUANTIZED, parent=UNQUANTIZED, items=self.keeps_items)
+        return Baseline.of(run)
 
     def baseline(self) -> Baseline:
         """Return the unquantized model's result, measured once by the same engine."""
@@ -203,13 +225,16 @@ class Session:
         """
         if setting.tune:
             self.engine.prepare(setting)
+        items = self.keeps_items and every == 1
         if meter is None:
-            run = self.engine.evaluate(setting, parent=parent, bound=bound, report=report, every=every)
+            run = self.engine.evaluate(
+                setting, parent=parent, bound=bound, report=report, every=every, items=items
+            )
             return run, None
         self.engine.synchronise()
         with meter.window() as window:
             evaluation = self.engine.evaluate(
-                setting, parent=parent, bound=bound, report=report, every=every
+                setting, parent=parent, bound=bound, report=report, every=every, items=items
             )
         # What began behind kept activations computed less than its tokens: joules per token would lie.
         return evaluation, window.result(items=None if self.engine.reused else evaluation.used)
@@ -217,6 +242,23 @@ class Session:
     def drift(self, setting: QuantSetting) -> tuple[float, int, float]:
         """Return membrane drift, tokens or sentences, and seconds; see ``Engine.drift``."""
         return self.engine.drift(setting)
+
+    @cached_property
+    def _held_back_engine(self) -> Engine:
+        if self.held_back is None:
+            raise UsageError("this study holds no data back; create one with --hold-back or --report-split.")
+        spec = self.spec
+        return Engine(
+            self.model, self.hierarchy, self.held_back, device=spec.device, batch=spec.window_batch,
+            matmul=spec.matmul, prefix_bytes=0, reorder=False, calibration=lambda: self.calibration,
+            tuner=self._tune, narrate=self._narrate,
+        )  # fmt: skip
+
+    def evaluate_held_back(
+        self, setting: QuantSetting, report: Callable[[Progress], bool] | None = None
+    ) -> Evaluation:
+        """Evaluate one setting on the data that the search never sees, with the outcome of every item."""
+        return self._held_back_engine.evaluate(setting, report=report, items=True)
 
     def measure(
         self,
@@ -273,6 +315,30 @@ def _check_calibration(session: Session) -> None:
         raise UsageError(
             f"quantizer {session.spec.quantizer!r} would be calibrated on split {session.data.split!r}, "
             "which the model is measured on; give another --calibration-split."
+        )
+    if session.held_back is not None and session.calibration.split == session.held_back.split:
+        raise UsageError(
+            f"quantizer {session.spec.quantizer!r} would be calibrated on split "
+            f"{session.calibration.split!r}, which the result is reported on; give another "
+            "--calibration-split or --report-split."
+        )
+
+
+def _load(spec: StudySpec, model: LoadedModel, split: str | None) -> TaskData:
+    """Load a split of the task's data; ModelError when the model cannot read it."""
+    data = load_task(
+        spec.task, model.need_tokenizer(), data_dir=spec.data, split=split,
+        window=spec.window, limit=spec.limit,
+    )  # fmt: skip
+    _check_tokens(model, data)
+    return data
+
+
+def _check_report_split(spec: StudySpec, data: TaskData) -> None:
+    if spec.report_split == data.split:
+        raise UsageError(
+            f"--report-split {spec.report_split} is the split that is searched on; give another, or "
+            "--hold-back 0.5 to report on half of it."
         )
 
 

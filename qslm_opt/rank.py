@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from qslm_opt.results import TrialRecord
 
 
+CONFIRMED = 16
+"""Candidates that are measured on held-back data, at most."""
+
+
 @dataclass(frozen=True)
 class Ranked:
     """A trial with its place at one λ."""
@@ -63,6 +67,22 @@ def pareto(trials: Sequence[TrialRecord], metric: str) -> list[TrialRecord]:
     """
     ranking = Ranking(trials, metric)
     return [ranking.records[i] for i in ranking.front]
+
+
+def to_confirm(trials: Sequence[TrialRecord], metric: str, lam: float) -> list[TrialRecord]:
+    """Return the candidates to measure on held-back data: the winner at ``lam``, then the Pareto front.
+
+    At most ``CONFIRMED``, by rising bytes; of a longer front the smallest, the largest and evenly spaced ones
+    between them. What they are depends on the trials alone.
+    """
+    ranking = Ranking(trials, metric)
+    front = [ranking.records[i] for i in ranking.front]
+    best = [entry.record for entry in ranking.at(lam, 1)]
+    rest = [record for record in front if record not in best]
+    room = CONFIRMED - len(best)
+    if len(rest) > room:
+        rest = [rest[place * (len(rest) - 1) // (room - 1)] for place in range(room)]
+    return [*best, *rest]
 
 
 def closest(trials: Sequence[TrialRecord]) -> TrialRecord | None:

@@ -43,14 +43,15 @@ GATED = ("gate", "postponed")
 TUNED = "tuned"
 """The tier that comes last in a study whose settings are tuned."""
 _LATER = (
-    "calibration_split", "calibration", "strategy", "beam_width", "evaluations", "gate", "every",
-    "tune", "exclude", "ties",
+    "calibration_split", "calibration", "hold_back", "report_split", "confidence", "strategy", "beam_width",
+    "evaluations", "gate", "every", "tune", "exclude", "ties",
 )  # fmt: skip
 """Keys that earlier releases had not: left out of the hash where they are as if not given."""
 _NOT_DECIDING = ("name", "device", "matmul", "lam", "seed", "model", "data", "power_window")
 """Keys that the spec's hash leaves out: what model, data, device and matmul lead to is in the fingerprint."""
 MOST_POWER_WINDOW = 600.0
 MOST_TUNE_STEPS = 100_000
+MOST_HELD_BACK = 0.9
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,12 @@ class StudySpec:
     """Folder with the task's parquet files; None loads them from the Hugging Face hub."""
     split: str | None = None
     """Data split; None takes the task's own (validation for sst2, test for wikitext2)."""
+    hold_back: float = 0.0
+    """Share of the sentences or windows that the search never sees; its result is measured on them."""
+    report_split: str | None = None
+    """Another split that the result is measured on, in place of ``hold_back``."""
+    confidence: float | None = None
+    """Confidence with which the metric bound must hold; None holds the measured metric against it."""
     window: int | None = None
     """Predicted tokens per window (language modelling); None takes the task's own."""
     limit: int | None = None
@@ -160,6 +167,7 @@ class StudySpec:
                 f"power_window {self.power_window} is out of range; "
                 f"it is seconds from 0 (off) to {MOST_POWER_WINDOW:g}."
             )
+        _check_holding(self)
         if self.rescale_every < 0:
             raise SpecError(f"rescale_every {self.rescale_every} is negative; use 0 (never) or 6.")
         Layout.parse(self.layout), Format.parse(self.fixed)
@@ -171,6 +179,16 @@ class StudySpec:
         parse_size(self.memory_budget)
         if self.max_increase is not None:
             parse_increase(self.max_increase)
+
+    @property
+    def compares(self) -> bool:
+        """Whether settings are compared with the baseline sentence by sentence, or window by window."""
+        return self.reports or self.confidence is not None
+
+    @property
+    def reports(self) -> bool:
+        """Whether the result is measured on data that the search never sees."""
+        return self.hold_back > 0 or self.report_split is not None
 
     @property
     def metric(self) -> str:
@@ -341,6 +359,23 @@ def _check_strategy(spec: StudySpec) -> None:
         )
 
 
+def _check_holding(spec: StudySpec) -> None:
+    if not 0 <= spec.hold_back <= MOST_HELD_BACK:
+        raise SpecError(
+            f"hold_back {spec.hold_back} is out of range; it is a share from 0 (off) to {MOST_HELD_BACK}."
+        )
+    if spec.hold_back and spec.report_split is not None:
+        raise SpecError(
+            f"--hold-back {spec.hold_back} and --report-split {spec.report_split} both say what the result "
+            "is measured on; give one of them."
+        )
+    if spec.confidence is not None and not 0.5 <= spec.confidence < 1:
+        raise SpecError(
+            f"confidence {spec.confidence} is out of range; it must be at least 0.5 and below 1, "
+            "for instance 0.95."
+        )
+
+
 def _check_precisions(key: str, bits: tuple[Bits, ...]) -> None:
     if not bits or any(b not in WIDTHS for b in bits):
         raise SpecError(f"{key} {list(bits)} must hold one or more widths of 2 to 16 bits, 1.58 or 1.")
@@ -353,6 +388,7 @@ def _typed(key: str, value: Any) -> Any:
     kinds: dict[str, tuple[type[Any], ...]] = {
         "lam": (int, float), "lambda": (int, float), "max_drop": (int, float),
         "min_accuracy": (int, float), "max_perplexity": (int, float), "power_window": (int, float),
+        "hold_back": (int, float), "confidence": (int, float),
         "max_increase": (int, float, str), "memory_budget": (int, str),
         "window": (int,), "limit": (int,), "window_batch": (int,), "seed": (int,), "calibration": (int,),
         "beam_width": (int,), "evaluations": (int,), "every": (int,), "tune": (int,), "gate": (bool,),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -330,10 +331,45 @@ def test_name_device_lambda_seed_and_paths_do_not_decide_the_result():
     ("key", "value"),
     [("max_drop", 0.03), ("memory_budget", "401MB"), ("limit", 100), ("quantizer", "paper"),
      ("window_batch", 7), ("precisions", [8]), ("pins", {"input": "fp16"}), ("embed_spike", "off"),
-     ("sign_embedding", False), ("exclude", ["output"]), ("ties", ["attention.*/att.key"])],
+     ("sign_embedding", False), ("exclude", ["output"]), ("ties", ["attention.*/att.key"]),
+     ("hold_back", 0.5), ("report_split", "train"), ("confidence", 0.9)],
 )  # fmt: skip
 def test_everything_else_does(key, value):
     assert make(**{key: value}).hash() != make().hash()
+
+
+def test_keys_that_came_later_leave_the_hash_of_older_studies_alone():
+    assert "hold_back" not in make().decides()
+    assert make(hold_back=0.0).hash() == make().hash()
+    values = json.loads(make().to_json())
+    for key in ("hold_back", "report_split", "confidence"):
+        del values[key]
+    assert StudySpec.from_mapping(values) == make()
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"hold_back": -0.1}, "hold_back -0.1 is out of range; it is a share from 0 (off) to 0.9."),
+        ({"hold_back": float("nan")}, "hold_back nan is out of range"),
+        ({"hold_back": 0.91}, "hold_back 0.91 is out of range"),
+        ({"hold_back": "half"}, "spec key 'hold_back' is 'half', a str; write a int or float."),
+        ({"confidence": 0.49}, "confidence 0.49 is out of range; it must be at least 0.5 and below 1"),
+        ({"confidence": 1.0}, "confidence 1.0 is out of range"),
+        ({"confidence": float("nan")}, "confidence nan is out of range"),
+        ({"hold_back": 0.5, "report_split": "train"}, "give one of them"),
+    ],
+)
+def test_what_cannot_be_held_back_is_refused(keys, words):
+    with pytest.raises(SpecError, match=re.escape(words)):
+        make(**keys)
+
+
+def test_a_share_of_nothing_goes_with_another_split():
+    assert make(hold_back=0, report_split="train").reports
+    assert not make(hold_back=0).compares
+    assert make(confidence=0.9).compares
+    assert not make(confidence=0.9).reports
 
 
 def test_the_json_is_canonical():

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from qslm_opt import rank
+from qslm_opt.cli.generalising import comparison_json, generalisation_json, interval_json
 from qslm_opt.cli.output import metric_value, size
 from qslm_opt.errors import InfeasibleError, QslmError
 
 if TYPE_CHECKING:
     from qslm_opt.rank import Ranked
-    from qslm_opt.results import TrialRecord
+    from qslm_opt.results import Comparison, TrialRecord
     from qslm_opt.store import StudyRow
 
 ENDED = ("finished", "infeasible")
@@ -29,6 +30,8 @@ class StudyFacts:
     trials: Sequence[TrialRecord]
     lam: float
     """λ of the ranking: the study's own, or what the user asked for."""
+    searched: Mapping[str, Comparison] = field(default_factory=dict)
+    """Digest → comparison with the baseline on the searched data, where the study makes them."""
 
     @property
     def metric(self) -> str:
@@ -82,15 +85,32 @@ class StudyFacts:
             "cheap": sum(ran(t) and t.cheap for t in self.trials),
             "full_equivalents": equivalents(self.trials),
             "gate": self.gate(),
-            "best": None if self.best is None else best_json(self.best),
+            "best": self._best(),
+            "generalisation": generalisation_json(row),
             "closest": self._closest(),
         }
+
+    def _best(self) -> dict[str, Any] | None:
+        return None if self.best is None else {**best_json(self.best), **self._chance(self.best.record)}
 
     def rows(self, every: bool = False) -> list[dict[str, Any]]:
         """Return the candidates as rows, best first; ``every`` adds what violates a constraint."""
         ranked = rank.rank(self.trials, self.metric, self.lam, feasible_only=False) if every else self.ranked
         front = {t.number for t in rank.pareto(self.trials, self.metric)}
-        return [_row(entry, entry.record.number in front) for entry in ranked]
+        return [
+            {**_row(entry, entry.record.number in front), **self._chance(entry.record)} for entry in ranked
+        ]
+
+    def _chance(self, record: TrialRecord) -> dict[str, Any]:
+        """Return how sure a candidate's metric is, and what it is on held-back data."""
+        n = self.row.baseline.n if self.row.baseline else 0
+        found = self.searched.get(record.digest)
+        return {
+            **interval_json(self.metric, record.value, n, found),
+            "standard_error": None if found is None else found.error,
+            "p_value": None if found is None else found.p,
+            "held_back": comparison_json(self.row.held_back.get(record.digest)),
+        }
 
     def tiers(self) -> list[dict[str, Any]]:
         """Return each tier with what is done, the total where the search knows it, and its best metric."""
@@ -159,7 +179,9 @@ class StudyFacts:
         if near.slack.get("metric", 0.0) > 0:
             at_best = "" if near.value is not None else " (the run was stopped: at best this close)"
             got = f"{self.metric} {metric_value(self.metric, near.value)}, " if near.value is not None else ""
-            misses.append(f"{got}{100 * near.slack['metric']:.2g} % beyond the bound{at_best}")
+            sure = self.row.spec.confidence
+            limit = "" if sure is None else f"its limit at {100 * sure:g} % confidence "
+            misses.append(f"{got}{limit}{100 * near.slack['metric']:.2g} % beyond the bound{at_best}")
         if near.slack.get("memory", 0.0) > 0:
             misses.append(f"{size(near.bytes)}, {size(near.bytes - self.row.budget)} over the budget")
         where = f"trial {near.number} ({near.tier}, {near.unit} at {near.bits} bits)"
@@ -170,7 +192,8 @@ class StudyFacts:
         if base is None:
             return None
         found = {"metric": base.metric, "value": base.value, "bytes": base.bytes, "n": base.n}
-        return {**found, "correct": base.correct}
+        chance = interval_json(self.metric, base.value, base.n, self.searched.get("baseline"))
+        return {**found, "correct": base.correct, **chance}
 
     def _constraints(self) -> dict[str, Any]:
         spec = self.row.spec

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qslm_opt.cli.generalising import interval_words
 from qslm_opt.cli.model_options import (
     Calibration,
     CalibrationSplit,
@@ -167,6 +168,7 @@ def evaluate(
     chosen.resolve(session.hierarchy)
     if given is None and spec.tune:
         chosen = replace(chosen, tune=spec.tune)
+    session.keeps_items = True
     with _bar("evaluating") as moved:
         run, _ = session.run(chosen, report=lambda progress: moved(progress.used, progress.n))
     value = _evaluation_json(session, chosen, run)
@@ -235,17 +237,31 @@ def _evaluation_json(session: Session, setting: QuantSetting, run: Evaluation) -
         "task": session.spec.task,
         "split": session.data.split,
         **run.to_json(),
+        **_chance(run),
         "weights_hash": session.model.weights_hash,
         "setting": jsonlib.loads(setting.to_json()),
         **sizes,
     }
 
 
+def _chance(run: Evaluation) -> dict[str, Any]:
+    """Return the interval, and for a perplexity the standard error over windows; null for a single one."""
+    from qslm_opt.evaluate.comparing import alone
+
+    found = alone(run)
+    chance = {"ci_low": found.low, "ci_high": found.high, "confidence_level": found.level}
+    return chance if run.correct is not None else {**chance, "standard_error": found.error}
+
+
 def _line(run: Evaluation) -> str:
+    chance = _chance(run)
     if run.correct is not None:
-        found = f"{metric_value(run.metric, run.value)} ({run.correct} of {run.n} right)"
+        words = interval_words(run.metric, chance["ci_low"], chance["ci_high"])
+        found = f"{metric_value(run.metric, run.value)} [{words}] ({run.correct} of {run.n} right)"
     else:
-        found = f"{digits(run.value or 0.0, 7)} ({run.n:,} predicted tokens)"
+        error = chance["standard_error"]
+        spread = "" if error is None else f" ± {digits(error, 2)}"
+        found = f"{digits(run.value or 0.0, 7)}{spread} ({run.n:,} predicted tokens)"
     memory = f"{size(run.live_bytes)} of {size(run.fp32_bytes)} ({100 * run.saving:.1f} % saved)"
     return f"{run.metric} {found}; {memory}; {run.device}, {run.dtype}, {run.kernel}, {run.seconds:.1f} s"
 

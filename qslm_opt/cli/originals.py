@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from qslm_opt.errors import FingerprintError, UsageError
 
 if TYPE_CHECKING:
-    from qslm_opt.data import TaskData
     from torch import Tensor
 
-    from qslm_opt.data import TaskKind
+    from qslm_opt.data import TaskData, TaskKind
     from qslm_opt.hierarchy.tree import Hierarchy
     from qslm_opt.models.loading import LoadedModel
     from qslm_opt.quant import QuantizedTensor

@@ -165,7 +165,8 @@ def read_facts(name: str, url: str | None, lam: float | None = None) -> StudyFac
     """Read a study and its trials."""
     with reading(url) as repository:
         row = repository.study(name)
-        return StudyFacts(row, repository.trials(name), row.spec.lam if lam is None else lam)
+        searched = repository.comparisons(row.uuid, "searched") if row.spec.compares else {}
+        return StudyFacts(row, repository.trials(name), row.spec.lam if lam is None else lam, searched)
 
 
 def run_detached(

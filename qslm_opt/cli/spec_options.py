@@ -120,6 +120,18 @@ Data = Annotated[
 ]
 Split = Annotated[str | None, _flag("--split", _DATA, "Data split; the task's own without it.")]
 Window = Annotated[int | None, _flag("--window", _DATA, "Predicted tokens per window (language modelling).")]
+HoldBack = Annotated[
+    float | None,
+    _flag("--hold-back", _DATA, "Share of the data that the search never sees; its result is measured on it.",
+          "SHARE"),
+]  # fmt: skip
+ReportSplit = Annotated[
+    str | None, _flag("--report-split", _DATA, "Another split that the result is measured on.", "SPLIT")
+]
+Confidence = Annotated[
+    float | None,
+    _flag("--confidence", _BOUND, "The metric bound must hold with this confidence, such as 0.95."),
+]
 Limit = Annotated[int | None, _flag("--limit", _DATA, "Only the first so many windows or sentences.")]
 Matmul = Annotated[
     str | None,

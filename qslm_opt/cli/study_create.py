@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from qslm_opt.pipeline import Session
     from qslm_opt.search.deadline import Deadline as RunDeadline
     from qslm_opt.spec import StudySpec
+    from qslm_opt.store import Repository, StudyRow
 
 
 def create(
@@ -88,6 +89,9 @@ def create(
     split: keys.Split = None,
     window: keys.Window = None,
     limit: keys.Limit = None,
+    hold_back: keys.HoldBack = None,
+    report_split: keys.ReportSplit = None,
+    confidence: keys.Confidence = None,
     calibration_split: keys.CalibrationSplit = None,
     calibration: keys.Calibration = None,
     window_batch: keys.WindowBatch = None,
@@ -139,6 +143,7 @@ def create(
         "rescale_every": rescale_every, "seed": seed, "device": device, "power_window": power_window,
         "calibration_split": calibration_split, "calibration": calibration, "strategy": strategy,
         "beam_width": beam_width, "evaluations": evaluations, "gate": gate, "every": every, "tune": tune,
+        "hold_back": hold_back, "report_split": report_split, "confidence": confidence,
     }  # fmt: skip
     url = storage_url(storage)
     made = make_spec(name, spec, flags) if source is None else _continued(name, spec, source, flags, url)
@@ -179,7 +184,8 @@ def resume(
     url, until = storage_url(storage), deadline_of(deadline)
     with writing(url) as repository:
         row = repository.study(name)
-    if row.state in ENDED:
+        left = _to_report(repository, row)
+    if row.state in ENDED and not left:
         narrate(f"study {name!r} has ended, nothing is left to run")
         report(name, url, as_json=json)
         return
@@ -193,6 +199,15 @@ def resume(
             name, url, open_session(spec), progress=progress, workers=workers, as_json=json,
             power_window=power_window, deadline=until,
         )  # fmt: skip
+
+
+def _to_report(repository: Repository, row: StudyRow) -> bool:
+    """Return whether a study's result is still to be measured on its held-back data."""
+    if not row.spec.reports:
+        return False
+    from qslm_opt.search.reporting import due
+
+    return bool(due(row, repository.trials(row.name)))
 
 
 def create_and_run(

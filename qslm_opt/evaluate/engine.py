@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from math import exp, fsum
 from time import perf_counter
@@ -22,6 +22,7 @@ from qslm_opt.evaluate.drift import DriftMeter
 from qslm_opt.evaluate.memory import live_bytes
 from qslm_opt.evaluate.order import Evidence, hardness_strata
 from qslm_opt.evaluate.prefix import Boundary, PrefixCache, boundary_keys
+from qslm_opt.items import Items
 from qslm_opt.kernels.ops import REFERENCE, Ops, fast_ops, pick_precision
 from qslm_opt.kernels.products import float32_products
 from qslm_opt.models import spikegpt
@@ -80,7 +81,12 @@ class _Result:
     nll: float
     correct: int
     spikes: list[float]
-    losses: Tensor | None = None  # (sentences,): higher is nearer to wrong
+    losses: Tensor | None = None  # (sentences,): higher is nearer to wrong; (windows,) sums where asked for
+    right: Tensor | None = None  # (sentences,) bool
+
+
+def _array(found: Tensor | None) -> np.ndarray | None:
+    return None if found is None else found.cpu().numpy()
 
 
 def silent(text: str) -> None:
@@ -229,6 +235,7 @@ class Engine:
         report: Callable[[Progress], bool] | None = None,
         fresh: bool = False,
         every: int = 1,
+        items: bool = False,
     ) -> Evaluation:
         """Evaluate ``setting`` over all batches, or until ``report`` says stop.
 
@@ -244,6 +251,7 @@ class Engine:
             fresh: compute every block, also what is kept of earlier evaluations.
             every: compute only every so many-th window or sentence, the first among them; ``n`` and the
                 metric are then those of this share.
+            items: keep what each sentence or window came to; a bound with confidence needs it.
 
         Raises:
             NumericsError: the logits hold NaN or infinity.
@@ -254,7 +262,7 @@ class Engine:
                 with self._on_share(every):
                     if parent is not None and every == 1:
                         self._arrange_by_hardness()
-                    return self._evaluate(setting, parent, bound, report, fresh=fresh)
+                    return self._evaluate(setting, parent, bound, report, fresh=fresh, items=items)
             except torch.OutOfMemoryError:
                 pass
             self._halve()
@@ -320,6 +328,7 @@ class Engine:
         report: Callable[[Progress], bool] | None = None,
         hardness: np.ndarray | None = None,
         fresh: bool = False,
+        items: bool = False,
     ) -> Evaluation:
         """See ``evaluate``; with ``hardness`` (sentences,), the loss of each is written there."""
         start = perf_counter()
@@ -329,21 +338,29 @@ class Engine:
             self._prefix.follow(self._keys_of(parent))
         tensors = self._view.apply(setting)
         sums, stopped = _Sums(), False
+        each = self._no_items() if items else None
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             if self.device.type == "cuda":
                 stack.enter_context(float32_products(tf32=self.ops.precision == "tf32"))
             for index in self._evidence.order() if self._reorder else range(len(self._batches)):
                 batch = self._batches[index]
-                result = self._one(tensors, keys, index, batch, keep=parent is not None)
+                result = self._one(tensors, keys, index, batch, parent is not None, items)
                 self._add(sums, index, batch, result)
+                if each is not None:
+                    each.add(batch.members, _array(result.losses), _array(result.right))
                 if hardness is not None and result.losses is not None:
                     hardness[list(batch.members)] = result.losses.cpu().numpy()
-                if report and report(self._progress(sums, bound)):
+                if report and report(self._progress(sums, bound, each)):
                     stopped = sums.used < self.data.n
                     break
         self.synchronise()
-        return self._evaluation(setting, sums, stopped, perf_counter() - start)
+        return replace(self._evaluation(setting, sums, stopped, perf_counter() - start), items=each)
+
+    def _no_items(self) -> Items:
+        sequences = self.data.sequences
+        windows = [ids.size - 1 for ids in sequences] if self.data.kind == "lm" else None
+        return Items.empty(len(sequences), windows)
 
     def _keys_of(self, setting: QuantSetting) -> list[str]:
         """Return ``boundary_keys``, kept for the settings asked for last: a parent has many children."""
@@ -408,16 +425,23 @@ class Engine:
         self._told = True
 
     def _one(
-        self, tensors: dict[str, Weight], keys: list[str], index: int, batch: Batch, keep: bool
+        self,
+        tensors: dict[str, Weight],
+        keys: list[str],
+        index: int,
+        batch: Batch,
+        keep: bool,
+        items: bool = False,
     ) -> _Result:
         x, spikes = self._body(tensors, keys, index, batch, keep)
         h = spikegpt.finish(tensors, self.config, x)
         if self.data.kind == "lm":
             losses = self.ops.nll(h.flatten(0, 1), tensors["head.weight"], batch.targets.flatten())
-            correct, each = 0, None
+            correct, right = 0, None
+            each = losses.reshape(batch.targets.shape).sum(1, dtype=torch.float64) if items else None
         else:
-            losses, correct = self._class_loss(tensors, h, batch)
-            each = losses
+            losses, right = self._class_loss(tensors, h, batch)
+            each, correct = losses, int(right.sum())
         nll = float(losses.sum(dtype=torch.float64))
         by_block: list[float] = torch.stack(spikes).tolist() if spikes else []
         fired = sum(by_block)
@@ -429,7 +453,7 @@ class Engine:
                 "checkpoint, or raise the bits of the setting"
                 + (f", or use --matmul fp32 instead of {self._precision}." if narrow else ".")
             )
-        return _Result(nll, correct, by_block, each)
+        return _Result(nll, correct, by_block, each, right)
 
     def _body(
         self, tensors: dict[str, Weight], keys: list[str], index: int, batch: Batch, keep: bool
@@ -453,12 +477,12 @@ class Engine:
 
     def _class_loss(
         self, tensors: dict[str, Weight], h: Tensor, batch: Batch
-    ) -> tuple[Tensor, int]:
-        """Return the loss of each sentence, and how many are right."""
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss of each sentence, and whether it is right."""
         assert batch.lengths is not None
         logits = spikegpt.class_logits(tensors, h, batch.lengths)
-        correct = int((logits.argmax(dim=-1) == batch.targets).sum())
-        return cross_entropy(logits, batch.targets, reduction="none"), correct
+        right = logits.argmax(dim=-1) == batch.targets
+        return cross_entropy(logits, batch.targets, reduction="none"), right
 
     def _add(self, sums: _Sums, index: int, batch: Batch, result: _Result) -> None:
         sums.used += batch.n
@@ -470,10 +494,10 @@ class Engine:
         classes = self.data.kind == "classification"
         self._evidence.add(index, batch.n - result.correct if classes else result.nll)
 
-    def _progress(self, sums: _Sums, bound: MetricBound | None) -> Progress:
+    def _progress(self, sums: _Sums, bound: MetricBound | None, items: Items | None) -> Progress:
         correct = sums.correct if self.data.kind == "classification" else None
         nll = sums.nll_sum
-        best = bound.best_case(sums.used, correct, nll) if bound else None
+        best = bound.best_case(sums.used, correct, nll, items) if bound else None
         return Progress(sums.used, self.data.n, correct, nll, best)
 
     def _evaluation(

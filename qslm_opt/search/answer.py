@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Literal
 
-from qslm_opt.errors import InfeasibleError
+from qslm_opt.errors import InfeasibleError, UsageError
 from qslm_opt.evaluate.bounds import MetricBound
 from qslm_opt.formats import FP32
 from qslm_opt.rank import Ranked, closest, rank
@@ -114,7 +114,13 @@ def answer(
 
     Raises:
         InfeasibleError: no setting reaches the memory budget; the message has the smallest bytes.
+        UsageError: the bound holds with a confidence, which the stored values alone cannot say.
     """
+    if spec.confidence is not None:
+        raise UsageError(
+            f"study {before.name!r} holds its bound with confidence {spec.confidence}, which needs the outcome "
+            "of every sentence or window; search again with 'study create' instead of asking what is stored."
+        )
     space = SearchSpace.of(spec, hierarchy)
     old, bound = MetricBound.of(before, baseline), MetricBound.of(spec, baseline)
     known = [found for t in trials if (found := judged(t, old, bound, space.budget)) is not None]
@@ -135,7 +141,7 @@ def answer(
 
 def _refusal(spec: StudySpec, baseline: Baseline) -> str:
     try:
-        require_baseline(spec, baseline)
+        require_baseline(spec, baseline, MetricBound.of(spec, baseline))
     except InfeasibleError as error:
         return str(error).rstrip(".")
     return ""

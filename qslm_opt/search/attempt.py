@@ -131,11 +131,12 @@ class Attempts:
         meter: Meter | None,
         interrupts: Interrupts,
         power: PowerOf | None = None,
+        keep: Callable[[Proposal, Evaluation, Outcome], None] = lambda *_: None,
     ) -> None:
         self.session, self.study, self.sampler, self.judge = session, study, sampler, judge
         self.listener, self.meter, self.interrupts = listener, meter, interrupts
         self._said_silent: set[tuple[str, ...]] = set()
-        self.power = power or PowerOf(session, meter)
+        self.power, self.keep = power or PowerOf(session, meter), keep
 
     def carry_out(self, trial: OpenTrial, proposal: Proposal, record: TrialRecord) -> None:
         """Run a proposal and tell its outcome.
@@ -184,6 +185,8 @@ class Attempts:
             )
         self._say_silent(trial, run)
         outcome = self.judge.judge(proposal, run, None)
+        if not proposal.cheap:
+            self.keep(proposal, run, outcome)
         if self.meter is None or part:
             return outcome, None, None
         power = self._alone(power, trial)

@@ -79,10 +79,11 @@ class Judge:
                 f"{run.metric} is {run.value} with loss {run.loss}; a candidate's must be finite"
             )
         ratio = proposal.bytes / self.space.fp32_bytes
+        slack = self.bound.slack(self.bound.judged(run.value, run.items))
         return Outcome(
             TrialState.COMPLETE,
             _attributes(run, power),
-            {"metric": self.bound.slack(run.value), "memory": self.memory_slack(proposal)},
+            {"metric": min(slack, _MOST), "memory": self.memory_slack(proposal)},
             score(run.metric, run.value, ratio, self.lam),
         )
 
@@ -104,7 +105,8 @@ class Judge:
         return Outcome(TrialState.PRUNED, attributes, slack)
 
     def _stopped(self, proposal: Proposal, run: Evaluation, power: PowerWindow | None) -> Outcome:
-        slack = self.bound.slack(self.bound.best_case(run.used, run.correct, run.nll_sum))
+        best = self.bound.best_case(run.used, run.correct, run.nll_sum, run.items)
+        slack = self.bound.slack(best)
         if slack <= 0:
             return Outcome.failed(f"the run ended after {run.used} of {run.n} without a certain violation")
         constraints = {"metric": min(slack, _MOST), "memory": self.memory_slack(proposal)}

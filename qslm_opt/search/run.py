@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import TrialState
 
 from qslm_opt.errors import InfeasibleError, StorageError
+from qslm_opt.evaluate.bounds import MetricBound
+from qslm_opt.evaluate.confidence import ConfidentBound
 from qslm_opt.search.attempt import Attempts, Listener, SessionLike, started_record
 from qslm_opt.search.board import publish
 from qslm_opt.search.deadline import DeadlineReached
@@ -29,6 +31,7 @@ from qslm_opt.search.owners import close_stale, registered
 from qslm_opt.search.power import PowerOf, measure_baseline
 from qslm_opt.search.pruner import ConstraintPruner
 from qslm_opt.search.recording import Recording
+from qslm_opt.search.reporting import Reporting
 from qslm_opt.search.sampler import NothingToProposeError, TieredSampler
 from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.strategies import Strategy
@@ -72,6 +75,7 @@ class Run:
         self.listener, self.meter, self.interrupts, self.since = listener, meter, interrupts, since
         self.started = time.monotonic()
         self.space = SearchSpace.of(row.spec, row.hierarchy)
+        self.reporting = Reporting(row, repository, session, interrupts, listener.on_narrate)
         self._tier: Tier | None = None
         self._order: tuple[str, ...] = ()
         self._progress: list[dict[str, object]] = []
@@ -91,6 +95,8 @@ class Run:
             try:
                 self._begin()
                 summary = self._summary(deadline=self._reached_deadline())
+                if summary.state == "finished":
+                    summary = self._reported(summary)
                 self.repository.set_state(uuid, summary.state, summary.reason)
                 self._publish(state=summary.state, reason=summary.reason)
             except InfeasibleError as error:
@@ -144,7 +150,7 @@ class Run:
         """Baseline, bound, stale trials, and where the walk stands."""
         baseline = self._baseline()
         self.sampler.search_by(Strategy.of(self.row.spec, baseline.n))
-        bound = require_baseline(self.row.spec, baseline)
+        bound = require_baseline(self.row.spec, baseline, self._bound(baseline))
         with self.interrupts.exposed():
             check_process(self.study, self.session, self.listener.on_narrate)
         judge = Judge(self.space, bound, self.row.spec.lam)
@@ -153,8 +159,9 @@ class Run:
             lambda: self.repository.stop_requested(self.row.uuid), self.listener.on_narrate,
         )  # fmt: skip
         self.attempts = Attempts(
-            self.session, self.study, self.sampler, judge, self.listener, self.meter, self.interrupts, power
-        )
+            self.session, self.study, self.sampler, judge, self.listener, self.meter, self.interrupts, power,
+            self.reporting.keep,
+        )  # fmt: skip
         self._close_stale()
         self._follow(self.sampler.refresh(self.study))
 
@@ -168,13 +175,34 @@ class Run:
             known = self.repository.study(self.row.name).baseline
             if known is None:
                 known = measured
+                self.reporting.keep_baseline(measured)
                 self.study.set_user_attr("baseline", measured.to_json())
                 self.repository.set_baseline(self.row.uuid, measured)
         of = "sentences" if known.metric == "accuracy" else "predicted tokens"
         self.listener.on_narrate(
             f"baseline: {known.metric} {known.value:.6g} over {known.n:,} {of}, {known.bytes:,} bytes"
         )
-        return known
+        return self.reporting.with_items(known)
+
+    def _bound(self, baseline: Baseline) -> MetricBound:
+        if self.row.spec.confidence is None:
+            return MetricBound.of(self.row.spec, baseline)
+        assert baseline.items is not None
+        return ConfidentBound.with_items(self.row.spec, baseline, baseline.items)
+
+    def _reported(self, summary: RunSummary) -> RunSummary:
+        """Measure the result on held-back data, where some is; a stop or deadline then leaves more to do."""
+        try:
+            done, deadline = self._report(), False
+        except DeadlineReached:
+            done, deadline = False, True
+        return summary if done else replace(summary, state="stopped", deadline=deadline)
+
+    def _report(self) -> bool:
+        """Measure the result on held-back data, where some is; False when that was stopped."""
+        self.heart.phase = "held-back data"
+        trials = self.repository.trials(self.row.name)
+        return self.reporting.complete(trials)
 
     def _summary(self, deadline: bool) -> RunSummary:
         walk = self.sampler.refresh(self.study)  # others may have found the end meanwhile

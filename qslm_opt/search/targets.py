@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qslm_opt.errors import InfeasibleError, SpecError
 from qslm_opt.evaluate.bounds import MetricBound
+from qslm_opt.evaluate.confidence import unreachable
 from qslm_opt.spec import BOUNDS, StudySpec
 
 if TYPE_CHECKING:
@@ -50,15 +51,16 @@ def require_same_evaluations(spec: StudySpec, made: StudySpec) -> None:
             )
 
 
-def require_baseline(spec: StudySpec, baseline: Baseline) -> MetricBound:
-    """Return the bound; InfeasibleError when the unquantized model does not meet it.
+def require_baseline(spec: StudySpec, baseline: Baseline, bound: MetricBound) -> MetricBound:
+    """Return ``bound``; InfeasibleError when the unquantized model does not meet it.
 
     Only an absolute bound can be such. A setting may by chance be better than the unquantized model, but a
     search for one would be one for noise.
     """
-    bound = MetricBound.of(spec, baseline)
-    if bound.slack(baseline.value) <= 0:
+    if bound.slack(bound.judged(baseline.value, baseline.items)) <= 0:
         return bound
+    if bound.confidence is not None:
+        raise InfeasibleError(unreachable(bound, baseline, _asked(spec)))
     if bound.metric == "accuracy":
         asked, best = f"--min-accuracy {spec.min_accuracy}", _rounded(baseline.value, down=True)
         meets, relative = f"--min-accuracy {best:.{_DIGITS}g} or less", "--max-drop 0.01"
@@ -70,6 +72,12 @@ def require_baseline(spec: StudySpec, baseline: Baseline) -> MetricBound:
         f"{asked}; no trial was run; give a bound that the model meets: {meets}, or one relative to it such "
         f"as {relative}."
     )
+
+
+def _asked(spec: StudySpec) -> str:
+    """Return the metric bound as the user gave it."""
+    key = next(key for key in BOUNDS if getattr(spec, key) is not None)
+    return f"--{key.replace('_', '-')} {getattr(spec, key)}"
 
 
 def judged(
