@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from qslm_opt.results import TrialRecord
     from qslm_opt.setting import QuantSetting
 
+_FACTS = ("task", "setting", "calibration", "tuning", "study", "code")
+
 StudyName = Annotated[
     str | None, typer.Option("--study", metavar="NAME", help="Study that chose the setting.",
                              show_default=False),
@@ -117,7 +119,7 @@ def packed_json(packed: PackedModel) -> dict[str, Any]:
         "fp32_bytes": fp32,
         "saving": 1 - packed.payload_bytes / fp32,
         "kind": packed.kind,
-        **{key: packed.header.get(key) for key in ("task", "setting", "calibration", "tuning", "study", "code")},
+        **{key: packed.header.get(key) for key in _FACTS},
         "original_weights": packed.header.get("weights"),
     }
 

@@ -118,8 +118,8 @@ def answer(
     """
     if spec.confidence is not None:
         raise UsageError(
-            f"study {before.name!r} holds its bound with confidence {spec.confidence}, which needs the outcome "
-            "of every sentence or window; search again with 'study create' instead of asking what is stored."
+            f"study {before.name!r} holds its bound with confidence {spec.confidence}, which needs the "
+            "outcome of every sentence or window; search again with 'study create' instead."
         )
     space = SearchSpace.of(spec, hierarchy)
     old, bound = MetricBound.of(before, baseline), MetricBound.of(spec, baseline)

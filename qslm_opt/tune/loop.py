@@ -139,7 +139,7 @@ class _Run:
             found = spikegpt.class_logits(p, h, self._batches.lengths).log_softmax(-1)
             wanted = self._wanted.log_softmax(-1)
         loss = (wanted.exp() * (wanted - found)).sum(-1).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self._student.parameters(), CLIP)
         self._optimizer.step()
         self._loss.copy_(loss.detach())

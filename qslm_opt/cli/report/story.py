@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from qslm_opt.cli.facts import TIERS, ran
+from qslm_opt.cli.facts import ran
 from qslm_opt.cli.report.sweeps import metric_loss
 from qslm_opt.lineage import ancestors, changes, trial_formats
 
@@ -70,7 +70,7 @@ class Limit:
 
 def tiers(facts: StudyFacts) -> list[TierRow]:
     """Return a row for each tier that has trials, in the order of the search."""
-    names = dict.fromkeys((*TIERS, *(t.tier for t in facts.trials)))
+    names = dict.fromkeys((*facts.row.spec.tiers, *(t.tier for t in facts.trials)))
     groups = {name: [t for t in facts.trials if t.tier == name] for name in names}
     return [_tier(facts, name, trials) for name, trials in groups.items() if trials]
 
