@@ -67,8 +67,10 @@ class Session:
         return data
 
     @classmethod
-    def open(cls, spec: StudySpec, narrate: Callable[[str], None] = silent) -> Session:
-        """Load the model and the data that ``spec`` names.
+    def open(
+        cls, spec: StudySpec, narrate: Callable[[str], None] = silent, *, packed: bool = False
+    ) -> Session:
+        """Load the model and the data that ``spec`` names; a packed model only where ``packed`` allows it.
 
         Raises:
             UsageError, ModelError, DataError, DeviceError: with the value and the fix.
@@ -79,6 +81,11 @@ class Session:
         model = load_model(
             spec.model, embed_spike=spec.embed_spike, rescale_every=spec.rescale_every
         )
+        if model.packed is not None and not packed:
+            raise UsageError(
+                f"model {spec.model!r} is packed, and its weights cannot be quantized again; evaluate it as "
+                "it is ('model evaluate' without --bits and --setting), or give the original model."
+            )
         kind = TASK_KIND[spec.task]
         _check_heads(model, spec.task, kind)
         narrate(f"loading task {spec.task}")

@@ -25,6 +25,7 @@ from qslm_opt.kernels.ops import REFERENCE, Ops, fast_ops, pick_precision
 from qslm_opt.kernels.products import float32_products
 from qslm_opt.models import spikegpt
 from qslm_opt.quant.apply import CACHE_BYTES, QuantizedView
+from qslm_opt.quant.packed_view import PackedView
 from qslm_opt.results import Evaluation, Progress
 from qslm_opt.setting import UNQUANTIZED
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from qslm_opt.hierarchy.tree import Hierarchy
     from qslm_opt.kernels.ops import Weight
     from qslm_opt.models.loading import LoadedModel
+    from qslm_opt.quant.base import QuantizedTensor
     from qslm_opt.setting import QuantSetting
 
 EVALUATION_VERSION = 2
@@ -146,12 +148,8 @@ class Engine:
             precision = pick_precision(kind, matmul)
             ops = REFERENCE if dtype != torch.float32 else fast_ops(kind, precision)
         self.ops = ops
-        on_device = {k: v.to(self.device, dtype) for k, v in model.tensors.items()}
         free, total = self._gpu_bytes()
-        self._view = QuantizedView(
-            on_device, hierarchy, min(CACHE_BYTES[kind], int(WEIGHTS_SHARE * free)), ops.weight,
-            spikegpt.products(model.config), self._input_moments,
-        )  # fmt: skip
+        self._view = self._view_of(model, min(CACHE_BYTES[kind], int(WEIGHTS_SHARE * free)))
         self._model, self._calibration = model, calibration
         self._moments: dict[str, Tensor] | None = None
         self._fp32_bytes = hierarchy.fp32_bytes()
@@ -165,6 +163,19 @@ class Engine:
         """Whether the last evaluation began anywhere behind kept activations."""
         self._keys: dict[str, list[str]] = {}
         self._arrange()
+
+    def _view_of(self, model: LoadedModel, cache_bytes: int) -> QuantizedView | PackedView:
+        """Return what gives the tensors of a setting: a packed model has those of one."""
+        products, weight = spikegpt.products(model.config), self.ops.weight
+        if model.packed is not None:
+            packed = model.packed
+            return PackedView(packed.tensors, packed.setting, self.device, self.dtype, weight, products)
+        on_device = {k: v.to(self.device, self.dtype) for k, v in model.tensors.items()}
+        return QuantizedView(on_device, self.hierarchy, cache_bytes, weight, products, self._input_moments)
+
+    def codes(self, setting: QuantSetting) -> dict[str, QuantizedTensor | Tensor]:
+        """Return the codes that ``setting`` computes with, as ``QuantizedView.codes`` does."""
+        return self._view.codes(setting)
 
     def _input_moments(self) -> dict[str, Tensor]:
         """Return the mean of x xᵀ of what every matrix reads, measured once."""

@@ -15,12 +15,17 @@ from torch import Tensor
 from qslm_opt.errors import ModelError
 from qslm_opt.models.checkpoint import find_ties, read_checkpoint, to_float32
 from qslm_opt.models.locate import find_model
+from qslm_opt.models.packed_file import is_packed
 from qslm_opt.models.spikegpt import MODEL_TYPES, SpikeGPTConfig
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from qslm_opt.models.locate import ModelFiles
+    from qslm_opt.models.packed import PackedModel
+
 FAMILY = "spikegpt"
+_DEFAULTS = {"embed_spike": "on", "rescale_every": 0}
 AUTHORS_TYPE = "rwkv_type"
 """Key of the authors' ``model_type`` in a config.json, where ``model_type`` has to be the family."""
 _NAMED = 3
@@ -42,6 +47,8 @@ class LoadedModel:
     """None when none lies beside the checkpoint; see ``need_tokenizer``."""
     ties: dict[str, str] = field(default_factory=dict)
     """Name → name of the tensor whose storage it shares."""
+    packed: PackedModel | None = None
+    """The codes that ``tensors`` stand for, where the model came packed."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -81,6 +88,8 @@ def load_model(
         NumericsError: a weight is NaN or infinite.
     """
     files = find_model(source)
+    if any(is_packed(path) for path in files.weights):
+        return _load_packed(source, files, embed_spike, rescale_every, overrides or {})
     stored = read_checkpoint(files.weights)
     declared = _read_config(files.config) if files.config else {}
     if declared.pop("tie_word_embeddings", False) and "head.weight" not in stored and "emb.weight" in stored:
@@ -96,6 +105,26 @@ def load_model(
     return LoadedModel(config, tensors, source, hash_weights(tensors), tokenizer, ties)
 
 
+def _load_packed(
+    source: str, files: ModelFiles, embed_spike: str, rescale_every: int, overrides: Mapping[str, Any]
+) -> LoadedModel:
+    """Load a packed model; its semantics are part of it."""
+    from qslm_opt.models.packed import read_packed
+
+    packed = read_packed(files.weights[0], files.config, files.tokenizer)
+    config = packed.config
+    asked = {"embed_spike": embed_spike, "rescale_every": rescale_every}
+    other = {key: value for key, value in asked.items() if value not in (_DEFAULTS[key], getattr(config, key))}
+    for key, value in {**other, **overrides}.items():
+        raise ModelError(
+            f"model {source!r} is packed with {key} {getattr(config, key, None)!r} and is taken as it is, "
+            f"not with {value!r}; pack the original anew with it."
+        )
+    tensors = packed.weights()
+    tokenizer = read_tokenizer(files.tokenizer, config.vocab_size) if files.tokenizer else None
+    return LoadedModel(config, tensors, source, hash_weights(tensors), tokenizer, packed.ties, packed)
+
+
 def save_model(
     folder: Path, config: SpikeGPTConfig, tensors: Mapping[str, Tensor], tokenizer: Tokenizer | None = None
 ) -> None:
@@ -103,14 +132,19 @@ def save_model(
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    kind = "SpikeGPTForSequenceClassification" if config.n_labels else "SpikeGPTForCausalLM"
-    family = {"model_type": FAMILY, AUTHORS_TYPE: config.model_type}
-    value = {"architectures": [kind], **config.to_dict(), **family}
-    (folder / "config.json").write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+    (folder / "config.json").write_text(config_text(config), "utf-8")
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     save_file(own, folder / "model.safetensors", metadata={"format": "pt"})
     if tokenizer is not None:
         tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def config_text(config: SpikeGPTConfig) -> str:
+    """Return the ``config.json`` that ``load_model`` and ``from_pretrained`` read."""
+    kind = "SpikeGPTForSequenceClassification" if config.n_labels else "SpikeGPTForCausalLM"
+    family = {"model_type": FAMILY, AUTHORS_TYPE: config.model_type}
+    value = {"architectures": [kind], **config.to_dict(), **family}
+    return json.dumps(value, indent=2) + "\n"
 
 
 def hash_weights(tensors: Mapping[str, Tensor]) -> str:
@@ -167,7 +201,8 @@ def _semantics(
     path: Path | None, declared: Mapping[str, Any], embed_spike: str, rescale_every: int
 ) -> dict[str, Any]:
     """Return both semantic keys as asked; refuse a config that differs from a default nobody chose."""
-    for key, asked, default in (("embed_spike", embed_spike, "on"), ("rescale_every", rescale_every, 0)):
+    for key, asked in (("embed_spike", embed_spike), ("rescale_every", rescale_every)):
+        default: Any = _DEFAULTS[key]
         stated = declared.get(key, default)
         if asked == default and stated != default:
             flag = key.replace("_", "-")

@@ -8,11 +8,18 @@ from dataclasses import fields, is_dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from qslm_opt.errors import ModelError, NumericsError
 from qslm_opt.formats import FP32, Format
-from qslm_opt.quant.base import get_quantizer, is_calibrated, quantize, quantize_dequantize
+from qslm_opt.quant.base import (
+    QuantizedTensor,
+    get_quantizer,
+    is_calibrated,
+    quantize,
+    quantize_dequantize,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,6 +66,7 @@ class QuantizedView:
         self._tensors = dict(tensors)
         self._hierarchy = hierarchy
         self._ties = {t.name: t.tied_to for t in hierarchy.tensors() if t.live and t.tied_to is not None}
+        self._readers = {s: [s, *(n for n, o in self._ties.items() if o == s)] for s in self._ties.values()}
         live = {t.name for t in hierarchy.tensors() if t.live}
         self._weight, self._moments = weight, moments
         self._products = {n: head for n, head in products.items() if weight is not None and n in live}
@@ -96,6 +104,27 @@ class QuantizedView:
             )
         return result
 
+    def codes(self, setting: QuantSetting) -> dict[str, QuantizedTensor | Tensor]:
+        """Return what ``apply`` computes with, as a packed file stores it: counted name → codes.
+
+        A tensor in a float format comes in that type. Raises as ``apply`` does.
+        """
+        get_quantizer(setting.quantizer)
+        return {
+            name: self._codes(name, fmt, setting.quantizer)
+            for name, fmt in setting.resolve(self._hierarchy).items()
+        }
+
+    def _codes(self, name: str, fmt: Format, quantizer: str) -> QuantizedTensor | Tensor:
+        weight = self._tensors[name]
+        try:
+            if fmt.kind == "float":
+                dtype = torch.float16 if fmt.bits == 16 else torch.float32
+                return quantize_dequantize(weight, fmt, quantizer).to(dtype)
+            return quantize(weight, fmt, quantizer, self._moment(name, fmt, quantizer))
+        except NumericsError as error:
+            raise NumericsError(f"tensor {name!r}: {error}") from None
+
     def _quantized(self, name: str, source: str, fmt: Format, quantizer: str) -> Weight:
         """Return what ``name`` is in a format that ``source``, itself or what it is tied to, has."""
         product = name in self._products
@@ -108,27 +137,29 @@ class QuantizedView:
         weight = self._tensors[source]
         try:
             if product:
-                value = self._product(name, weight, fmt, quantizer)
+                value = self._product(name, source, fmt, quantizer)
             else:
-                moment = self._moment(name, fmt, quantizer)
+                moment = self._moment(source, fmt, quantizer)
                 value = quantize_dequantize(weight, fmt, quantizer, moment).to(weight.dtype)
         except NumericsError as error:
             raise NumericsError(f"tensor {source!r}: {error}") from None
         self._keep(key, value)
         return value
 
-    def _product(self, name: str, weight: Tensor, fmt: Format, quantizer: str) -> Weight:
+    def _product(self, name: str, source: str, fmt: Format, quantizer: str) -> Weight:
         assert self._weight is not None
-        head = self._products[name]
+        weight, head = self._tensors[source], self._products[name]
         if fmt.layout is None:
             return self._weight(quantize_dequantize(weight, fmt, quantizer), None, head=head)
-        moment = self._moment(name, fmt, quantizer)
+        moment = self._moment(source, fmt, quantizer)
         return self._weight(*quantize(weight, fmt, quantizer, moment).factors(), head=head)
 
-    def _moment(self, name: str, fmt: Format, quantizer: str) -> Tensor | None:
+    def _moment(self, source: str, fmt: Format, quantizer: str) -> Tensor | None:
+        """Return the moment of what reads ``source``, itself or a tie to it: one set of codes is stored."""
         if fmt.layout is None or not is_calibrated(quantizer):
             return None
-        return self._moments().get(name)
+        moments = self._moments()
+        return next((moments[n] for n in self._readers.get(source, [source]) if n in moments), None)
 
     def _keep(self, key: tuple[str, Format, str], value: Weight) -> None:
         """Cache a tensor and drop those unused for longest beyond the limit."""
