@@ -20,7 +20,7 @@ from torch import Tensor
 
 from qslm_opt.errors import NumericsError
 from qslm_opt.formats import CODES_PER_BYTE, Format, matrix_shape
-from qslm_opt.kernels.packed.reference import Packed, centre, codes_at
+from qslm_opt.kernels.packed.reference import Packed, as_packed, centre, codes_at
 
 FLOAT32, FLOAT16, INTS, TERNARY = range(4)
 """Kinds of stored values."""
@@ -66,8 +66,8 @@ def planes(bits: int) -> list[int]:
     return [8] * (bits > 8) + [width for width in (8, 4, 2, 1) if rest & width]
 
 
-def build_arena(tensors: Mapping[str, Packed], alone: Collection[str] = ()) -> Arena:
-    """Lay packed tensors out, one after the other; tensors that are one object are held once.
+def build_arena(tensors: Mapping[str, Packed | Tensor], alone: Collection[str] = ()) -> Arena:
+    """Lay packed and float tensors out, one after the other; those that are one object are held once.
 
     The rows of those named in ``alone`` are read one by one, and are blocks of their own.
     """
@@ -78,7 +78,7 @@ def build_arena(tensors: Mapping[str, Packed], alone: Collection[str] = ()) -> A
     at = 0
     for name, tensor in tensors.items():
         if id(tensor) not in seen:
-            parts, row = _lay_out(tensor, at, alone=name in alone)
+            parts, row = _lay_out(as_packed(tensor), at, alone=name in alone)
             seen[id(tensor)] = len(rows)
             rows.append(row)
             pieces += parts

@@ -6,12 +6,13 @@ little-endian stream; ternary codes go five to a byte, ``Σ 3^k u[5k']``; see ``
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from qslm_opt.formats import CODES_PER_BYTE, Format, matrix_shape
+from qslm_opt.formats import CODES_PER_BYTE, FP16, FP32, Format, matrix_shape
 
 
 class Packed(Protocol):
@@ -36,6 +37,27 @@ class Packed(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the weight."""
+
+
+@dataclass(frozen=True, eq=False)
+class Floats:
+    """A tensor that is stored as float16 or float32, as the kernels read it."""
+
+    data: Tensor
+    scale: Tensor
+    fmt: Format
+    shape: tuple[int, ...]
+    zero: Tensor | None = None
+
+
+def as_packed(tensor: Packed | Tensor) -> Packed:
+    """Return a packed tensor as it is, and a float one as its bytes: float16 as such, others as float32."""
+    if not isinstance(tensor, Tensor):
+        return tensor
+    half = tensor.dtype == torch.float16
+    values = tensor.detach() if half else tensor.detach().float()
+    data = values.contiguous().reshape(-1).view(torch.uint8)
+    return Floats(data, data.new_empty(0, dtype=torch.float32), FP16 if half else FP32, tuple(tensor.shape))
 
 
 def centre(fmt: Format) -> tuple[float, float]:
