@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qslm_opt.cli.model_generate import generate
 from qslm_opt.cli.model_options import (
     Calibration,
     CalibrationSplit,
@@ -198,6 +199,7 @@ def analyze(
 
 
 app.command()(train)
+app.command()(generate)
 
 # --------------------------------------------------------------------------------------------- printing
 
