@@ -20,11 +20,14 @@ from qslm_opt.results import Baseline, Evaluation, PowerWindow, Progress
 from qslm_opt.setting import UNQUANTIZED, QuantSetting
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from qslm_opt.data import TaskData
     from qslm_opt.evaluate.bounds import MetricBound
     from qslm_opt.hierarchy.tree import Hierarchy
     from qslm_opt.measure.meter import Meter
     from qslm_opt.models.loading import LoadedModel
+    from qslm_opt.quant.base import QuantizedTensor
     from qslm_opt.spec import StudySpec
 
 
@@ -129,6 +132,10 @@ class Session:
     def probe(self) -> str:
         """Return a sum over every bit of a small computation; see ``Engine.probe``."""
         return self.engine.probe()
+
+    def codes(self, setting: QuantSetting) -> dict[str, QuantizedTensor | Tensor]:
+        """Return the codes that ``run`` computes with, by tensor; see ``QuantizedView.codes``."""
+        return self.engine.codes(setting)
 
     def run(
         self,

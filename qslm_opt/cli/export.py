@@ -29,7 +29,7 @@ COLUMNS = (
 def export_text(facts: StudyFacts, fmt: ExportFormat, trial: int | None) -> str:
     """Return the exported text; raise UsageError or InfeasibleError when there is no such setting."""
     if fmt == "json":
-        return json.dumps(json.loads(_chosen(facts, trial).setting), indent=2) + "\n"
+        return json.dumps(json.loads(chosen_trial(facts, trial).setting), indent=2) + "\n"
     rows = [_row(t) for t in facts.trials]
     if fmt == "jsonl":
         return "".join(_line(row) + "\n" for row in rows)
@@ -65,10 +65,11 @@ def export_study(name: str, url: str, output: Path | None) -> None:
     narrate(f"wrote {output}; read it with: qslm-opt study import {shlex.quote(str(output))}")
 
 
-def _chosen(facts: StudyFacts, trial: int | None) -> TrialRecord:
+def chosen_trial(facts: StudyFacts, trial: int | None) -> TrialRecord:
+    """Return the trial of that number, None: the best; UsageError or InfeasibleError when there is none."""
     if trial is None:
         if facts.best is None:
-            raise facts.no_candidate("; --trial N exports the setting of any trial")
+            raise facts.no_candidate("; --trial N takes the setting of any trial")
         return facts.best.record
     found = next((t for t in facts.trials if t.number == trial and t.setting), None)
     if found is None:

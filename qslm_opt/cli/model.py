@@ -1,4 +1,4 @@
-"""``qslm-opt model``: look at a model, evaluate it, find its sensitive blocks, train a small one."""
+"""``qslm-opt model``: look at a model, evaluate it, find its sensitive blocks, pack it, train a small one."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from qslm_opt.cli.model_options import (
     Task,
     Window,
 )
+from qslm_opt.cli.model_pack import pack, packed_json
 from qslm_opt.cli.model_session import (
     check_choice,
     kind_of,
@@ -39,6 +40,7 @@ from qslm_opt.cli.model_session import (
     spec_of,
 )
 from qslm_opt.cli.model_train import train
+from qslm_opt.cli.model_verify import verify
 from qslm_opt.cli.options import Json
 from qslm_opt.cli.output import (
     console,
@@ -61,7 +63,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="model",
-    help="Look at a model, evaluate it, find its sensitive blocks, train one.",
+    help="Look at a model, evaluate it, find its sensitive blocks, pack it, train one.",
     no_args_is_help=True,
 )
 
@@ -79,6 +81,7 @@ def info(
 ) -> None:
     """Show a model's blocks, modules and tensors: parameters, bytes, share, role, what is live."""
     from qslm_opt.cli.model_tree import LEGEND, headlines, model_json, model_table
+    from qslm_opt.cli.packed_info import packed_headlines, packed_table, packed_value
     from qslm_opt.models.locate import check_source
 
     kind = kind_of(task) if task is not None else None
@@ -87,11 +90,13 @@ def info(
     from qslm_opt.models.loading import load_model
 
     loaded = load_model(model, embed_spike=embed_spike, rescale_every=rescale_every)
+    packed = loaded.packed
     if kind is None:
         kind = "classification" if loaded.config.n_labels else "lm"
     hierarchy = discover(loaded.config, loaded.shapes, kind, loaded.ties)
     if json:
-        print_json(model_json(loaded, hierarchy, kind))
+        more = {} if packed is None else {"packed": packed_value(packed)}
+        print_json({**model_json(loaded, hierarchy, kind), **more})
         return
     has_head = loaded.config.n_labels if kind == "classification" else loaded.config.has_head
     if task is not None and not has_head:
@@ -103,6 +108,10 @@ def info(
     narrow = table_width(out, whole) > out.width
     print_table(out, model_table(hierarchy, kind, every, shapes=False) if narrow else whole)
     out.print(LEGEND, soft_wrap=True)
+    if packed is not None:
+        for line in packed_headlines(packed):
+            out.print(line, soft_wrap=True)
+        print_table(out, packed_table(packed))
 
 
 @app.command()
@@ -131,7 +140,7 @@ def evaluate(
     device: Device = "auto",
     json: Json = False,
 ) -> None:  # fmt: skip
-    """Measure a model on a task: unquantized, at so many bits, or with a setting from a file."""
+    """Measure a model on a task: unquantized, at so many bits, with a setting from a file, or packed."""
     bits = None if bits is None else plain_bits(bits)
     looked_at = {"--calibration-split": calibration_split, "--calibration": calibration}
     check_choice(bits, setting, scope, quantizer, layout, sign_embedding, looked_at)
@@ -142,8 +151,11 @@ def evaluate(
         sign_embedding=sign_embedding, embed_spike=embed_spike, rescale_every=rescale_every, device=device,
         matmul=matmul, calibration_split=calibration_split, calibration=calibration,
     )  # fmt: skip
-    session = open_session(spec, narrate)
-    chosen = given or setting_of(spec, session.hierarchy, bits, scope or "searched")
+    session = open_session(spec, narrate, packed=bits is None and given is None)
+    packed = session.model.packed
+    chosen = given or (
+        setting_of(spec, session.hierarchy, bits, scope or "searched") if packed is None else packed.setting
+    )
     chosen.resolve(session.hierarchy)
     with _bar("evaluating") as moved:
         run, _ = session.run(chosen, report=lambda progress: moved(progress.used, progress.n))
@@ -198,6 +210,8 @@ def analyze(
         out.print(line, soft_wrap=True)
 
 
+app.command()(pack)
+app.command()(verify)
 app.command()(train)
 app.command()(generate)
 
@@ -205,6 +219,8 @@ app.command()(generate)
 
 
 def _evaluation_json(session: Session, setting: QuantSetting, run: Evaluation) -> dict[str, Any]:
+    packed = session.model.packed
+    sizes = {} if packed is None else {"packed": packed_json(packed)}
     return {
         "model": session.spec.model,
         "task": session.spec.task,
@@ -212,6 +228,7 @@ def _evaluation_json(session: Session, setting: QuantSetting, run: Evaluation) -
         **run.to_json(),
         "weights_hash": session.model.weights_hash,
         "setting": jsonlib.loads(setting.to_json()),
+        **sizes,
     }
 
 

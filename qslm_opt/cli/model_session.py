@@ -44,14 +44,16 @@ def spec_of(model: str, task: str, *, quantizer: str | None, layout: str | None,
     return StudySpec.from_mapping({**values, **bound, "layout": layout, **keys})
 
 
-def open_session(spec: StudySpec, narrate: Callable[[str], None]) -> Session:
+def open_session(
+    spec: StudySpec, narrate: Callable[[str], None], *, packed: bool = False
+) -> Session:
     """Open the session; a path that does not exist is said before torch is imported."""
     from qslm_opt.models.locate import check_source
 
     check_source(spec.model)
     from qslm_opt.pipeline import Session
 
-    return Session.open(spec, narrate)
+    return Session.open(spec, narrate, packed=packed)
 
 
 def check_choice(

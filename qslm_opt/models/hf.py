@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +34,13 @@ from qslm_opt.errors import ModelError
 from qslm_opt.kernels.ops import REFERENCE, Ops, fast_ops
 from qslm_opt.models import spikegpt
 from qslm_opt.models.loading import AUTHORS_TYPE, FAMILY
+from qslm_opt.models.packed import load_packed
+from qslm_opt.models.packed_file import PACKED_NAME
 from qslm_opt.models.spikegpt import BlockState, SpikeGPTConfig
 
 IGNORED = -100
 """Label of a position that has no part in the loss."""
+_AUTO = {"lm": "AutoModelForCausalLM", "classification": "AutoModelForSequenceClassification"}
 _STORED_ONLY = (torch.float16, torch.bfloat16)
 """Types that weights may be stored in; a threshold needs the arithmetic in float32."""
 
@@ -105,6 +109,8 @@ class SpikeGPTPreTrainedModel(PreTrainedModel):
     """What both models share: parameters under the authors' names, and the body."""
 
     config_class = SpikeGPTHFConfig
+    kind: ClassVar[str]
+    """Kind of the tasks that the model's head is for."""
     base_model_prefix = ""
     main_input_name = "input_ids"
     _is_stateful = True
@@ -115,6 +121,34 @@ class SpikeGPTPreTrainedModel(PreTrainedModel):
         for name, shape in config.core.tensor_shapes().items():
             _add(self, name, shape)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any
+    ) -> SpikeGPTPreTrainedModel:
+        """Load a model as the library does; a packed folder gives the weights that its codes stand for.
+
+        Raises:
+            ModelError: a packed file is damaged, or packed for a task of the other kind.
+        """
+        source = pretrained_model_name_or_path
+        if source is None or not (Path(source) / PACKED_NAME).is_file():
+            return super().from_pretrained(source, *model_args, **kwargs)
+        packed = load_packed(source)
+        if packed.kind != cls.kind:
+            raise ModelError(
+                f"model {str(source)!r} is packed for {packed.kind} and has only the head of that; "
+                f"load it with {_AUTO[packed.kind]}."
+            )
+        own = SpikeGPTHFConfig.of(packed.config)
+        given = kwargs.pop("config", None) or own
+        if given.core != packed.config or given.num_labels != own.num_labels:
+            raise ModelError(
+                f"model {str(source)!r} is packed and is taken as it is; leave out what changes its config."
+            )
+        return super().from_pretrained(
+            None, *model_args, config=given, state_dict=packed.weights(), **kwargs
+        )
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the embedding."""
@@ -194,6 +228,8 @@ def _lengths(attention_mask: Tensor | None) -> Tensor | None:
 class SpikeGPTForCausalLM(SpikeGPTPreTrainedModel, GenerationMixin):
     """SpikeGPT with its language-model head. Generation carries the state from token to token."""
 
+    kind = "lm"
+
     _tied_weights_keys = {"head.weight": "emb.weight"}  # noqa: RUF012 - read where the config ties them
 
     def __init__(self, config: SpikeGPTHFConfig) -> None:
@@ -257,6 +293,8 @@ class SpikeGPTForCausalLM(SpikeGPTPreTrainedModel, GenerationMixin):
 
 class SpikeGPTForSequenceClassification(SpikeGPTPreTrainedModel):
     """SpikeGPT with a classifier over the mean of each sentence's own positions."""
+
+    kind = "classification"
 
     def __init__(self, config: SpikeGPTHFConfig) -> None:
         config.n_labels = config.num_labels

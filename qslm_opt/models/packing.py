@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class Origin:
     """Where a packed model comes from, for its header."""
 
-    task: str
+    task: str | None
     kind: Kind
     code: str
     """Code version that made the codes."""

@@ -1,0 +1,115 @@
+"""The codes that a setting makes of an original model: what is packed, and what a packed file is held to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from qslm_opt.errors import FingerprintError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from qslm_opt.data import TaskKind
+    from qslm_opt.hierarchy.tree import Hierarchy
+    from qslm_opt.models.loading import LoadedModel
+    from qslm_opt.quant import QuantizedTensor
+    from qslm_opt.setting import QuantSetting
+    from qslm_opt.spec import StudySpec
+
+
+@dataclass(frozen=True)
+class Original:
+    """An original model with the codes of one setting."""
+
+    model: LoadedModel
+    hierarchy: Hierarchy
+    codes: Mapping[str, QuantizedTensor | Tensor]
+    fingerprint: Mapping[str, str]
+    """``weights``, ``arithmetic`` and, of a calibrated quantizer, ``calibration``."""
+    calibration: Mapping[str, Any] | None = None
+    """Split, sequences, window and hash of the calibration text."""
+
+    def check(self, wanted: Mapping[str, str], whose: str) -> None:
+        """Raise FingerprintError when weights or calibration text are not the ones of ``whose``."""
+        for part in ("weights", "calibration"):
+            if part in wanted and part in self.fingerprint and wanted[part] != self.fingerprint[part]:
+                raise FingerprintError(
+                    f"the {part} of model {self.model.source!r} ({self.fingerprint[part][:16]}) are not those "
+                    f"of {whose} ({wanted[part][:16]}); give the same model and data."
+                )
+
+
+def original_codes(
+    model: str,
+    setting: QuantSetting,
+    *,
+    kind: TaskKind | None,
+    spec: StudySpec | None,
+    embed_spike: str,
+    rescale_every: int,
+    device: str,
+    narrate: Callable[[str], None],
+) -> Original:
+    """Load an original model and quantize it.
+
+    Args:
+        kind: of the task, which decides what is stored; None: classification where the model has a classifier.
+        spec: names task, data and calibration text; only a calibrated quantizer needs it.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``: where the codes are made.
+
+    Raises:
+        UsageError: the model is packed already, or a calibrated quantizer lacks its task.
+    """
+    from qslm_opt.models.locate import check_source
+
+    check_source(model)
+    from qslm_opt.quant import is_calibrated
+
+    if is_calibrated(setting.quantizer):
+        if spec is None:
+            raise UsageError(
+                f"quantizer {setting.quantizer!r} looks at calibration text; give the --task it belongs to "
+                "(and --data), or --study."
+            )
+        return _calibrated(replace(spec, model=model, device=device), setting, narrate)
+    return _plain(model, setting, kind, embed_spike, rescale_every, device, narrate)
+
+
+def _plain(
+    source: str,
+    setting: QuantSetting,
+    kind: TaskKind | None,
+    embed_spike: str,
+    rescale_every: int,
+    device: str,
+    narrate: Callable[[str], None],
+) -> Original:
+    from qslm_opt.evaluate.engine import pick_device
+    from qslm_opt.hierarchy.discover import discover
+    from qslm_opt.models.loading import load_model
+    from qslm_opt.quant import QuantizedView
+
+    narrate(f"loading model {source}")
+    model = load_model(source, embed_spike=embed_spike, rescale_every=rescale_every)
+    if model.packed is not None:
+        raise UsageError(f"model {source!r} is packed already; give the original model.")
+    kind = kind or ("classification" if model.config.n_labels else "lm")
+    hierarchy = discover(model.config, model.shapes, kind, model.ties)
+    place = pick_device(device)
+    tensors = {name: tensor.to(place) for name, tensor in model.tensors.items()}
+    codes = QuantizedView(tensors, hierarchy).codes(setting)
+    fingerprint = {"weights": model.weights_hash, "arithmetic": place.type}
+    return Original(model, hierarchy, codes, fingerprint)
+
+
+def _calibrated(spec: StudySpec, setting: QuantSetting, narrate: Callable[[str], None]) -> Original:
+    from qslm_opt.pipeline import Session
+
+    session = Session.open(replace(spec, quantizer=setting.quantizer, limit=1), narrate)
+    codes, text = session.codes(setting), session.calibration
+    calibration = {
+        "split": text.split, "sequences": len(text.sequences), "window": text.window, "hash": text.data_hash
+    }  # fmt: skip
+    return Original(session.model, session.hierarchy, codes, session.fingerprint(), calibration)
