@@ -44,13 +44,15 @@ class Session:
         *,
         prefix_bytes: int | None = None,
         reorder: bool = True,
+        stay_packed: bool = False,
     ) -> None:
-        """Place the model on the spec's device; ``prefix_bytes`` and ``reorder`` are the engine's."""
-        self.spec, self.model, self.hierarchy, self.data = spec, model, hierarchy, data
+        """Place the model on the spec's device; the keywords are the engine's."""
+        self.spec, self.hierarchy, self.data = spec, hierarchy, data
+        self.model = model.without_tensors() if stay_packed else model
         self.engine = Engine(
             model, hierarchy, data, device=spec.device, batch=spec.window_batch, matmul=spec.matmul,
             prefix_bytes=prefix_bytes, reorder=reorder, calibration=lambda: self.calibration,
-            narrate=narrate,
+            stay_packed=stay_packed, narrate=narrate,
         )  # fmt: skip
 
     @cached_property
@@ -71,9 +73,12 @@ class Session:
 
     @classmethod
     def open(
-        cls, spec: StudySpec, narrate: Callable[[str], None] = silent, *, packed: bool = False
-    ) -> Session:
+        cls, spec: StudySpec, narrate: Callable[[str], None] = silent, *, packed: bool = False,
+        stay_packed: bool = False,
+    ) -> Session:  # fmt: skip
         """Load the model and the data that ``spec`` names; a packed model only where ``packed`` allows it.
+
+        With ``stay_packed`` its codes are what is held, see ``Engine``.
 
         Raises:
             UsageError, ModelError, DataError, DeviceError: with the value and the fix.
@@ -98,7 +103,8 @@ class Session:
         )  # fmt: skip
         _check_tokens(model, data)
         shapes = {name: tuple(tensor.shape) for name, tensor in model.tensors.items()}
-        session = cls(spec, model, discover(model.config, shapes, kind, model.ties), data, narrate)
+        hierarchy = discover(model.config, shapes, kind, model.ties)
+        session = cls(spec, model, hierarchy, data, narrate, stay_packed=stay_packed)
         if is_calibrated(spec.quantizer):
             _check_calibration(session)
         return session

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qslm_opt.cli.model_generate import generate
+from qslm_opt.cli.memories import memory_line, memory_of
 from qslm_opt.cli.model_options import (
     Calibration,
     CalibrationSplit,
@@ -55,6 +56,7 @@ from qslm_opt.cli.output import (
 )
 from qslm_opt.cli.spec_flags import bits_list
 from qslm_opt.formats import plain_bits
+from qslm_opt.measure.footprint import Watch
 
 if TYPE_CHECKING:
     from qslm_opt.pipeline import Session
@@ -137,6 +139,11 @@ def evaluate(
     embed_spike: EmbedSpike = "on",
     rescale_every: RescaleEvery = 0,
     matmul: Matmul = "auto",
+    packed_kernels: Annotated[
+        bool,
+        typer.Option("--packed-kernels", help="Hold a packed model's codes, and dequantize where they are "
+                     "read. [default: dequantize once]"),
+    ] = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:  # fmt: skip
@@ -151,7 +158,9 @@ def evaluate(
         sign_embedding=sign_embedding, embed_spike=embed_spike, rescale_every=rescale_every, device=device,
         matmul=matmul, calibration_split=calibration_split, calibration=calibration,
     )  # fmt: skip
-    session = open_session(spec, narrate, packed=bits is None and given is None)
+    watch = Watch()
+    packs = bits is None and given is None
+    session = open_session(spec, narrate, packed=packs, stay_packed=packed_kernels)
     packed = session.model.packed
     chosen = given or (
         setting_of(spec, session.hierarchy, bits, scope or "searched") if packed is None else packed.setting
@@ -159,11 +168,13 @@ def evaluate(
     chosen.resolve(session.hierarchy)
     with _bar("evaluating") as moved:
         run, _ = session.run(chosen, report=lambda progress: moved(progress.used, progress.n))
-    value = _evaluation_json(session, chosen, run)
+    value = {**_evaluation_json(session, chosen, run), "memory": memory_of(session, watch)}
     if json:
         print_json(value)
     else:
         print_line(_line(run))
+        if packed_kernels:
+            narrate(memory_line(value["memory"]))
 
 
 @app.command()

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qslm_opt.cli.memories import memory_line
 from qslm_opt.cli.model_options import Device, EmbedSpike, Matmul, Model, RescaleEvery
 from qslm_opt.cli.options import Json
-from qslm_opt.cli.output import digits, narrate, print_json, print_line, size
+from qslm_opt.cli.output import digits, narrate, print_json, print_line
 from qslm_opt.errors import ModelError, UsageError
 from qslm_opt.safe import printable
 
@@ -139,12 +140,8 @@ def _lines(value: dict[str, Any]) -> list[str]:
         f"{digits(value['ms_per_token_median'], 3)}), {digits(value['tokens_per_s'], 4)} tokens/s; "
         f"{value['device']}, {value['dtype']}, {value['kernel']}"
     )
-    held = (
-        f"file {size(memory['file_bytes'])}, weights held {size(memory['weight_bytes'])}, peak "
-        f"{size(memory['peak_bytes'])} ({memory['peak_source']})"
-    )
     watts = (
         f"power n/a: {power['reason']}" if power["mean_w"] is None
         else f"power {digits(power['mean_w'], 4)} W, {digits(1e3 * (power['token_j'] or 0), 4)} mJ a token"
     )  # fmt: skip
-    return [first, held, watts]
+    return [first, memory_line(memory), watts]

@@ -148,7 +148,7 @@ class CompiledStepper:
         """Lay the weights out; the first token compiles the step where no cache of it is found."""
         from qslm_opt.kernels.packed.arena import build_arena
         from qslm_opt.models import token_step
-        from qslm_opt.models.resident import READ_BY_ROW
+        from qslm_opt.models.spikegpt import READ_BY_ROW
 
         self._code, self.config = token_step, model.config
         self.arena = build_arena(model.tensors, alone=READ_BY_ROW)

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from qslm_opt.kernels.packed.reference import Packed
     from qslm_opt.models.spikegpt import SpikeGPTConfig
 
-READ_BY_ROW = ("emb.weight",)
-"""Tensors of which one row is read for a token."""
-
 
 @dataclass(frozen=True)
 class StoredModel:

@@ -31,6 +31,8 @@ RUN = 8192
 """Codes of a block, at least one row: what is spread at once stays in the first-level cache."""
 ZERO_NONE, ZERO_UINT8, ZERO_UINT16, ZERO_HALF, ZERO_FLOAT = range(5)
 _ALIGN = 4
+_AT_ONCE = 2**18
+"""Codes that are taken apart at once, at least a block: what is needed while a model is laid out."""
 
 Bytes = NDArray[np.uint8]
 Codes = NDArray[np.int32]
@@ -123,14 +125,17 @@ def _values(tensor: Packed, rows: int, columns: int, block: int) -> tuple[int, B
     if fmt.kind == "float":
         kind, size = (FLOAT16, 2) if fmt.bits == 16 else (FLOAT32, 4)
         return kind, tensor.data.reshape(-1).view(torch.uint8).numpy(), size * columns
-    index = torch.arange(rows * columns)
-    codes = codes_at(tensor.data, fmt, index).to(torch.int32).numpy().reshape(rows, columns)
-    whole = rows // block * block
-    full = _run(codes[:whole].reshape(-1, block * columns), fmt)
-    parts = [full.reshape(-1)]
-    if whole < rows:
-        parts.append(_run(codes[whole:].reshape(1, -1), fmt).reshape(-1))
-    return (TERNARY if fmt.kind == "ternary" else INTS), np.concatenate(parts), full.shape[1]
+    stride = len(_run(np.zeros((1, block * columns), np.int32), fmt).reshape(-1))
+    at_once = block * max(1, _AT_ONCE // (block * columns))
+    parts = []
+    for first in range(0, rows, at_once):
+        index = torch.arange(first * columns, min(first + at_once, rows) * columns)
+        codes = codes_at(tensor.data, fmt, index).to(torch.int32).numpy()
+        whole = len(codes) // (block * columns) * block * columns
+        parts.append(_run(codes[:whole].reshape(-1, block * columns), fmt).reshape(-1))
+        if whole < len(codes):
+            parts.append(_run(codes[whole:].reshape(1, -1), fmt).reshape(-1))
+    return (TERNARY if fmt.kind == "ternary" else INTS), np.concatenate(parts), stride
 
 
 def _run(codes: Codes, fmt: Format) -> Bytes:
