@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from qslm_opt.errors import UsageError
 from qslm_opt.evaluate.engine import pick_device
 from qslm_opt.evaluate.generate import CompiledStepper
 from qslm_opt.kernels.ops import pick_precision
@@ -16,6 +17,7 @@ from qslm_opt.models.resident import StoredModel, open_stored
 
 if TYPE_CHECKING:
     from qslm_opt.evaluate.generate import Stepper
+    from qslm_opt.evaluate.generate_cuda import StepPrecision
     from qslm_opt.measure.meter import Meter
 
 
@@ -64,7 +66,7 @@ def open_running(
         UsageError, ModelError, DeviceError: with the value and the fix.
     """
     place = pick_device(device)
-    precision = pick_precision(place.type, matmul)
+    precision = _precision(place, matmul)
     narrate(f"loading model {source}")
     watch = Watch()
     if place.type == "cuda":
@@ -80,6 +82,19 @@ def open_running(
     return Running(empty, stepper, place, watch)
 
 
-def make_stepper(stored: StoredModel, device: torch.device, precision: str) -> Stepper:
-    """Return the model on ``device``."""
-    return CompiledStepper(stored)
+def make_stepper(stored: StoredModel, device: torch.device, precision: StepPrecision = "fp32") -> Stepper:
+    """Return the model on ``device``; ``precision`` is of the products of a float model on a GPU."""
+    if device.type == "cpu":
+        return CompiledStepper(stored)
+    from qslm_opt.evaluate.generate_cuda import GraphStepper
+
+    return GraphStepper(stored, device, precision)
+
+
+def _precision(device: torch.device, matmul: str) -> StepPrecision:
+    """Return the precision that ``--matmul`` means for single tokens: auto is fp32."""
+    if matmul == "auto":
+        return "fp32"
+    if matmul in ("fp16", "split"):
+        raise UsageError(f"--matmul {matmul} is for whole windows; generate with auto, fp32 or tf32.")
+    return "tf32" if pick_precision(device.type, matmul) == "tf32" else "fp32"

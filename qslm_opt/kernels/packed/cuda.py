@@ -35,22 +35,36 @@ def _codes(data, total, row, column, columns, inside, BITS: tl.constexpr):  # ty
     """Return the codes at (row, column) as float32; float weights as they are."""
     before = row.to(tl.int64) * columns
     if BITS == 32:
-        return tl.load(data + before + column, mask=inside, other=0.0).to(tl.float32)
-    if BITS == 0:
+        code = tl.load(data + before + column, mask=inside, other=0.0)
+    elif BITS == 0:
         place = (before % 5).to(tl.int32) + column
         byte = tl.load(data + before // 5 + place // 5, mask=inside, other=0).to(tl.int32)
         digit = place % 5
         power = tl.where(digit == 0, 1, tl.where(digit == 1, 3, tl.where(digit == 2, 9, 27)))
         power = tl.where(digit == 4, 81, power)
-        return (byte // power % 3).to(tl.float32)
-    bit = ((before * BITS) % 8).to(tl.int32) + column * BITS
-    first = (before * BITS) // 8 + bit // 8
-    code = tl.load(data + first, mask=inside, other=0).to(tl.int32)
-    if 8 % BITS != 0:
-        code |= tl.load(data + first + 1, mask=inside & (first + 1 < total), other=0).to(tl.int32) << 8
-    if BITS > 9:
-        code |= tl.load(data + first + 2, mask=inside & (first + 2 < total), other=0).to(tl.int32) << 16
-    return ((code >> (bit % 8)) & ((1 << BITS) - 1)).to(tl.float32)
+        code = byte // power % 3
+    else:
+        bit = ((before * BITS) % 8).to(tl.int32) + column * BITS
+        first = (before * BITS) // 8 + bit // 8
+        code = tl.load(data + first, mask=inside, other=0).to(tl.int32)
+        if 8 % BITS != 0:
+            code |= tl.load(data + first + 1, mask=inside & (first + 1 < total), other=0).to(tl.int32) << 8
+        if BITS > 9:
+            code |= tl.load(data + first + 2, mask=inside & (first + 2 < total), other=0).to(tl.int32) << 16
+        code = (code >> (bit % 8)) & ((1 << BITS) - 1)
+    return code.to(tl.float32)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _shared(values, row, column, groups, size, inside, SHARED: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Return the scale or zero point at (row, column) as float32."""
+    if SHARED == 0:
+        found = tl.load(values)
+    elif SHARED == 1:
+        found = tl.load(values + row, mask=inside, other=0)
+    else:
+        found = tl.load(values + row * groups + column // size, mask=inside, other=0)
+    return found.to(tl.float32)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -60,26 +74,11 @@ def _steps(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Return the weights at (row, column) in units of their scales."""
     code = _codes(data, total, row, column, columns, inside, BITS)
-    if BITS == 32:
-        return code
     if ZEROS:
-        if SHARED == 0:
-            middle = tl.load(zero).to(tl.float32)
-        elif SHARED == 1:
-            middle = tl.load(zero + row, mask=inside, other=0).to(tl.float32)
-        else:
-            middle = tl.load(zero + row * groups + column // size, mask=inside, other=0).to(tl.float32)
-        return code - middle
-    return (code - centre) * factor
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _scales(scale, row, column, groups, size, inside, SHARED: tl.constexpr):  # type: ignore[no-untyped-def]
-    if SHARED == 0:
-        return tl.load(scale).to(tl.float32)
-    if SHARED == 1:
-        return tl.load(scale + row, mask=inside, other=0.0).to(tl.float32)
-    return tl.load(scale + row * groups + column // size, mask=inside, other=0.0).to(tl.float32)
+        code = code - _shared(zero, row, column, groups, size, inside, SHARED)
+    elif BITS != 32:
+        code = (code - centre) * factor
+    return code
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -99,12 +98,12 @@ def _product(  # type: ignore[no-untyped-def]
             BITS, SHARED, ZEROS,
         )  # fmt: skip
         if SCALED and SHARED == 2:
-            weight = weight * _scales(scale, row[:, None], column[None, :], groups, size, inside, SHARED)
+            weight = weight * _shared(scale, row[:, None], column[None, :], groups, size, inside, SHARED)
         value = tl.load(x + which * columns + column, mask=column < columns, other=0.0)
         sums += tl.where(inside, weight * value[None, :], 0.0)
     found = tl.sum(sums, 1)
     if SCALED and SHARED != 2:
-        found = found * _scales(scale, row, row, groups, size, row < rows, SHARED)
+        found = found * _shared(scale, row, row, groups, size, row < rows, SHARED)
     tl.store(y + which * rows + row, found, mask=row < rows)
 
 
@@ -124,7 +123,7 @@ def _read(  # type: ignore[no-untyped-def]
         data, zero, total, row, column, columns, groups, size, inside, centre, factor, BITS, SHARED, ZEROS
     )
     if SCALED:
-        weight = weight * _scales(scale, row, column, groups, size, inside, SHARED)
+        weight = weight * _shared(scale, row, column, groups, size, inside, SHARED)
     tl.store(out + place * columns + column, weight, mask=inside)
 
 
@@ -167,7 +166,7 @@ class CudaWeight:
         return kinds.get(self.fmt.kind, int(self.fmt.bits))
 
     @property
-    def _shared(self) -> int:
+    def _sharing(self) -> int:
         layout = self.fmt.layout
         if layout is None or layout.granularity == "tensor":
             return _ONE
@@ -176,7 +175,7 @@ class CudaWeight:
     def _grouping(self) -> tuple[int, int]:
         columns = matrix_shape(self.shape)[1]
         layout = self.fmt.layout
-        size = layout.group_size if layout is not None and self._shared == _GROUP else columns
+        size = layout.group_size if layout is not None and self._sharing == _GROUP else columns
         return -(-columns // size), size
 
     def product(self, x: Tensor) -> Tensor:
@@ -188,7 +187,7 @@ class CudaWeight:
         with torch.cuda.device(x.device):
             _product[triton.cdiv(rows, at_once), len(flat)](
                 self.data, self.scale, self.zero, flat, y, self.data.numel(), rows, columns,
-                *self._grouping(), *centre(self.fmt), BITS=self._bits, SHARED=self._shared,
+                *self._grouping(), *centre(self.fmt), BITS=self._bits, SHARED=self._sharing,
                 ZEROS=self.zero is not None, SCALED=self.fmt.layout is not None,
                 ROWS=at_once, COLUMNS=_COLUMNS, num_warps=4,
             )  # fmt: skip
@@ -211,7 +210,7 @@ class CudaWeight:
     def factors(self) -> tuple[Tensor, Tensor | None]:
         """Return (values, scale) [N, K] and [N] or None, as ``QuantizedTensor.factors`` does."""
         layout = self.fmt.layout
-        if layout is None or self._shared == _GROUP or layout.symmetry == "offset":
+        if layout is None or self._sharing == _GROUP or layout.symmetry == "offset":
             return self.whole(), None
         rows = matrix_shape(self.shape)[0]
         return self._read(None, scaled=False), self.scale.float().flatten().expand(rows)
@@ -223,7 +222,7 @@ class CudaWeight:
         with torch.cuda.device(self.data.device):
             _read[count, triton.cdiv(columns, _COLUMNS)](
                 self.data, self.scale, self.zero, ids, out, self.data.numel(), columns,
-                *self._grouping(), *centre(self.fmt), BITS=self._bits, SHARED=self._shared,
+                *self._grouping(), *centre(self.fmt), BITS=self._bits, SHARED=self._sharing,
                 ZEROS=self.zero is not None, SCALED=scaled and self.fmt.layout is not None,
                 CHOSEN=ids is not None, COLUMNS=_COLUMNS, num_warps=2, enable_fp_fusion=False,
             )  # fmt: skip
