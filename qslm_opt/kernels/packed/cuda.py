@@ -93,12 +93,13 @@ def _product(  # type: ignore[no-untyped-def]
     for start in range(0, columns, COLUMNS):
         column = start + tl.arange(0, COLUMNS)
         inside = (row[:, None] < rows) & (column[None, :] < columns)
+        here = row[:, None] + 0 * column[None, :]
         weight = _steps(
-            data, zero, total, row[:, None], column[None, :], columns, groups, size, inside, centre, factor,
+            data, zero, total, here, column[None, :], columns, groups, size, inside, centre, factor,
             BITS, SHARED, ZEROS,
         )  # fmt: skip
         if SCALED and SHARED == 2:
-            weight = weight * _shared(scale, row[:, None], column[None, :], groups, size, inside, SHARED)
+            weight = weight * _shared(scale, here, column[None, :], groups, size, inside, SHARED)
         value = tl.load(x + which * columns + column, mask=column < columns, other=0.0)
         sums += tl.where(inside, weight * value[None, :], 0.0)
     found = tl.sum(sums, 1)
@@ -116,9 +117,9 @@ def _read(  # type: ignore[no-untyped-def]
     place = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < columns
-    row = place
+    row = tl.zeros((COLUMNS,), tl.int64) + place
     if CHOSEN:
-        row = tl.load(ids + place).to(tl.int64)
+        row = tl.zeros((COLUMNS,), tl.int64) + tl.load(ids + place).to(tl.int64)
     weight = _steps(
         data, zero, total, row, column, columns, groups, size, inside, centre, factor, BITS, SHARED, ZEROS
     )
