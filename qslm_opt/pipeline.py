@@ -243,6 +243,11 @@ def _check_tokens(model: LoadedModel, data: TaskData) -> None:
 
 
 def _check_heads(model: LoadedModel, task: str, kind: str) -> None:
+    if model.packed is not None and model.packed.kind != kind:
+        raise ModelError(
+            f"model {model.source!r} is packed for {model.packed.kind} and has no head for task {task!r}; "
+            "pack the original for that task."
+        )
     if kind == "classification" and not model.config.n_labels:
         raise ModelError(
             f"task {task!r} needs a classification head, but {model.source!r} has no 'classifier.weight'; "

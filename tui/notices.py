@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
 
+from qslm_opt.safe import file_stem
 from tui.glyphs import glyphs, plain
 from tui.text import (
     byte_unit,
     bytes_text,
+    cli_command,
     exact_lam,
     lam_text,
     metric_text,
@@ -79,8 +81,9 @@ def notice_of(
     if state == "finished":
         turned = () if lam == view.row.spec.lam else ("--lambda", exact_lam(lam))
         at = f" (λ {lam_text(lam)})" if turned else ""
-        export = study_command("export", name, *turned, url=url)
-        return Notice("best", plain(f"Finished{at}: {_winner(view, lam)}. Take it away with"), export)
+        where = ("--study", name, *turned, "--output", f"{file_stem(name)}-packed")
+        pack = cli_command("model", "pack", view.row.spec.model, *where, url=url)
+        return Notice("best", plain(f"Finished{at}: {_winner(view, lam)}. Take it away with"), pack)
     if not view.trials:
         waits = (
             "Trials follow."

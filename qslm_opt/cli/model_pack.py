@@ -18,7 +18,7 @@ from qslm_opt.cli.model_options import (
     RescaleEvery,
 )
 from qslm_opt.cli.model_session import kind_of, read_setting, spec_of
-from qslm_opt.cli.options import Device, Json, Lambda, Storage
+from qslm_opt.cli.options import Device, Json, Lambda, Storage, command, storage_url
 from qslm_opt.cli.originals import original_codes
 from qslm_opt.cli.output import narrate, print_json, print_line, size
 from qslm_opt.errors import UsageError
@@ -99,8 +99,9 @@ def pack(
         print_json({"output": str(output), **value})
     else:
         print_line(packed_line(packed))
-    words = ["qslm-opt", "model", "verify", str(output), "--model", model]
-    narrate(f"wrote {output}; prove it: {shlex.join([*words, *(['--study', study] if study else [])])}")
+    words = ["model", "verify", str(output), "--model", model]
+    prove = command(*words, "--study", study, url=storage_url(storage)) if study else None
+    narrate(f"wrote {output}; prove it: {prove or shlex.join(['qslm-opt', *words])}")
 
 
 def packed_json(packed: PackedModel) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``qslm-opt model verify``: prove that a packed file is what its study measured, and as small as it claimed."""
+"""``qslm-opt model verify``: prove that a packed file is what its study measured, in the bytes it claimed."""
 
 from __future__ import annotations
 

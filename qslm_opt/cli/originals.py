@@ -36,8 +36,8 @@ class Original:
         for part in ("weights", "calibration"):
             if part in wanted and part in self.fingerprint and wanted[part] != self.fingerprint[part]:
                 raise FingerprintError(
-                    f"the {part} of model {self.model.source!r} ({self.fingerprint[part][:16]}) are not those "
-                    f"of {whose} ({wanted[part][:16]}); give the same model and data."
+                    f"the {part} of model {self.model.source!r} ({self.fingerprint[part][:16]}) are not "
+                    f"those of {whose} ({wanted[part][:16]}); give the same model and data."
                 )
 
 
@@ -55,8 +55,8 @@ def original_codes(
     """Load an original model and quantize it.
 
     Args:
-        kind: of the task, which decides what is stored; None: classification where the model has a classifier.
-        spec: names task, data and calibration text; only a calibrated quantizer needs it.
+        kind: of the task, which decides what is stored; None: classification where there is a classifier.
+        spec: task, data and calibration text; only a calibrated quantizer needs it.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``: where the codes are made.
 
     Raises:

@@ -23,6 +23,7 @@ from qslm_opt.cli.placement import Place, describe, held_to, places_of
 from qslm_opt.cli.progress import make_listener
 from qslm_opt.cli.tables import print_candidates
 from qslm_opt.errors import InfeasibleError, UsageError
+from qslm_opt.safe import file_stem
 
 if TYPE_CHECKING:
     from qslm_opt.cli.options import ProgressKind
@@ -115,6 +116,14 @@ def resumable(name: str, url: str) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
+def take_away(facts: StudyFacts, url: str) -> str:
+    """Return the command that packs a study's best setting at its λ."""
+    row = facts.row
+    turned = () if facts.lam == row.spec.lam else ("--lambda", f"{facts.lam:g}")
+    words = ("--study", row.name, *turned, "--output", f"{file_stem(row.name)}-packed")
+    return command("model", "pack", row.spec.model, *words, url=url)
+
+
 def report(name: str, url: str, *, as_json: bool = False, ended: bool = False) -> None:
     """Print a study's candidates; raise InfeasibleError when it has ended without one.
 
@@ -127,8 +136,7 @@ def report(name: str, url: str, *, as_json: bool = False, ended: bool = False) -
     elif rows:
         print_candidates(facts, rows[:SHOWN], len(rows))
         if facts.row.state == "finished" and facts.best is not None:
-            export = command("study", "export", name, url=url)
-            narrate(f"finished; take trial {facts.best.record.number} away: {export}")
+            narrate(f"finished; take trial {facts.best.record.number} away: {take_away(facts, url)}")
     if not rows and (ended or facts.row.state in ENDED):
         raise InfeasibleError(f"{facts.nothing_feasible()}.")
 

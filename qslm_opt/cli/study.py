@@ -24,7 +24,7 @@ from qslm_opt.cli.options import (
     writing,
 )
 from qslm_opt.cli.output import narrate, print_json, size
-from qslm_opt.cli.running import read_facts
+from qslm_opt.cli.running import read_facts, take_away
 from qslm_opt.cli.study_create import create, resume
 from qslm_opt.cli.tables import print_candidates, print_studies, print_study
 from qslm_opt.errors import InfeasibleError, UsageError
@@ -65,6 +65,8 @@ def show(name: Name, lam: Lambda = None, storage: Storage = None, json: Json = F
     print_study(facts)
     if facts.best is None and facts.trials:
         narrate(facts.nothing_feasible() if facts.row.state in ENDED else facts.nothing_yet())
+    elif facts.best is not None and facts.row.state in ENDED:
+        narrate(f"take it away: {take_away(facts, storage_url(storage))}")
 
 
 @app.command()

@@ -132,7 +132,7 @@ class SpikeGPTPreTrainedModel(PreTrainedModel):
             ModelError: a packed file is damaged, or packed for a task of the other kind.
         """
         source = pretrained_model_name_or_path
-        if source is None or not (Path(source) / PACKED_NAME).is_file():
+        if source is None or not _holds_packed(Path(source)):
             return super().from_pretrained(source, *model_args, **kwargs)
         packed = load_packed(source)
         if packed.kind != cls.kind:
@@ -185,6 +185,10 @@ class SpikeGPTPreTrainedModel(PreTrainedModel):
         """Return the fast kernels where they apply: float32, and no gradient asked for."""
         plain = torch.is_grad_enabled() or dtype != torch.float32
         return REFERENCE if plain else fast_ops(self.device.type)
+
+
+def _holds_packed(folder: Path) -> bool:
+    return (folder / PACKED_NAME).is_file() and not (folder / "model.safetensors").exists()
 
 
 def _add(root: nn.Module, name: str, shape: tuple[int, ...]) -> None:

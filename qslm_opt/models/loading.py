@@ -119,7 +119,7 @@ def _load_packed(
     packed = read_packed(files.weights[0], files.config, files.tokenizer)
     config = packed.config
     asked = {"embed_spike": embed_spike, "rescale_every": rescale_every}
-    other = {key: value for key, value in asked.items() if value not in (_DEFAULTS[key], getattr(config, key))}
+    other = {k: value for k, value in asked.items() if value not in (_DEFAULTS[k], getattr(config, k))}
     for key, value in {**other, **overrides}.items():
         raise ModelError(
             f"model {source!r} is packed with {key} {getattr(config, key, None)!r} and is taken as it is, "

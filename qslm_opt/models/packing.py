@@ -143,7 +143,8 @@ def stored_bytes(name: str, value: QuantizedTensor | Tensor) -> bytes:
             packed = PackedTensor.of(value)
         except SettingError as error:
             raise SettingError(f"tensor {name!r}: {error}") from None
-        return b"".join(_little(part) for part in (packed.data, packed.scale, packed.zero) if part is not None)
+        parts = (packed.data, packed.scale, packed.zero)
+        return b"".join(_little(part) for part in parts if part is not None)
     return _little(value)
 
 

@@ -1,4 +1,4 @@
-"""One tensor as a packed file holds it: bytes of codes, scales and zero points in the types they are stored in."""
+"""One tensor as a packed file holds it: bytes of codes, and scales and zero points in the stored types."""
 
 from __future__ import annotations
 

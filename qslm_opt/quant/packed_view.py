@@ -71,7 +71,7 @@ class PackedView:
     def _check(self, setting: QuantSetting) -> None:
         if setting.to_json() != self._setting.to_json():
             raise SettingError(
-                "a packed model has the setting that it was packed with and no other; give the original model."
+                "a packed model has the setting that it was packed with, and no other; give the original."
             )
 
     def _product(self, tensor: PackedTensor | Tensor, head: bool) -> Weight:

@@ -162,7 +162,7 @@ def test_a_table_is_printed_without_json_and_no_progress_on_stderr_with_progress
     assert "candidates at λ = 0.2" in captured.out
     assert captured.err == (
         "study 'x' is created; watch it live: qslm-opt watch x\n"
-        "finished; take trial 7 away: qslm-opt study export x\n"
+        "finished; take trial 7 away: qslm-opt model pack demo --study x --output x-packed\n"
     )
 
 

@@ -87,6 +87,49 @@ def _make_safetensors(random: Random) -> bytes:
     return struct.pack("<Q", length) + header + data[8 + size :]
 
 
+@cache
+def _packed() -> tuple[Any, bytes]:
+    """Header and payload of a packed model."""
+    from qslm_opt.hierarchy.discover import discover
+    from qslm_opt.models.loading import LoadedModel
+    from qslm_opt.models.packed_file import read_packed_file
+    from qslm_opt.models.packing import Origin, pack_model
+    from qslm_opt.models.spikegpt import SpikeGPTConfig
+    from qslm_opt.quant import QuantizedView
+    from qslm_opt.setting import QuantSetting
+
+    model = LoadedModel(SpikeGPTConfig(**CONFIG), _weights(), "made here", "", None)
+    tree = discover(model.config, model.shapes, "lm")
+    units = {"network": "int3/group4/affine", "input": "sign", "output": "ternary/channel"}
+    setting = QuantSetting.from_value({"units": units})
+    with tempfile.TemporaryDirectory() as folder:
+        codes = QuantizedView(model.tensors, tree).codes(setting)
+        path = pack_model(Path(folder) / "out", model, tree, setting, codes, Origin("demo", "lm", "0/0"))
+        file = read_packed_file(path)
+    return file.header, bytes(file.payload)
+
+
+def _make_packed(random: Random) -> bytes:
+    """Change the bytes, or the header as JSON or the payload, with the checksum put right."""
+    from qslm_opt.models.packed_file import packed_bytes
+
+    header, payload = _packed()
+    kind = random.randrange(4)
+    if kind == 0:
+        return mutate_bytes(random, packed_bytes(header, payload))
+    if kind == 1:
+        return packed_bytes(header, mutate_bytes(random, payload))
+    return packed_bytes(json.loads(dump(mutate_json(random, header))), payload)
+
+
+def _load_packed(data: bytes, folder: Path) -> object:
+    from qslm_opt.models import load_model
+
+    path = folder / "packed.safetensors"
+    path.write_bytes(data)
+    return load_model(str(path))
+
+
 def _load(suffix: str) -> Callable[[bytes, Path], object]:
     def use(data: bytes, folder: Path) -> object:
         from qslm_opt.models import load_model
@@ -237,6 +280,7 @@ def _use_study_file(data: bytes, folder: Path) -> object:
 
 TARGETS: dict[str, Target] = {
     "safetensors": Target(_make_safetensors, _load(".safetensors")),
+    "packed": Target(_make_packed, _load_packed),
     "pth-zip": Target(lambda random: mutate_bytes(random, _pth(True)), _load(".pth")),
     "pth-legacy": Target(lambda random: mutate_bytes(random, _pth(False)), _load(".pth")),
     "config-json": Target(_of_json(_config), _use_beside("config.json")),

@@ -41,10 +41,11 @@ def test_a_finished_study_says_what_it_found_and_how_to_take_it() -> None:
     study = Study().fill(running=False)
     study.state = "finished"
     assert words(study).startswith("Finished: #48 has perplexity 34.88 in 12.9 MB, 88.7 % saved.")
-    assert "qslm-opt study export opt-14m --storage" in words(study)
+    packing = "--study opt-14m --output opt-14m-packed --storage"
+    assert "qslm-opt model pack" in words(study) and packing in words(study)
     turned = notice(study, lam=0.5)
     assert turned is not None and turned.text.startswith("Finished (λ 0.5): #45 has")
-    assert "export opt-14m --lambda 0.5" in turned.command
+    assert "--study opt-14m --lambda 0.5 --output opt-14m-packed" in turned.command
 
 
 def test_nothing_feasible_names_the_closest_and_by_how_much() -> None:

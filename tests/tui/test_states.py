@@ -61,7 +61,7 @@ async def test_a_finished_study_sums_up_and_says_what_next() -> None:
     async with shown(study) as pilot:
         async for text in at_both_sizes(pilot):
             assert "✔ finished" in text and "Finished: #48 has accuracy 84.85 % in 12.9 MB" in text
-            assert "qslm-opt study export opt-14m" in text and "ETA" not in text
+            assert "qslm-opt model pack" in text and "ETA" not in text
             assert "Accuracy, % over memory" in text
 
 
