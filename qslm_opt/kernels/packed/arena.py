@@ -26,7 +26,8 @@ FLOAT32, FLOAT16, INTS, TERNARY = range(4)
 """Kinds of stored values."""
 KIND, AT, ROWS, COLUMNS, BITS, BLOCK, STRIDE, GROUPS, SIZE = range(9)
 SCALE_AT, SCALE_BYTES, ZERO_AT, ZERO_KIND, CENTRE, FACTOR, FIELDS = range(9, 16)
-"""Columns of the table: places are in bytes, BLOCK in rows, STRIDE in bytes of a block, CENTRE in halves."""
+"""Columns of the table: places are in bytes, BLOCK in rows, CENTRE in halves; STRIDE in bytes of a block, of
+floats of a row."""
 RUN = 8192
 """Codes of a block, at least one row: what is spread at once stays in the first-level cache."""
 ZERO_NONE, ZERO_UINT8, ZERO_UINT16, ZERO_HALF, ZERO_FLOAT = range(5)
@@ -96,7 +97,7 @@ def _lay_out(tensor: Packed, at: int, *, alone: bool) -> tuple[list[Bytes], list
     fmt = tensor.fmt
     count, columns = matrix_shape(tensor.shape)
     zero, factor = centre(fmt)
-    block = 1 if alone or fmt.kind == "float" else max(1, RUN // max(columns, 1))
+    block = 1 if alone else max(1, RUN // max(columns, 1))
     kind, data, stride = _values(tensor, count, columns, block)
     scale, zeros, zero_kind = _scales(tensor)
     parts = [_padded(piece) for piece in (data, scale, zeros)]
@@ -120,7 +121,7 @@ def _grouping(fmt: Format, columns: int) -> tuple[int, int]:
 
 
 def _values(tensor: Packed, rows: int, columns: int, block: int) -> tuple[int, Bytes, int]:
-    """Return the kind, the bytes of all values, and those of a block."""
+    """Return the kind, the bytes of all values, and those of a block, of floats of a row."""
     fmt = tensor.fmt
     if fmt.kind == "float":
         kind, size = (FLOAT16, 2) if fmt.bits == 16 else (FLOAT32, 4)
