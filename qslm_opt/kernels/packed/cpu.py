@@ -210,19 +210,25 @@ def read_row(views: Views, where: Row, row: int, room: Room, out: Array) -> None
 
 
 @njit(fastmath=SUMS)  # type: ignore[untyped-decorator]
-def _dot(weights: Array, x: Array) -> Any:
-    total = np.float32(0.0)
-    for j in range(weights.shape[0]):
-        total += weights[j] * x[j]
-    return total
+def _float_rows(weights: Array, stride: int, x: Array, y: Array) -> None:
+    """Write ``x · w`` for rows w that lie ``stride`` apart; unsigned places need no test for a negative one."""
+    for r in range(y.shape[0]):
+        base = np.uint64(r * stride)
+        total = np.float32(0.0)
+        for j in range(x.shape[0]):
+            total += weights[base + np.uint64(j)] * x[np.uint64(j)]
+        y[r] = total
 
 
 @njit(fastmath=SUMS)  # type: ignore[untyped-decorator]
-def _dot_codes(codes: Codes, zero: Any, x: Array) -> Any:
-    total = np.float32(0.0)
-    for j in range(codes.shape[0]):
-        total += (np.float32(codes[j]) - zero) * x[j]
-    return total
+def _code_rows(codes: Codes, scales: Array, zeros: Array, x: Array, y: Array) -> None:
+    """Write ``x · (c - z) s`` for rows of codes that follow one another."""
+    for r in range(y.shape[0]):
+        base = np.uint64(r * x.shape[0])
+        total, zero = np.float32(0.0), zeros[r]
+        for j in range(x.shape[0]):
+            total += (np.float32(codes[base + np.uint64(j)]) - zero) * x[np.uint64(j)]
+        y[r] = total * scales[r]
 
 
 @njit(fastmath=SUMS)  # type: ignore[untyped-decorator]
@@ -241,16 +247,19 @@ def _dot_groups(codes: Codes, scales: Array, zeros: Array, size: int, x: Array) 
 
 @njit(fastmath=SUMS)  # type: ignore[untyped-decorator]
 def _float_product(views: Views, where: Row, block: int, x: Array, y: Array, room: Room) -> None:
-    columns = where[COLUMNS]
-    for row in range(block * where[BLOCK], min((block + 1) * where[BLOCK], where[ROWS])):
-        start = where[AT] + row * where[STRIDE]
-        if where[KIND] == FLOAT32:
-            weights = views[2][start >> 2 : (start >> 2) + columns]
-        else:
-            weights = room.weights[:columns]
-            _halves(views[1][start >> 1 : (start >> 1) + columns], weights, np.float32(1.0))
+    columns, first = where[COLUMNS], block * where[BLOCK]
+    rows = min(where[BLOCK], where[ROWS] - first)
+    start = where[AT] + first * where[STRIDE]
+    if where[KIND] == FLOAT32:
         for b in range(x.shape[0]):
-            y[b, row] = _dot(weights, x[b])
+            _float_rows(views[2][start >> 2 :], columns, x[b], y[b, first : first + rows])
+        return
+    weights = room.weights[:columns]
+    for r in range(rows):
+        at = (start + r * where[STRIDE]) >> 1
+        _halves(views[1][at : at + columns], weights, np.float32(1.0))
+        for b in range(x.shape[0]):
+            _float_rows(weights, columns, x[b], y[b, first + r : first + r + 1])
 
 
 @njit(fastmath=SUMS)  # type: ignore[untyped-decorator]
@@ -261,21 +270,21 @@ def product_block(views: Views, where: Row, block: int, x: Array, y: Array, room
         return
     columns, first, groups = where[COLUMNS], block * where[BLOCK], max(where[GROUPS], 1)
     rows = _codes(views, where, block, room)
+    if where[BITS] <= 8 and groups == 1:
+        for b in range(x.shape[0]):
+            _code_rows(room.low, room.scales, room.zeros, x[b], y[b, first : first + rows])
+        return
     for r in range(rows):
         if where[BITS] > 8:
             weights = room.weights[:columns]
             _weights(where, r, room, weights)
             for b in range(x.shape[0]):
-                y[b, first + r] = _dot(weights, x[b])
-        elif groups > 1:
+                _float_rows(weights, columns, x[b], y[b, first + r : first + r + 1])
+        else:
             codes = room.low[r * columns : (r + 1) * columns]
             scales, zeros = room.scales[r * groups : (r + 1) * groups], room.zeros[r * groups : (r + 1) * groups]
             for b in range(x.shape[0]):
                 y[b, first + r] = _dot_groups(codes, scales, zeros, where[SIZE], x[b])
-        else:
-            codes = room.low[r * columns : (r + 1) * columns]
-            for b in range(x.shape[0]):
-                y[b, first + r] = _dot_codes(codes, room.zeros[r], x[b]) * room.scales[r]
 
 
 @njit(fastmath=SUMS)  # type: ignore[untyped-decorator]
