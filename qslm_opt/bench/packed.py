@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qslm_opt.bench.packed_arms import BITS, Arm, evaluation_arms, generation_arms
+from qslm_opt.bench.packed_arms import Arm, evaluation_arms, generation_arms
 from qslm_opt.measure.comparing import interleaved
 from qslm_opt.measure.meter import open_meter
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 WINDOW_SECONDS = 1.0
 """Length of a window; at least one run is inside."""
-
-__all__ = ["BITS", "WINDOW_SECONDS", "PackedRow", "PackedSpeeds", "measure_packed"]
-
 
 @dataclass
 class PackedRow:
@@ -89,47 +86,44 @@ def measure_packed(
     *,
     rounds: int,
     synchronise: Callable[[], None],
-    seconds: float = WINDOW_SECONDS,
     tell: Callable[[str], None],
 ) -> PackedSpeeds:
     """Measure generation at batch 1, then the evaluation of ``batch`` windows, each in ``rounds`` rounds.
 
-    A load that the model has no head for is left out by the caller: both need the language-model head.
+    Both loads read the language-model head.
     """
     with _meter(subject.device, synchronise) as meter:
         meter.measure_idle()
         rows: list[PackedRow] = []
-        for load, size, make in (
-            ("generation", 1, lambda: generation_arms(subject)),
-            ("evaluation", batch, lambda: evaluation_arms(subject, batch, window)),
-        ):
-            tell(f"packed weights, {load}")
-            rows += _measure(load, size, make(), meter, rounds, seconds, synchronise)
+        tell("packed weights, generation")
+        rows += _measure("generation", 1, generation_arms(subject), meter, rounds, synchronise)
+        tell("packed weights, evaluation")
+        arms = evaluation_arms(subject, batch, window)
+        rows += _measure("evaluation", batch, arms, meter, rounds, synchronise)
         return PackedSpeeds(tuple(rows), meter.source, meter.reason)
 
 
 def _measure(
-    load: str, batch: int, arms: Sequence[Arm], meter: Meter, rounds: int, seconds: float,
-    synchronise: Callable[[], None],
-) -> list[PackedRow]:  # fmt: skip
+    load: str, batch: int, arms: Sequence[Arm], meter: Meter, rounds: int, synchronise: Callable[[], None]
+) -> list[PackedRow]:
     """Return a row an arm; each runs once before it is measured."""
     rows = [PackedRow(load, batch, arm.label, arm.weight_bytes) for arm in arms]
     for arm in arms:
         arm.run()
     for which in interleaved(len(arms), rounds):
-        taken, tokens, found = _window(arms[which], meter, seconds, synchronise)
+        taken, tokens, found = _window(arms[which], meter, synchronise)
         _add(rows[which], taken, tokens, found)
     return rows
 
 
 def _window(
-    arm: Arm, meter: Meter, seconds: float, synchronise: Callable[[], None]
+    arm: Arm, meter: Meter, synchronise: Callable[[], None]
 ) -> tuple[float, int, PowerWindow | None]:
     synchronise()
     tokens = 0
     with meter.window() as window:
         start = perf_counter()
-        while not tokens or perf_counter() - start < seconds:
+        while not tokens or perf_counter() - start < WINDOW_SECONDS:
             tokens += arm.run()
         synchronise()
         taken = perf_counter() - start

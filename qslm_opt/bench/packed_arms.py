@@ -64,7 +64,7 @@ def _stored(model: LoadedModel, tensors: Mapping[str, Any], *, packed: bool) -> 
 
 
 def generation_arms(subject: Subject) -> list[Arm]:
-    """Return the arms of generation at batch 1; the first is float32 in the same compiled or captured step."""
+    """Return the arms of generation at batch 1; the first is float32 in the same kind of step."""
     plain = _stored(subject.model, subject.model.tensors, packed=False)
     if subject.device.type == "cpu":
         arms = [_compiled("fp32", plain), _torch_arm(subject)]
@@ -72,8 +72,10 @@ def generation_arms(subject: Subject) -> list[Arm]:
     from qslm_opt.evaluate.generate_cuda import STEP_PRECISIONS
 
     arms = [_captured(name, plain, subject.device, name) for name in STEP_PRECISIONS]
-    packed = (packed_model(subject.model, bits) for bits in BITS)
-    return arms + [_captured(f"packed {b} bits", m, subject.device, "fp32") for b, m in zip(BITS, packed, strict=True)]
+    for bits in BITS:
+        packed = packed_model(subject.model, bits)
+        arms.append(_captured(f"packed {bits} bits", packed, subject.device, "fp32"))
+    return arms
 
 
 def _compiled(label: str, model: StoredModel) -> Arm:
@@ -125,11 +127,11 @@ def evaluation_arms(subject: Subject, batch: int, window: int) -> list[Arm]:
     """
     device, model = subject.device, subject.model
     cuda = device.type == "cuda"
-    arms = [
-        _evaluation(subject, name, fast_ops(device.type, name), subject.weights("lm", fast_ops(device.type, name)),
-                    subject.weight_bytes("lm", fast_ops(device.type, name)), batch, window)
-        for name in available_precisions(device.type) if name != "fp16"
-    ]  # fmt: skip
+    arms = []
+    for name in available_precisions(device.type):
+        ops = fast_ops(device.type, name)
+        p, size = subject.weights("lm", ops), subject.weight_bytes("lm", ops)
+        arms.append(_evaluation(subject, name, ops, p, size, batch, window))
     if cuda:
         arms.append(_bf16(subject, batch, window))
     precision = pick_precision(device.type)
@@ -166,7 +168,8 @@ def _evaluation(
 ) -> Arm:
     cfg, device = subject.config, subject.device
     generator = torch.Generator().manual_seed(_SEED)
-    ids, targets = (torch.randint(cfg.vocab_size, (batch, window), generator=generator).to(device) for _ in "xy")
+    drawn = torch.randint(cfg.vocab_size, (2, batch, window), generator=generator).to(device)
+    ids, targets = drawn.unbind(0)
     together = max(1, ROWS["lm"][device.type] // window)
 
     def run() -> int:

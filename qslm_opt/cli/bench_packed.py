@@ -41,7 +41,8 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     energy = _NONE if ratio is None else f"{ratio:.2f}" + (" (more)" if ratio > 1 else "")
     return [
         row["arm"], size(row["weight_bytes"]), digits(row["ms_per_token"], 3), spread,
-        digits(row["tokens_per_s"], 4), f"{row['speedup']:.2f}", _number(row["mean_w"]), _number(row["std_w"], 2),
+        digits(row["tokens_per_s"], 4), f"{row['speedup']:.2f}",
+        _number(row["mean_w"]), _number(row["std_w"], 2),
         _number(row["token_j"], 4, 1e3), _number(row["token_j_std"], 2, 1e3), energy,
     ]  # fmt: skip
 

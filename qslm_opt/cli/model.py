@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qslm_opt.cli.model_generate import generate
 from qslm_opt.cli.memories import memory_line, memory_of
+from qslm_opt.cli.model_generate import generate
 from qslm_opt.cli.model_options import (
     Calibration,
     CalibrationSplit,

@@ -43,7 +43,7 @@ def generate(
     Reports milliseconds per token, and three memories: file, weights as they are held, and peak.
     """
     if seed and not temperature:
-        raise UsageError(f"--seed {seed} does nothing at --temperature 0; give a temperature, or leave it out.")
+        raise UsageError(f"--seed {seed} does nothing without --temperature; give one above 0 too.")
     from qslm_opt.models.locate import check_source
 
     check_source(model)
@@ -52,8 +52,9 @@ def generate(
     run: Running = open_running(model, device, matmul, embed_spike, rescale_every, narrate)
     ids = _encode(run.stored, prompt)
     meter = run.open_meter()
+    told = _typist(run, prompt, json)
     try:
-        made, window = _generate(run.stepper, ids, tokens, temperature, seed, meter, _typist(run, prompt, json))
+        made, window = _generate(run.stepper, ids, tokens, temperature, seed, meter, told)
         value = _value(run, made, window, meter, prompt)
     finally:
         meter.close()
@@ -67,6 +68,7 @@ def generate(
 
 
 def _encode(stored: StoredModel, prompt: str) -> list[int]:
+    assert stored.tokenizer is not None
     ids: list[int] = stored.tokenizer.encode(prompt).ids
     if not ids:
         raise UsageError(f"--prompt {prompt!r} has no tokens; give a text that is not empty.")

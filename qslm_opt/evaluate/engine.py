@@ -33,13 +33,11 @@ from qslm_opt.results import Evaluation, Progress
 from qslm_opt.setting import UNQUANTIZED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from qslm_opt.data import TaskData
     from qslm_opt.evaluate.bounds import MetricBound
     from qslm_opt.hierarchy.tree import Hierarchy
-    from collections.abc import Mapping
-
     from qslm_opt.kernels.ops import Weight
     from qslm_opt.models.loading import LoadedModel
     from qslm_opt.quant.base import QuantizedTensor

@@ -176,7 +176,8 @@ class CompiledStepper:
         self.spikes += self._code.step(
             arena.views, arena.table, self._plan, self._state, token, self._work, self._logits
         )
-        return self._logits[0]
+        logits: NDArray[np.float32] = self._logits[0]
+        return logits
 
     def greedy(self, token: int) -> int:
         """Read a token and return the most likely next one; NumericsError when there is none."""

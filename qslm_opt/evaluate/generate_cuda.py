@@ -43,7 +43,7 @@ class GraphStepper:
             precision: of the products of float weights; codes are multiplied in float32.
         """
         self.config, self.device = model.config, device
-        self.dtype = precision
+        self.dtype: str = precision
         self.kernel = "graph-packed" if model.packed else "graph"
         self._halves = self._floats = torch.empty(0, device=device)
         if model.packed:
@@ -83,7 +83,8 @@ class GraphStepper:
         """
         asis = {*spikegpt.products(model.config), *READ_BY_ROW}
         halves = {
-            n: t for n, t in model.tensors.items()
+            n: t
+            for n, t in model.tensors.items()
             if n not in asis and isinstance(t, Tensor) and t.dtype == torch.float16
         }  # fmt: skip
         rest = {n: t for n, t in model.tensors.items() if n not in halves}
@@ -91,7 +92,8 @@ class GraphStepper:
         flat = [t.reshape(-1) for t in halves.values()]
         self._halves = torch.cat(flat).to(self.device) if flat else self._halves.half()
         self._floats = self._halves.float()
-        found: dict[str, Any] = {n: w if n in asis else _Vector(w, tuple(rest[n].shape)) for n, w in held.items()}
+        shapes = {n: tuple(t.shape) for n, t in rest.items()}
+        found: dict[str, Any] = {n: w if n in asis else _Vector(w, shapes[n]) for n, w in held.items()}
         pieces = self._floats.split([len(t) for t in flat]) if flat else ()
         for (name, tensor), piece in zip(halves.items(), pieces, strict=True):
             found[name] = piece.view(tensor.shape)

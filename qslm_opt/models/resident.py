@@ -1,4 +1,4 @@
-"""A model as it is to be held while it runs: a packed file's codes and nothing besides, or float32 tensors."""
+"""A model as it is to be held while it runs: a packed file's codes and no more, or float32 tensors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class StoredModel:
     config: SpikeGPTConfig
     tensors: Mapping[str, Packed | Tensor]
     """Name → codes, or a float16 or float32 tensor; tied names share one object."""
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
+    """There wherever ``open_stored`` has read the model."""
     source: str
     packed: bool
     file_bytes: int

@@ -12,7 +12,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from qslm_opt.kernels.packed.cpu import SUMS, Room, Views, product, read_row, room
+from qslm_opt.kernels.packed.arena import Views
+from qslm_opt.kernels.packed.cpu import SUMS, Room, product, read_row, room
 from qslm_opt.kernels.packed.step import blend, gated_wkv, heaviside, layer_norm, lif_add, relu2, vector
 from qslm_opt.kernels.wkv.reference import NEVER
 
@@ -32,7 +33,9 @@ _TIME = (
 )  # fmt: skip
 _CHANNEL = ("time_mix_k", "time_mix_r", "key.weight", "receptance.weight", "value.weight")
 _NORMS = ("ln1.weight", "ln1.bias", "ln2.weight", "ln2.bias")
-_ENDS = ("emb.weight", "blocks.0.ln0.weight", "blocks.0.ln0.bias", "ln_out.weight", "ln_out.bias", "head.weight")
+_ENDS = (
+    "emb.weight", "blocks.0.ln0.weight", "blocks.0.ln0.bias", "ln_out.weight", "ln_out.bias", "head.weight",
+)  # fmt: skip
 _FIRST, _FFN = len(_NORMS), len(_NORMS) + len(_TIME)
 
 
@@ -124,7 +127,9 @@ def _mix(views: Views, table: Any, slots: Slots, norm: Slots, last: Array, work:
 
 
 @njit(fastmath=SUMS)  # type: ignore[untyped-decorator]
-def _time_mix(views: Views, table: Any, slots: Slots, norm: Slots, last: Array, wkv: Array, work: Scratch) -> None:
+def _time_mix(
+    views: Views, table: Any, slots: Slots, norm: Slots, last: Array, wkv: Array, work: Scratch
+) -> None:
     """Leave the currents in ``parts[0]``."""
     _mix(views, table, slots[:3], norm, last, work)
     for m in range(3):

@@ -25,7 +25,9 @@ class Held(Protocol):
 class ResidentTensors(Mapping[str, "Weight"]):
     """Name → weight: matrices as they are held, everything else dequantized anew whenever it is asked for."""
 
-    def __init__(self, held: Mapping[str, Held], shapes: Mapping[str, tuple[int, ...]], asis: set[str]) -> None:
+    def __init__(
+        self, held: Mapping[str, Held], shapes: Mapping[str, tuple[int, ...]], asis: set[str]
+    ) -> None:
         """Keep references; those named in ``asis`` are read by products or by rows."""
         self._held, self._shapes, self._asis = held, shapes, asis
 
@@ -57,7 +59,7 @@ class ResidentView:
         """Return every tensor by name; raise SettingError for another setting than the packed one."""
         if setting.to_json() != self._setting.to_json():
             raise SettingError(
-                "a packed model has the setting that it was packed with and no other; give the original model."
+                "a packed model has the setting it was packed with and no other; give the original model."
             )
         return self._tensors
 

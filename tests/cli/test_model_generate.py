@@ -22,7 +22,8 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the demo model at 3 bits."""
     folder = tmp_path_factory.mktemp("packed")
     (folder / "setting.json").write_text(json.dumps(SETTING))
-    run("pack", "demo", "--task", "demo", "--setting", folder / "setting.json", "-o", folder / "model", "--json")
+    flags = ("--task", "demo", "--setting", folder / "setting.json", "-o", folder / "model", "--json")
+    run("pack", "demo", *flags)
     return folder / "model"
 
 

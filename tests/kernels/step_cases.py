@@ -25,7 +25,8 @@ def small_tensors(config: SpikeGPTConfig, seed: int = 0) -> dict[str, torch.Tens
         if "time_mix" in name:
             drawn = torch.rand(shape, generator=generator)
         elif len(shape) == 2 and name != "emb.weight":
-            drawn = drawn * (4.0 if name.endswith(("output.weight", "value.weight")) else 1.0) / shape[1] ** 0.5
+            strength = 4.0 if name.endswith(("output.weight", "value.weight")) else 1.0
+            drawn = drawn * strength / shape[1] ** 0.5
         elif name.startswith("ln") or ".ln" in name:
             drawn = 0.2 * drawn + (1.0 if name.endswith("weight") else 0.0)
         found[name] = drawn

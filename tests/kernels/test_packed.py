@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from tests.kernels.packed_cases import FORMATS, SHAPES, activations, packed_case, tolerance  # noqa: E402
-
 from qslm_opt.errors import NumericsError  # noqa: E402
 from qslm_opt.formats import Format  # noqa: E402
 from qslm_opt.kernels.packed import reference  # noqa: E402
@@ -19,6 +17,7 @@ from qslm_opt.kernels.packed.cpu import product, room  # noqa: E402
 from qslm_opt.kernels.packed.held import FEW_ROWS, PACKED_NUMBA, Buffer, HeldWeight  # noqa: E402
 from qslm_opt.kernels.packed.place import hold  # noqa: E402
 from qslm_opt.quant.pack import pack_codes, unpack_codes  # noqa: E402
+from tests.kernels.packed_cases import FORMATS, SHAPES, activations, packed_case, tolerance  # noqa: E402
 
 CASES = [(text, shape) for text in FORMATS for shape in SHAPES]
 
@@ -123,8 +122,11 @@ def test_the_planes_of_a_width_sum_to_it(bits):
     assert sorted(planes(min(bits, 8)), reverse=True) == planes(min(bits, 8))
 
 
-@pytest.mark.parametrize("text", ["int1/channel/midrise", "ternary/channel", "int2/channel/affine",
-                                  "int3/channel/midrise", "int5/group64/offset", "int8/channel/affine"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    ["int1/channel/midrise", "ternary/channel", "int2/channel/affine", "int3/channel/midrise",
+     "int5/group64/offset", "int8/channel/affine"],
+)  # fmt: skip
 def test_what_is_held_is_within_three_percent_of_what_is_stored(text):
     """At the shapes of real models: rows of 256 and 1024, and the embedding's sign bits."""
     tensors = {f"m{n}": packed_case(text, shape)[0] for n, shape in enumerate([(256, 256), (256, 1024)])}

@@ -9,12 +9,11 @@ if not torch.cuda.is_available():
     pytest.skip("torch sees no CUDA device", allow_module_level=True)
 pytest.importorskip("triton")
 
-from tests.kernels.packed_cases import FORMATS, SHAPES, activations, packed_case, tolerance  # noqa: E402
-
 from qslm_opt.kernels.cuda import triton_ops  # noqa: E402
 from qslm_opt.kernels.packed.cuda import FEW_ROWS, CudaWeight, packed_triton_ops  # noqa: E402
 from qslm_opt.kernels.packed.place import hold  # noqa: E402
 from qslm_opt.quant.packed_tensor import PackedTensor  # noqa: E402
+from tests.kernels.packed_cases import FORMATS, SHAPES, activations, packed_case, tolerance  # noqa: E402
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
@@ -67,7 +66,8 @@ def test_large_products_are_those_of_dequantized_weights_bit_for_bit(precision):
     wanted = plain(base.linear(x, base.weight(values, scale, head=False)))
     assert torch.equal(plain(packs.linear(x, weight)), wanted)
     h, targets = activations(300, 128).to(CUDA), torch.arange(300, device=CUDA) % 64
-    assert torch.equal(packs.nll(h, weight, targets), base.nll(h, base.weight(values, scale, head=True), targets))
+    wanted = base.nll(h, base.weight(values, scale, head=True), targets)
+    assert torch.equal(packs.nll(h, weight, targets), wanted)
 
 
 def test_what_is_held_is_what_is_stored():
@@ -79,10 +79,9 @@ def test_what_is_held_is_what_is_stored():
 @pytest.mark.parametrize("bits", [1.58, 3, 4])
 def test_the_captured_step_says_what_the_cpu_says(bits):
     """First tokens only: a spike at its threshold may fall either way later."""
-    from tests.kernels.step_cases import small_model
-
     from qslm_opt.evaluate.generate import CompiledStepper
     from qslm_opt.evaluate.generate_cuda import GraphStepper
+    from tests.kernels.step_cases import small_model
 
     stored = small_model(bits)
     cpu, gpu = CompiledStepper(stored), GraphStepper(stored, CUDA)
@@ -92,15 +91,15 @@ def test_the_captured_step_says_what_the_cpu_says(bits):
         torch.testing.assert_close(torch.from_numpy(gpu.feed(token)), wanted, rtol=1e-3, atol=1e-3)
     gpu.restart()
     cpu.restart()
-    torch.testing.assert_close(torch.from_numpy(gpu.feed(3)), torch.from_numpy(cpu.feed(3)), rtol=1e-3, atol=1e-3)
+    wanted = torch.from_numpy(cpu.feed(3))
+    torch.testing.assert_close(torch.from_numpy(gpu.feed(3)), wanted, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_the_baselines_are_captured_too(precision):
-    from tests.kernels.step_cases import small_model
-
     from qslm_opt.evaluate.generate import CompiledStepper
     from qslm_opt.evaluate.generate_cuda import GraphStepper
+    from tests.kernels.step_cases import small_model
 
     stored = small_model(32)
     gpu = GraphStepper(stored, CUDA, precision)

@@ -157,7 +157,8 @@ def _in_planes(codes: Codes, bits: int) -> Bytes:
 def _ternary(codes: Codes) -> Bytes:
     digits = _strided(codes.astype(np.uint16), CODES_PER_BYTE)
     value = (digits * np.array([81, 27, 9, 3, 1], np.uint16)[:, None]).sum(axis=1, dtype=np.uint16)
-    return ((256 * value.astype(np.int32) + 242) // 243).astype(np.uint8)
+    fraction: NDArray[np.int32] = (256 * value.astype(np.int32) + 242) // 243
+    return fraction.astype(np.uint8)
 
 
 def _strided(codes: NDArray[Any], per: int) -> NDArray[Any]:
@@ -179,7 +180,7 @@ def _scales(tensor: Packed) -> tuple[Bytes, Bytes, int]:
         zero = tensor.zero.to(torch.float16 if half else torch.float32)
         return scale, _bytes(zero), ZERO_HALF if half else ZERO_FLOAT
     zero, most = tensor.zero.long(), 256 ** tensor.fmt.zero_bytes - 1
-    if zero.numel() and not (0 <= int(zero.min()) and int(zero.max()) <= most):
+    if zero.numel() and not (int(zero.min()) >= 0 and int(zero.max()) <= most):
         raise NumericsError(
             f"zero points from {int(zero.min())} to {int(zero.max())} do not fit {tensor.fmt}, which has 0 "
             f"to {most}; quantize the weights again."

@@ -123,7 +123,7 @@ def _copy(values: Any, out: Array, factor: Any) -> None:
 
 
 @njit(fastmath=FAST)  # type: ignore[untyped-decorator]
-def _spread(plane: Codes, width: int, shift: int, codes: Codes) -> int:
+def _spread(plane: Codes, width: int, shift: int, codes: Codes) -> Any:
     """Put one plane's bits at ``shift`` of a run of codes; return the bytes that were read."""
     count = codes.shape[0]
     per = 8 // width
@@ -155,7 +155,7 @@ def _spread_ternary(source: Codes, codes: Codes) -> None:
 
 
 @njit(fastmath=FAST)  # type: ignore[untyped-decorator]
-def _codes(views: Views, where: Row, block: int, room: Room) -> int:
+def _codes(views: Views, where: Row, block: int, room: Room) -> Any:
     """Put a block's codes, low eight bits and the rest apart, and factors in the room; return its rows."""
     _factors(views, where, block, room)
     data = views[0]
@@ -211,7 +211,7 @@ def read_row(views: Views, where: Row, row: int, room: Room, out: Array) -> None
 
 @njit(fastmath=SUMS)  # type: ignore[untyped-decorator]
 def _float_rows(weights: Array, stride: int, x: Array, y: Array) -> None:
-    """Write ``x · w`` for rows w that lie ``stride`` apart; unsigned places need no test for a negative one."""
+    """Write ``x · w`` for rows w that lie ``stride`` apart; unsigned places are not tested for a sign."""
     for r in range(y.shape[0]):
         base = np.uint64(r * stride)
         total = np.float32(0.0)
@@ -282,7 +282,8 @@ def product_block(views: Views, where: Row, block: int, x: Array, y: Array, room
                 _float_rows(weights, columns, x[b], y[b, first + r : first + r + 1])
         else:
             codes = room.low[r * columns : (r + 1) * columns]
-            scales, zeros = room.scales[r * groups : (r + 1) * groups], room.zeros[r * groups : (r + 1) * groups]
+            scales = room.scales[r * groups : (r + 1) * groups]
+            zeros = room.zeros[r * groups : (r + 1) * groups]
             for b in range(x.shape[0]):
                 y[b, first + r] = _dot_groups(codes, scales, zeros, where[SIZE], x[b])
 

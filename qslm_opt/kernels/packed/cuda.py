@@ -146,11 +146,9 @@ class CudaWeight:
         if packed.fmt.kind == "float":
             data = data.view(torch.float16 if packed.fmt.bits == 16 else torch.float32)
         zero = packed.zero
-        if zero is not None and zero.dtype in (torch.int32, torch.int64):
-            zero = zero.to(torch.uint8 if packed.fmt.zero_bytes == 1 else torch.int32)
-        elif zero is not None and zero.dtype == torch.uint16:
-            zero = zero.view(torch.int16)  # those of more than 15 bits would turn negative
-            zero = packed.zero.to(torch.int32) if bool((zero < 0).any()) else zero
+        if zero is not None and zero.dtype == torch.uint16:
+            signed = zero.view(torch.int16)
+            zero = zero.to(torch.int32) if bool((signed < 0).any()) else signed
         return cls(
             data, packed.scale.to(device), None if zero is None else zero.to(device), packed.fmt, packed.shape
         )
@@ -192,7 +190,7 @@ class CudaWeight:
                 ZEROS=self.zero is not None, SCALED=self.fmt.layout is not None,
                 ROWS=at_once, COLUMNS=_COLUMNS, num_warps=4,
             )  # fmt: skip
-        return y.unflatten(0, x.shape[:-1])
+        return y.reshape(*x.shape[:-1], rows)
 
     def rows(self, ids: Tensor) -> Tensor:
         """Return the weights of some rows: float32 [*ids, K]."""

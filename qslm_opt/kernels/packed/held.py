@@ -75,7 +75,7 @@ class HeldWeight:
         flat = ids.reshape(-1).numpy()
         out = np.empty((len(flat), self.shape[1]), np.float32)
         read_rows(self.arena.views, self._where, flat, out)
-        return torch.from_numpy(out).unflatten(0, ids.shape)
+        return torch.from_numpy(out).reshape(*ids.shape, -1)
 
     def product(self, x: Tensor) -> Tensor:
         """Return ``x · weightᵀ`` [..., N] for x [..., K] float32."""
@@ -85,7 +85,7 @@ class HeldWeight:
             return torch.nn.functional.linear(x, self.whole())
         y = flat.new_empty(len(flat), rows)
         product_parallel(self.arena.views, self._where, flat.contiguous().numpy(), y.numpy())
-        return y.unflatten(0, x.shape[:-1])
+        return y.reshape(*x.shape[:-1], rows)
 
 
 def _linear(x: Tensor, weight: Weight) -> Tensor:
