@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from qslm_opt.cli.originals import Original
     from qslm_opt.models.packed import PackedModel
     from qslm_opt.results import TrialRecord
+    from qslm_opt.setting import QuantSetting
 
 StudyName = Annotated[
     str | None, typer.Option("--study", metavar="NAME", help="Study that chose the setting.",
@@ -151,7 +152,7 @@ def _from_study(
     storage: str | None,
     data: str | None,
     device: str | None,
-) -> tuple[Original, dict[str, Any], Any]:
+) -> tuple[Original, dict[str, Any], QuantSetting]:
     from qslm_opt.setting import QuantSetting
 
     facts, record = study_setting(study, trial, lam, storage)
@@ -173,7 +174,7 @@ def _from_study(
     return made, {"task": spec.task, "study": {"name": study, "trial": record.number}}, chosen
 
 
-def _write(output: Path, made: Original, chosen: Any, origin: dict[str, Any]) -> None:
+def _write(output: Path, made: Original, chosen: QuantSetting, origin: dict[str, Any]) -> None:
     from qslm_opt.evaluate.engine import CODE_VERSION
     from qslm_opt.models.packing import Origin, pack_model
 

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
     from qslm_opt.models.packed import PackedModel
 
-WINDOWS, TOKENS = 4, 64
-"""Windows of random tokens whose logits are compared, and their length."""
+WINDOWS = {"lm": 4, "classification": 64}
+"""Windows of random tokens whose logits are compared, by kind of task: a window of a classifier has few."""
+TOKENS = 64
+"""Tokens of a window."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def _weights(value: QuantizedTensor | Tensor) -> Tensor:
 
 def _tokens(packed: PackedModel) -> Tensor:
     made = torch.Generator().manual_seed(0)
-    shape = (WINDOWS, min(TOKENS, packed.config.ctx_len))
+    shape = (WINDOWS[packed.kind], min(TOKENS, packed.config.ctx_len))
     return torch.randint(packed.config.vocab_size, shape, generator=made)
 
 

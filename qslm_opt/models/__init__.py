@@ -9,6 +9,8 @@ _PUBLIC = {
     "LoadedModel": "qslm_opt.models.loading",
     "load_model": "qslm_opt.models.loading",
     "save_model": "qslm_opt.models.loading",
+    "PackedModel": "qslm_opt.models.packed",
+    "load_packed": "qslm_opt.models.packed",
     "SpikeGPTConfig": "qslm_opt.models.spikegpt",
     "SpikeGPTHFConfig": "qslm_opt.models.hf",
     "SpikeGPTForCausalLM": "qslm_opt.models.hf",
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from qslm_opt.models.loading import LoadedModel as LoadedModel
     from qslm_opt.models.loading import load_model as load_model
     from qslm_opt.models.loading import save_model as save_model
+    from qslm_opt.models.packed import PackedModel as PackedModel
+    from qslm_opt.models.packed import load_packed as load_packed
     from qslm_opt.models.spikegpt import SpikeGPTConfig as SpikeGPTConfig
 
 

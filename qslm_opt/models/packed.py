@@ -8,7 +8,7 @@ from functools import cached_property
 from hashlib import sha256
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -105,10 +105,9 @@ def read_packed(path: Path, config: Path | None = None, tokenizer: Path | None =
         raise ModelError(
             f"packed model {str(path)!r} contradicts itself ({_short(error)}); pack the model again."
         ) from None
-    sums = file.header.get("files", {})
     for key, beside in (("config.json", config), (TOKENIZERS[0], tokenizer)):
-        if beside is not None and isinstance(sums, dict):
-            _check_beside(path, beside, sums.get(key))
+        if beside is not None:
+            _check_beside(path, beside, model.header["files"].get(key))
     return model
 
 
@@ -125,6 +124,7 @@ def _model(file: PackedFile, tokenizer: Path | None) -> PackedModel:
     header = file.header
     if header["family"] != FAMILY or header["kind"] not in _KINDS:
         raise ValueError(f"family {header['family']!r} and kind {header['kind']!r} are not known")
+    _check_facts(header)
     table = header["tensors"]
     if not isinstance(table, list) or not isinstance(header["formats"], list):
         raise TypeError("'tensors' and 'formats' are no lists")
@@ -146,6 +146,23 @@ def _model(file: PackedFile, tokenizer: Path | None) -> PackedModel:
         config, header["kind"], setting, tensors, ties, header, file.path, file.checksum, file.file_bytes,
         len(file.payload), tokenizer,
     )  # fmt: skip
+
+
+def _check_facts(header: Mapping[str, Any]) -> None:
+    """Raise TypeError unless what the header says about the origin has the documented types."""
+    _check_types(header, {"task": (str, None), "weights": (str,), "code": (str,)})
+    _check_types(header, {"calibration": (dict, None), "study": (dict, None), "files": (dict,)})
+    if header["study"] is not None:
+        _check_types(header["study"], {"name": (str,), "trial": (int,)})
+    if header["calibration"] is not None:
+        wanted = {"split": (str,), "sequences": (int,), "window": (int, None), "hash": (str,)}
+        _check_types(header["calibration"], wanted)
+
+
+def _check_types(values: Mapping[str, Any], wanted: Mapping[str, tuple[type | None, ...]]) -> None:
+    for key, kinds in wanted.items():
+        if (None if values[key] is None else type(values[key])) not in kinds:
+            raise TypeError(f"{key!r} is {str(values[key])[:80]!r}")
 
 
 def _config(value: Mapping[str, Any], most_blocks: int) -> SpikeGPTConfig:
@@ -230,4 +247,4 @@ def _check_beside(packed: Path, path: Path, wanted: object) -> None:
 
 def _short(error: BaseException) -> str:
     text = f"{type(error).__name__}: {error}" if isinstance(error, (KeyError, AttributeError)) else str(error)
-    return cast(str, text).rstrip(".")[:300]
+    return text.rstrip(".")[:300]

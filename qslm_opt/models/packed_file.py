@@ -54,6 +54,8 @@ def is_packed(path: Path) -> bool:
     if path.name == PACKED_NAME:
         return True
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
         with path.open("rb") as file:
             return file.read(_SUM_AT)[8:] == _OPENING
     except OSError:
@@ -83,6 +85,8 @@ def read_packed_file(path: Path) -> PackedFile:
         ModelError: it cannot be read, is truncated or altered, or of a newer version.
     """
     try:
+        if not path.is_file():
+            raise _refusal(path, "it is no file")
         with path.open("rb") as file:
             size = path.stat().st_size
             length = int.from_bytes(file.read(8), "little")
@@ -91,6 +95,11 @@ def read_packed_file(path: Path) -> PackedFile:
             data = length.to_bytes(8, "little") + file.read(size - 8)
     except OSError as error:
         raise ModelError(f"packed model {str(path)!r} cannot be read: {error.strerror or error}.") from None
+    except MemoryError:
+        raise ModelError(
+            f"packed model {str(path)!r} has {size:,} bytes, more than this machine has memory for; "
+            "read it where there is more."
+        ) from None
     checksum = _check_sum(path, data)
     try:
         entries = json.loads(data[8 : 8 + length])

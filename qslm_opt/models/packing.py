@@ -154,15 +154,19 @@ def _little(tensor: Tensor) -> bytes:
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write all files, or none."""
+    """Write all files, or none; an empty folder that is there gets them one by one, the weights last."""
+    folder = folder.absolute()
     part = folder.with_name(f"{folder.name}.part-{os.getpid()}")
     try:
         part.mkdir(parents=True)
         for name, text in files.items():
             (part / name).write_bytes(text)
         if folder.exists():
-            folder.rmdir()
-        part.rename(folder)
+            for name in files:
+                (part / name).rename(folder / name)
+            part.rmdir()
+        else:
+            part.rename(folder)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise UsageError(

@@ -252,7 +252,7 @@ def test_an_export_without_a_candidate_exits_with_4_only_where_the_search_has_en
     assert "no candidate yet: the study is created; go on" in capsys.readouterr().err
     Repository(study.url).set_state(study.uuid, "infeasible")
     assert run(["study", "export", "s"]) == 4
-    assert "--trial N exports" in capsys.readouterr().err
+    assert "--trial N takes" in capsys.readouterr().err
 
 
 def test_stop_asks_a_running_study_and_only_that(

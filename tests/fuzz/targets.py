@@ -123,11 +123,15 @@ def _make_packed(random: Random) -> bytes:
 
 
 def _load_packed(data: bytes, folder: Path) -> object:
+    """Load the file, then tell about it as ``model info`` does."""
+    from qslm_opt.cli.packed_info import packed_headlines, packed_table, packed_value
     from qslm_opt.models import load_model
 
     path = folder / "packed.safetensors"
     path.write_bytes(data)
-    return load_model(str(path))
+    packed = load_model(str(path)).packed
+    assert packed is not None
+    return json.dumps(packed_value(packed)), list(packed_headlines(packed)), packed_table(packed)
 
 
 def _load(suffix: str) -> Callable[[bytes, Path], object]:

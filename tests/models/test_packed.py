@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -203,7 +204,9 @@ def test_the_packed_demo_gives_the_very_number_in_every_format(
 
 def test_codes_over_calibration_text_are_those_that_were_measured(tmp_path: Path) -> None:
     session = Session.open(demo_spec("demo-classify", quantizer="gptq", calibration=8))
-    setting = QuantSetting({"network": Format.parse("int2/channel/midrise")}, quantizer="gptq")
+    few, ternary = Format.parse("int2/channel/midrise"), Format.parse("ternary/channel")
+    units = {"network": FP16, "attention.0/att.key": few, "output": ternary}
+    setting = QuantSetting(units, quantizer="gptq")
     packed = pack_session(tmp_path / "out", session, setting)
     assert packed.run(setting)[0].nll_sum == session.run(setting)[0].nll_sum
     weights = session.model.tensors
@@ -272,6 +275,15 @@ def test_the_file_is_a_safetensors_file(tmp_path: Path) -> None:
         assert file.metadata()["format"] == "qslm-packed"
         assert file.metadata()["sha256"] == packed.checksum
         assert file.get_tensor("payload").numel() == packed.payload_bytes
+
+
+def test_the_document_names_every_key_of_the_header(tmp_path: Path) -> None:
+    packed, _ = packed_by(tmp_path / "out", model_of(), QuantSetting({"network": SIGN}))
+    text = (Path(__file__).parents[2] / "docs" / "packed-format.md").read_text("utf-8")
+    table = text.partition("## The JSON header")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(packed.header)
+    named = set(re.findall(r"`(\w+)`", next(line for line in table.splitlines() if "`config` |" in line)))
+    assert named - {"config"} == set(packed.header["config"])
 
 
 def test_the_folder_must_be_free(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import io
 import json
+import os
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -162,6 +164,11 @@ def test_a_forged_payload_is_refused_or_finite(
         (("setting", "units"), {"network": "fp16"}),
         (("setting", "units"), {"network": "fp16", "no such": "fp16"}),
         (("setting", "version"), 2),
+        (("study",), {"name": "s"}),
+        (("study",), "s"),
+        (("calibration",), {"split": "x", "sequences": "y", "window": None, "hash": ""}),
+        (("files",), []),
+        (("task",), {}),
     ],
 )
 def test_a_forged_size_is_refused_before_anything_is_allocated(
@@ -228,7 +235,26 @@ def test_files_beside_it_that_are_others_are_refused(tmp_path: Path) -> None:
         load_packed(tmp_path / "out")
 
 
-def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
-    (tmp_path / PACKED_NAME).mkdir()
-    with pytest.raises(ModelError):
+def test_a_file_beyond_the_memory_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Huge(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if size is not None and size > 8:
+                raise MemoryError
+            return super().read(size)
+
+    data = (folder / PACKED_NAME).read_bytes()
+    monkeypatch.setattr(Path, "open", lambda *_: Huge(data))
+    with pytest.raises(ModelError, match="more than this machine has memory for"):
+        read_packed_file(folder / PACKED_NAME)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path / PACKED_NAME)
+    with pytest.raises(ModelError, match="it is no file"):
         load_packed(tmp_path)
+    make(tmp_path / "model.pth")
+    with pytest.raises(ModelError):
+        load_model(str(tmp_path / "model.pth"))
