@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from qslm_opt.bench.packed import PackedRow, PackedSpeeds  # noqa: E402
-from qslm_opt.cli.bench_packed import print_packed  # noqa: E402
+from qslm_opt.bench.packed import PackedRow, PackedSpeeds
+from qslm_opt.cli.bench_packed import print_packed
 
 
 def row(arm: str, load: str = "generation", **keys: list[float]) -> PackedRow:

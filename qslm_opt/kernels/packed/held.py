@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from qslm_opt.kernels.cpu import NUMBA
-from qslm_opt.kernels.packed.arena import COLUMNS, ROWS
+from qslm_opt.kernels.packed.arena import COLUMNS, GROUPS, ROWS
 from qslm_opt.kernels.packed.cpu import product_parallel, read_all, read_rows
 
 if TYPE_CHECKING:
     from qslm_opt.kernels.ops import Ops, Weight
     from qslm_opt.kernels.packed.arena import Arena
 
-FEW_ROWS = 16
-"""Rows of activations up to which codes are multiplied as they are; more are worth a dequantized matrix."""
+FEW_ROWS, FEW_GROUPED_ROWS = 32, 12
+"""Rows of activations up to which codes are multiplied as they are, with a scale a row or tensor, and with
+scales inside rows; more are worth a dequantized matrix (measured on matrices of 256 to 8192 rows)."""
 
 
 class Buffer:
@@ -81,7 +82,7 @@ class HeldWeight:
         """Return ``x · weightᵀ`` [..., N] for x [..., K] float32."""
         rows, columns = self.shape
         flat = x.reshape(-1, columns)
-        if len(flat) > FEW_ROWS:
+        if len(flat) > (FEW_GROUPED_ROWS if self._where[GROUPS] > 1 else FEW_ROWS):
             return torch.nn.functional.linear(x, self.whole())
         y = flat.new_empty(len(flat), rows)
         product_parallel(self.arena.views, self._where, flat.contiguous().numpy(), y.numpy())
@@ -99,6 +100,6 @@ def _nll(h: Tensor, weight: Weight, targets: Tensor) -> Tensor:
 PACKED_NUMBA: Ops = replace(NUMBA, name="numba-packed", linear=_linear, nll=_nll)
 """The numba version of the operations over weights that stay packed.
 
-More than ``FEW_ROWS`` rows give bit for bit what the plain version gives: the same float32 weights go to the
+More than ``FEW_ROWS`` rows of activations give bit for bit what the plain version gives: the same float32 weights go to the
 same library.
 """
