@@ -28,8 +28,8 @@ KIND, AT, ROWS, COLUMNS, BITS, BLOCK, STRIDE, GROUPS, SIZE = range(9)
 SCALE_AT, SCALE_BYTES, ZERO_AT, ZERO_KIND, CENTRE, FACTOR, FIELDS = range(9, 16)
 """Columns of the table: places are in bytes, BLOCK in rows, CENTRE in halves; STRIDE in bytes of a block, of
 floats of a row."""
-RUN = 8192
-"""Codes of a block, at least one row: what is spread at once stays in the first-level cache."""
+RUN = 32768
+"""Codes of a block, at least one row: spread at once, they stay in the caches of a core."""
 ZERO_NONE, ZERO_UINT8, ZERO_UINT16, ZERO_HALF, ZERO_FLOAT = range(5)
 _ALIGN = 4
 _AT_ONCE = 2**18
