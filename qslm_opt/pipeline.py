@@ -51,12 +51,14 @@ class Session:
         prefix_bytes: int | None = None,
         reorder: bool = True,
         held_back: TaskData | None = None,
+        stay_packed: bool = False,
     ) -> None:
-        """Place the model on the spec's device; ``prefix_bytes`` and ``reorder`` are the engine's.
+        """Place the model on the spec's device; the other keywords are the engine's.
 
         ``held_back`` is the data that the search never sees, where the spec asks for some.
         """
-        self.spec, self.model, self.hierarchy, self.data = spec, model, hierarchy, data
+        self.spec, self.hierarchy, self.data = spec, hierarchy, data
+        self.model = model.without_tensors() if stay_packed else model
         self.held_back, self._narrate = held_back, narrate
         self.keeps_items = spec.compares
         """Whether runs keep what each sentence or window came to."""
@@ -64,7 +66,7 @@ class Session:
         self.engine = Engine(
             model, hierarchy, data, device=spec.device, batch=spec.window_batch, matmul=spec.matmul,
             prefix_bytes=prefix_bytes, reorder=reorder, calibration=lambda: self.calibration,
-            tuner=self._tune, narrate=narrate,
+            tuner=self._tune, stay_packed=stay_packed, narrate=narrate,
         )  # fmt: skip
 
     @cached_property
@@ -120,9 +122,12 @@ class Session:
 
     @classmethod
     def open(
-        cls, spec: StudySpec, narrate: Callable[[str], None] = silent, *, packed: bool = False
-    ) -> Session:
+        cls, spec: StudySpec, narrate: Callable[[str], None] = silent, *, packed: bool = False,
+        stay_packed: bool = False,
+    ) -> Session:  # fmt: skip
         """Load the model and the data that ``spec`` names; a packed model only where ``packed`` allows it.
+
+        With ``stay_packed`` its codes are what is held, see ``Engine``.
 
         Raises:
             UsageError, ModelError, DataError, DeviceError: with the value and the fix.
@@ -150,7 +155,9 @@ class Session:
             held_back = _load(spec, model, spec.report_split)
         shapes = {name: tuple(tensor.shape) for name, tensor in model.tensors.items()}
         hierarchy = discover(model.config, shapes, kind, model.ties)
-        session = cls(spec, model, hierarchy, data, narrate, held_back=held_back)
+        session = cls(
+            spec, model, hierarchy, data, narrate, held_back=held_back, stay_packed=stay_packed
+        )
         if is_calibrated(spec.quantizer):
             _check_calibration(session)
         if spec.tune:

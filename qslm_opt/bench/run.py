@@ -29,6 +29,7 @@ from qslm_opt.formats import WIDTHS
 from qslm_opt.kernels.ops import available_precisions, pick_precision
 
 if TYPE_CHECKING:
+    from qslm_opt.bench.packed import PackedSpeeds
     from qslm_opt.bench.storage import StorageCost
     from qslm_opt.bench.study import StartWorkers
     from qslm_opt.bench.workers import Shared
@@ -149,6 +150,21 @@ class Bench:
             if not is_out_of_memory(error):
                 raise
             return OUT_OF_MEMORY
+
+    def packed(self) -> PackedSpeeds | str:
+        """Packed weights against float ones: one token at a time, and the first batch size at once."""
+        from qslm_opt.bench.packed import measure_packed
+
+        o = self.options
+        missing = self._missing("lm")
+        if missing:
+            return missing
+        if self.device.type == "cuda" and not find_spec("triton"):
+            return "packed kernels need Triton on a GPU"
+        return measure_packed(
+            self.subject, o.batches[0], o.window, rounds=o.repeats, synchronise=self._synchronise,
+            tell=self._tell,
+        )  # fmt: skip
 
     def studies(self, specs: Sequence[StudySpec], start_workers: StartWorkers) -> list[StudySpeeds]:
         """Each study with each of its switches on and off."""

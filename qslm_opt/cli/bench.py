@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qslm_opt.bench.run import Bench
     from qslm_opt.bench.study import StudySpeeds
 
-SECTIONS = ("throughput", "sentences", "study", "scaling", "storage", "workers")
+SECTIONS = ("throughput", "sentences", "study", "scaling", "storage", "workers", "packed")
 VERSIONS = ("reference", "compiled", "fast")
 STUDIES: tuple[dict[str, Any], ...] = (
     {
@@ -152,13 +152,14 @@ def _run(
 ) -> tuple[dict[str, Any], list[str]]:
     """Measure the sections, print each as it is done, and return all as JSON with what differs in studies."""
     from qslm_opt.cli import bench_tables as tables
+    from qslm_opt.cli.bench_packed import print_packed
 
     value: dict[str, Any] = {**made.machine()}
     differing: list[str] = []
     speeds = [name for name in ("throughput", "sentences") if name in wanted]
     if show:
         tables.print_machine(made.machine())
-    if speeds or "scaling" in wanted:
+    if speeds or {"scaling", "packed"} & set(wanted):
         value |= made.what()
         if show:
             tables.print_model(made.what())
@@ -183,6 +184,11 @@ def _run(
             value[name] = _skipped(scaling) if isinstance(scaling, str) else scaling.to_json()
             if show:
                 tables.print_scaling(scaling)
+        elif name == "packed":
+            packed = made.packed()
+            value[name] = _skipped(packed) if isinstance(packed, str) else packed.to_json()
+            if show:
+                print_packed(value[name])
         elif name == "workers":
             shared = made.shared()
             value[name] = [asdict(row) for row in shared]

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qslm_opt.cli.generalising import interval_words
+from qslm_opt.cli.memories import memory_line, memory_of
+from qslm_opt.cli.model_generate import generate
 from qslm_opt.cli.model_options import (
     Calibration,
     CalibrationSplit,
@@ -57,6 +59,7 @@ from qslm_opt.cli.output import (
 )
 from qslm_opt.cli.spec_flags import bits_list
 from qslm_opt.formats import plain_bits
+from qslm_opt.measure.footprint import Watch
 
 if TYPE_CHECKING:
     from qslm_opt.pipeline import Session
@@ -144,6 +147,11 @@ def evaluate(
     embed_spike: EmbedSpike = "on",
     rescale_every: RescaleEvery = 0,
     matmul: Matmul = "auto",
+    packed_kernels: Annotated[
+        bool,
+        typer.Option("--packed-kernels", help="Hold a packed model's codes, and dequantize where they are "
+                     "read. [default: dequantize once]"),
+    ] = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:  # fmt: skip
@@ -160,7 +168,9 @@ def evaluate(
         matmul=matmul, calibration_split=calibration_split, calibration=calibration,
         tune=given.tune if given is not None else tune or 0,
     )  # fmt: skip
-    session = open_session(spec, narrate, packed=bits is None and given is None)
+    watch = Watch()
+    packs = bits is None and given is None
+    session = open_session(spec, narrate, packed=packs, stay_packed=packed_kernels)
     packed = session.model.packed
     chosen = given or (
         setting_of(spec, session.hierarchy, bits, scope or "searched") if packed is None else packed.setting
@@ -171,11 +181,13 @@ def evaluate(
     session.keeps_items = True
     with _bar("evaluating") as moved:
         run, _ = session.run(chosen, report=lambda progress: moved(progress.used, progress.n))
-    value = _evaluation_json(session, chosen, run)
+    value = {**_evaluation_json(session, chosen, run), "memory": memory_of(session, watch)}
     if json:
         print_json(value)
     else:
         print_line(_line(run))
+        if packed_kernels:
+            narrate(memory_line(value["memory"]))
 
 
 @app.command()
@@ -225,6 +237,7 @@ def analyze(
 app.command()(pack)
 app.command()(verify)
 app.command()(train)
+app.command()(generate)
 
 # --------------------------------------------------------------------------------------------- printing
 

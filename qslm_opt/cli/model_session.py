@@ -45,7 +45,7 @@ def spec_of(model: str, task: str, *, quantizer: str | None, layout: str | None,
 
 
 def open_session(
-    spec: StudySpec, narrate: Callable[[str], None], *, packed: bool = False
+    spec: StudySpec, narrate: Callable[[str], None], *, packed: bool = False, stay_packed: bool = False
 ) -> Session:
     """Open the session; a path that does not exist is said before torch is imported."""
     from qslm_opt.models.locate import check_source
@@ -53,7 +53,7 @@ def open_session(
     check_source(spec.model)
     from qslm_opt.pipeline import Session
 
-    return Session.open(spec, narrate, packed=packed)
+    return Session.open(spec, narrate, packed=packed, stay_packed=stay_packed)
 
 
 def check_choice(

@@ -24,15 +24,18 @@ from qslm_opt.evaluate.order import Evidence, hardness_strata
 from qslm_opt.evaluate.prefix import Boundary, PrefixCache, boundary_keys
 from qslm_opt.items import Items
 from qslm_opt.kernels.ops import REFERENCE, Ops, fast_ops, pick_precision
+from qslm_opt.kernels.packed.place import hold, packed_ops
 from qslm_opt.kernels.products import float32_products
 from qslm_opt.models import spikegpt
+from qslm_opt.models.spikegpt import READ_BY_ROW
 from qslm_opt.quant.apply import CACHE_BYTES, QuantizedView
 from qslm_opt.quant.packed_view import PackedView
+from qslm_opt.quant.resident_view import ResidentTensors, ResidentView
 from qslm_opt.results import Evaluation, Progress
 from qslm_opt.setting import UNQUANTIZED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from qslm_opt.data import TaskData
     from qslm_opt.evaluate.bounds import MetricBound
@@ -130,6 +133,7 @@ class Engine:
         reorder: bool = True,
         calibration: Callable[[], TaskData] | None = None,
         tuner: Tuner | None = None,
+        stay_packed: bool = False,
         narrate: Callable[[str], None] = silent,
     ) -> None:
         """Place the model on ``device``.
@@ -144,6 +148,7 @@ class Engine:
             reorder: compute first what decides soonest.
             calibration: gives the text that calibrated quantizers look at; asked for once, when one does.
             tuner: tunes settings that say so, see ``QuantizedView``.
+            stay_packed: hold the codes of a packed model and dequantize where they are read.
             narrate: told once, in one line, when memory runs out and batches get smaller.
         """
         if not data.sequences or not data.n:
@@ -156,12 +161,14 @@ class Engine:
         kind = self.device.type
         if ops is None:
             precision = pick_precision(kind, matmul)
-            ops = REFERENCE if dtype != torch.float32 else fast_ops(kind, precision)
+            fast = packed_ops if stay_packed else fast_ops
+            ops = REFERENCE if dtype != torch.float32 else fast(kind, precision)
         self.ops = ops
         self._tuner = tuner
         free, total = self._gpu_bytes()
-        self._view = self._view_of(model, min(CACHE_BYTES[kind], int(WEIGHTS_SHARE * free)))
-        self._model, self._calibration = model, calibration
+        self._view = self._view_of(model, stay_packed, min(CACHE_BYTES[kind], int(WEIGHTS_SHARE * free)))
+        self._model = model.without_tensors() if stay_packed else model
+        self._calibration = calibration
         self._moments: dict[str, Tensor] | None = None
         self._fp32_bytes = hierarchy.fp32_bytes()
         limit = min(PREFIX_BYTES[kind], int(PREFIX_SHARE * free)) if prefix_bytes is None else prefix_bytes
@@ -177,8 +184,12 @@ class Engine:
         self._drift: DriftMeter | None = None
         self._arrange()
 
-    def _view_of(self, model: LoadedModel, cache_bytes: int) -> QuantizedView | PackedView:
+    def _view_of(
+        self, model: LoadedModel, stay_packed: bool, cache_bytes: int
+    ) -> QuantizedView | PackedView | ResidentView:
         """Return what gives the tensors of a setting: a packed model has those of one."""
+        if stay_packed:
+            return self._resident_view(model)
         products, weight = spikegpt.products(model.config), self.ops.weight
         if model.packed is not None:
             packed = model.packed
@@ -187,6 +198,22 @@ class Engine:
         return QuantizedView(
             on_device, self.hierarchy, cache_bytes, weight, products, self._input_moments, self._tuner
         )
+
+    def _resident_view(self, model: LoadedModel) -> ResidentView:
+        if model.packed is None or self.dtype != torch.float32:
+            raise UsageError(
+                f"packed kernels need a packed model and float32, not {model.source!r} in {self._precision}; "
+                "write one with 'qslm-opt model pack'."
+            )
+        packed, cfg = model.packed, model.config
+        held, size = hold(packed.tensors, self.device, READ_BY_ROW)
+        asis = {*spikegpt.products(cfg), *READ_BY_ROW}
+        return ResidentView(ResidentTensors(held, cfg.tensor_shapes(), asis), packed.setting, size)
+
+    @property
+    def weight_bytes(self) -> int | None:
+        """Bytes that packed weights hold in memory; None where they do not stay packed."""
+        return self._view.held_bytes if isinstance(self._view, ResidentView) else None
 
     def codes(self, setting: QuantSetting) -> dict[str, QuantizedTensor | Tensor]:
         """Return the codes that ``setting`` computes with, as ``QuantizedView.codes`` does."""
@@ -426,7 +453,7 @@ class Engine:
 
     def _one(
         self,
-        tensors: dict[str, Weight],
+        tensors: Mapping[str, Weight],
         keys: list[str],
         index: int,
         batch: Batch,
@@ -456,7 +483,7 @@ class Engine:
         return _Result(nll, correct, by_block, each, right)
 
     def _body(
-        self, tensors: dict[str, Weight], keys: list[str], index: int, batch: Batch, keep: bool
+        self, tensors: Mapping[str, Weight], keys: list[str], index: int, batch: Batch, keep: bool
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the residual stream after the last block, and the spikes of each, float64 scalars."""
         found = self._prefix.deepest(index, keys)
@@ -476,7 +503,7 @@ class Engine:
         return x, spikes
 
     def _class_loss(
-        self, tensors: dict[str, Weight], h: Tensor, batch: Batch
+        self, tensors: Mapping[str, Weight], h: Tensor, batch: Batch
     ) -> tuple[Tensor, Tensor]:
         """Return the loss of each sentence, and whether it is right."""
         assert batch.lengths is not None

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import cross_entropy, embedding, linear
 
 from qslm_opt.errors import DeviceError
 from qslm_opt.kernels.lif.reference import lif_reference
@@ -81,6 +81,14 @@ class Nll(Protocol):
     def __call__(self, h: Tensor, weight: Weight, targets: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
+class HasRows(Protocol):
+    """A weight that is no tensor but gives rows of itself."""
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Return float32 [*ids, K] for row numbers of any shape."""
+
+
 class MakeWeight(Protocol):
     """Make ``values · scale`` [N, K] into what ``linear`` takes, or ``nll`` where ``head`` is set.
 
@@ -132,6 +140,11 @@ def _lif_add(
     spikes, v = lif_reference(current, v)
     finite = (v * 0).sum(dim=-1, dtype=torch.float64)
     return x + spikes, v, count_spikes(spikes, lengths) + finite
+
+
+def rows_of(weight: Weight, ids: Tensor) -> Tensor:
+    """Return rows [*ids, K] of a weight [V, K]."""
+    return weight.rows(ids) if isinstance(weight, HasRows) else embedding(ids, weight)
 
 
 def plain(current: Current) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +54,11 @@ class LoadedModel:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Tensor name → shape."""
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+    def without_tensors(self) -> LoadedModel:
+        """Return the same model without its weights and codes, for what holds them in another form."""
+        packed = None if self.packed is None else replace(self.packed, tensors={})
+        return replace(self, tensors={}, packed=packed)
 
     def need_tokenizer(self) -> Tokenizer:
         """Return the tokenizer; raise ModelError when the model came without one."""

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     """Name → Tensor; matrices may be what the version's ``Ops.weight`` made of them."""
 
 MODEL_TYPES = ("RWKV", "RWKV-ffnPre")
+READ_BY_ROW = ("emb.weight",)
+"""Tensors of which one row is read for a token."""
 CHARACTER_VOCAB = 77
 """Vocabulary of the authors' character model, the only one their RNN form runs with the Heaviside."""
 
@@ -181,9 +183,11 @@ def products(cfg: SpikeGPTConfig) -> dict[str, bool]:
 
 def embed(p: Tensors, cfg: SpikeGPTConfig, ids: Tensor) -> Tensor:
     """Return the residual stream before block 0 [B, T, D] for token ids [B, T]."""
-    from torch.nn.functional import embedding, layer_norm
+    from torch.nn.functional import layer_norm
 
-    x = embedding(ids, p["emb.weight"])  # (B, T, D)
+    from qslm_opt.kernels.ops import rows_of
+
+    x = rows_of(p["emb.weight"], ids)  # (B, T, D)
     if cfg.embedding_spikes:
         x = (x >= 0).to(x.dtype)
     return layer_norm(x, (cfg.n_embd,), p["blocks.0.ln0.weight"], p["blocks.0.ln0.bias"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qslm_opt.bench import rates, run, study, workers
+from qslm_opt.bench import packed, packed_arms, rates, run, study, workers
 from qslm_opt.bench.timing import Timing
 from qslm_opt.cli import bench as command
 from qslm_opt.cli.main import run as qslm_opt
@@ -23,6 +23,8 @@ FLAGS = ("--device", "cpu", "--batches", "1,2", "--window", "8", "--repeats", "1
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "STUDIES", (TINY,))
     monkeypatch.setattr(run, "SENTENCE_BATCHES", (2,))
+    monkeypatch.setattr(packed, "WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(packed_arms, "BITS", (3,))
     monkeypatch.setattr(workers, "LEAST_TRIALS", 2)
     monkeypatch.setattr(workers, "COST_SECONDS", 0.0)
     monkeypatch.setattr(run, "variants", lambda workers: study.variants(workers)[::5])
@@ -55,6 +57,14 @@ def test_every_section_reports_positive_figures_as_json(capsys: pytest.CaptureFi
     for row, count in zip(value["workers"], (1, 2), strict=True):
         assert (row["workers"], row["duplicates"], row["locked"], row["same_result"]) == (count, 0, 0, True)
         assert row["evaluations"] >= 20 and row["trials_per_s"] > 0
+    rows = value["packed"]["rows"]
+    assert [(r["load"], r["arm"]) for r in rows] == [
+        ("generation", "fp32"), ("generation", "fp32 torch"), ("generation", "packed 3 bits"),
+        ("evaluation", "fp32"), ("evaluation", "packed 3 bits, fp32"),
+    ]  # fmt: skip
+    assert all(r["ms_per_token"] > 0 and r["ms_low"] <= r["ms_per_token"] <= r["ms_high"] for r in rows)
+    assert rows[0]["speedup"] == rows[3]["speedup"] == 1
+    assert rows[2]["weight_bytes"] < rows[0]["weight_bytes"] / 9
 
 
 @pytest.mark.usefixtures("small")

@@ -1,0 +1,1 @@
+"""Products with weights that stay packed: codes in memory, dequantized where they are read."""
