@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from qslm_opt.cli.main import run  # noqa: E402
-from qslm_opt.store import Repository  # noqa: E402
+from qslm_opt.cli.main import run
+from qslm_opt.store import Repository
 
 
 @pytest.mark.slow

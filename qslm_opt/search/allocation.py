@@ -61,8 +61,8 @@ class Knapsack:
         return moves.largest if scarce else moves.smallest
 
     @property
-    def trials(self) -> int:
-        """Moves that refinement may try: a sixth of the units, more where ``cap`` says when to end."""
+    def refusals(self) -> int:
+        """Moves that may be refused: a sixth of the units, more where ``cap`` says when to end."""
         return max(PATIENCE, len(self.units) // 6) if self.cap is None else self.cap
 
     def most(self, tier: Tier) -> int:
@@ -205,7 +205,7 @@ class Knapsack:
 
     def _refine(self, known: Sensitivities, best: Levels) -> Script:
         """Accept moves that are metric_ok and save bytes; measure the units that moved again."""
-        memo, gate = Memo(self.trials), Gate(self.gate)
+        memo, gate = Memo(self.refusals), Gate(self.gate)
         while True:
             moved = self._moved(known, best)
             if moved:

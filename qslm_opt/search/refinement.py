@@ -94,14 +94,14 @@ def moves(own: Sequence[Bits], steps: Sequence[Steps]) -> list[Move]:
 class Memo:
     """What was tried and refused."""
 
-    def __init__(self, trials: int) -> None:
-        self.left = trials
+    def __init__(self, refusals: int) -> None:
+        self.left = refusals
         self.refused: Counter[tuple[int, int | None]] = Counter()
         self.tried: set[str] = set()
         self.in_a_row = 0
 
     def tired(self) -> bool:
-        """Return whether patience, or what may be tried in all, has come to its end."""
+        """Return whether patience, or what may be refused in all, has come to its end."""
         return self.in_a_row >= PATIENCE or self.left <= 0
 
     def allows(self, move: Move) -> bool:
@@ -111,7 +111,7 @@ class Memo:
     def note(self, move: Move, proposal: Proposal, ok: bool) -> None:
         """Take in how a move ended."""
         self.tried.add(proposal.digest)
-        self.left -= 1
+        self.left -= not ok
         self.in_a_row = 0 if ok else self.in_a_row + 1
         self.refused[move.key] += not ok
 

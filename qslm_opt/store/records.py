@@ -36,7 +36,7 @@ OTHERS: dict[str, Table] = {
 """Our tables that move with a study beside its own row; runs are of the moment and stay."""
 _TEXTS = ("uuid", "digest")
 _NUMBERS = (
-    "value", "loss", "seconds", "power_w", "energy_j", "firing_rate"
+    "value", "loss", "seconds", "power_w", "energy_j", "firing_rate", "share", "drift"
 )  # fmt: skip
 _MOMENTS = ("created", "state_since", "stop_requested", "started", "ended")
 _COUNTS = ("bytes", "fp32_bytes", "used")
