@@ -15,7 +15,7 @@
     │   ├── SchemaError       3   tables written by a newer qslm-opt
     │   ├── ArchiveError      3   a study file that is damaged, altered or of a newer qslm-opt
     │   └── FingerprintError  3   model, data or spec are not those of the stored study
-    ├── InfeasibleError       4   no setting can meet, or none met, both constraints
+    ├── InfeasibleError       4   no setting can meet, or none met (by the deadline), both constraints
     ├── DeviceError           5   a GPU or a power meter was required and is missing, or failed
     └── StudyNotFoundError    6
 """

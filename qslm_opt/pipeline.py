@@ -5,11 +5,12 @@ The command line, the search and the tests all call ``Session.run``: the same ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from qslm_opt.data import CALIBRATION_SEQUENCES, CALIBRATION_SPLIT, TASK_KIND, load_task
+from qslm_opt.data import CALIBRATION_SEQUENCES, CALIBRATION_SPLIT, TASK_KIND, load_task, split_off
 from qslm_opt.errors import ModelError, SettingError, UsageError
 from qslm_opt.evaluate.engine import CODE_VERSION, Engine, silent
 from qslm_opt.formats import Format, Layout
@@ -27,8 +28,13 @@ if TYPE_CHECKING:
     from qslm_opt.hierarchy.tree import Hierarchy
     from qslm_opt.measure.meter import Meter
     from qslm_opt.models.loading import LoadedModel
+    from qslm_opt.quant.apply import Moments
     from qslm_opt.quant.base import QuantizedTensor
     from qslm_opt.spec import StudySpec
+
+
+_KEPT_TUNED = 8
+"""Tuned settings whose codes are kept: they are evaluated on the searched data, then on held-back data."""
 
 
 class Session:
@@ -44,15 +50,23 @@ class Session:
         *,
         prefix_bytes: int | None = None,
         reorder: bool = True,
+        held_back: TaskData | None = None,
         stay_packed: bool = False,
     ) -> None:
-        """Place the model on the spec's device; the keywords are the engine's."""
+        """Place the model on the spec's device; the other keywords are the engine's.
+
+        ``held_back`` is the data that the search never sees, where the spec asks for some.
+        """
         self.spec, self.hierarchy, self.data = spec, hierarchy, data
         self.model = model.without_tensors() if stay_packed else model
+        self.held_back, self._narrate = held_back, narrate
+        self.keeps_items = spec.compares
+        """Whether runs keep what each sentence or window came to."""
+        self._tuned: dict[str, dict[str, QuantizedTensor | Tensor]] = {}
         self.engine = Engine(
             model, hierarchy, data, device=spec.device, batch=spec.window_batch, matmul=spec.matmul,
             prefix_bytes=prefix_bytes, reorder=reorder, calibration=lambda: self.calibration,
-            stay_packed=stay_packed, narrate=narrate,
+            tuner=self._tune, stay_packed=stay_packed, narrate=narrate,
         )  # fmt: skip
 
     @cached_property
@@ -70,6 +84,41 @@ class Session:
         )  # fmt: skip
         _check_tokens(self.model, data)
         return data
+
+    @cached_property
+    def tuning_text(self) -> TaskData:
+        """The text that settings are tuned on: all of the split that calibrated quantizers look at.
+
+        Raises:
+            DataError, ModelError, UsageError: where it cannot be had, or is what the model is measured on.
+        """
+        spec = self.spec
+        data = load_task(
+            spec.task, self.model.need_tokenizer(), data_dir=spec.data,
+            split=spec.calibration_split or CALIBRATION_SPLIT[spec.task], window=spec.window,
+        )  # fmt: skip
+        _check_tokens(self.model, data)
+        if data.split == self.data.split:
+            raise UsageError(
+                f"settings would be tuned on split {data.split!r}, which the model is measured on; "
+                "give another --calibration-split."
+            )
+        return data
+
+    def _tune(
+        self, setting: QuantSetting, tensors: Mapping[str, Tensor], moments: Moments
+    ) -> dict[str, QuantizedTensor | Tensor]:
+        """Return the stored tensors of a tuned setting; those of the last few are kept."""
+        from qslm_opt.tune.run import tuned
+
+        key = setting.to_json()
+        if key not in self._tuned:
+            self._tuned[key] = tuned(
+                setting, tensors, moments, self.model.config, self.hierarchy, self.tuning_text, self._narrate
+            )
+            if len(self._tuned) > _KEPT_TUNED:
+                del self._tuned[next(iter(self._tuned))]
+        return self._tuned[key]
 
     @classmethod
     def open(
@@ -97,17 +146,35 @@ class Session:
         kind = TASK_KIND[spec.task]
         _check_heads(model, spec.task, kind)
         narrate(f"loading task {spec.task}")
-        data = load_task(
-            spec.task, model.need_tokenizer(), data_dir=spec.data, split=spec.split,
-            window=spec.window, limit=spec.limit,
-        )  # fmt: skip
-        _check_tokens(model, data)
+        data = _load(spec, model, spec.split)
+        held_back = None
+        if spec.hold_back:
+            data, held_back = split_off(data, spec.hold_back)
+        elif spec.report_split is not None:
+            _check_report_split(spec, data)
+            held_back = _load(spec, model, spec.report_split)
         shapes = {name: tuple(tensor.shape) for name, tensor in model.tensors.items()}
         hierarchy = discover(model.config, shapes, kind, model.ties)
-        session = cls(spec, model, hierarchy, data, narrate, stay_packed=stay_packed)
+        session = cls(
+            spec, model, hierarchy, data, narrate, held_back=held_back, stay_packed=stay_packed
+        )
         if is_calibrated(spec.quantizer):
             _check_calibration(session)
+        if spec.tune:
+            _ = session.tuning_text
         return session
+
+    def under(self, spec: StudySpec) -> Session:
+        """Return a session of another search of the same model and data.
+
+        What evaluations left (weights, activations) is dropped. Only keys that say how is searched may
+        differ: model, data and device are those of this session. The baseline and the calibration are not
+        measured again.
+        """
+        self.engine.forget()
+        other = copy(self)
+        other.spec = spec
+        return other
 
     def fingerprint(self) -> dict[str, str]:
         """Return what must not change while a study lasts.
@@ -125,11 +192,16 @@ class Session:
         }
         if is_calibrated(self.spec.quantizer):
             found["calibration"] = self.calibration.data_hash
+        if self.spec.tune:
+            found["tuning"] = self.tuning_text.data_hash
+        if self.held_back is not None:
+            found["held_back"] = self.held_back.data_hash
         return found
 
     @cached_property
     def _baseline(self) -> Baseline:
-        return Baseline.of(self.engine.evaluate(UNQUANTIZED, parent=UNQUANTIZED))
+        run = self.engine.evaluate(UNQUANTIZED, parent=UNQUANTIZED, items=self.keeps_items)
+        return Baseline.of(run)
 
     def baseline(self) -> Baseline:
         """Return the unquantized model's result, measured once by the same engine."""
@@ -151,15 +223,49 @@ class Session:
         bound: MetricBound | None = None,
         report: Callable[[Progress], bool] | None = None,
         meter: Meter | None = None,
+        every: int = 1,
     ) -> tuple[Evaluation, PowerWindow | None]:
-        """Evaluate one setting; see ``Engine.evaluate``. The power window is None without a meter."""
+        """Evaluate one setting; see ``Engine.evaluate``. The power window is None without a meter.
+
+        ``every`` above 1 computes only every so many-th window or sentence: a loss, no metric of the task.
+        A tuned setting is tuned before the window opens.
+        """
+        if setting.tune:
+            self.engine.prepare(setting)
+        items = self.keeps_items and every == 1
         if meter is None:
-            return self.engine.evaluate(setting, parent=parent, bound=bound, report=report), None
+            run = self.engine.evaluate(
+                setting, parent=parent, bound=bound, report=report, every=every, items=items
+            )
+            return run, None
         self.engine.synchronise()
         with meter.window() as window:
-            evaluation = self.engine.evaluate(setting, parent=parent, bound=bound, report=report)
+            evaluation = self.engine.evaluate(
+                setting, parent=parent, bound=bound, report=report, every=every, items=items
+            )
         # What began behind kept activations computed less than its tokens: joules per token would lie.
         return evaluation, window.result(items=None if self.engine.reused else evaluation.used)
+
+    def drift(self, setting: QuantSetting) -> tuple[float, int, float]:
+        """Return membrane drift, tokens or sentences, and seconds; see ``Engine.drift``."""
+        return self.engine.drift(setting)
+
+    @cached_property
+    def _held_back_engine(self) -> Engine:
+        if self.held_back is None:
+            raise UsageError("this study holds no data back; create one with --hold-back or --report-split.")
+        spec = self.spec
+        return Engine(
+            self.model, self.hierarchy, self.held_back, device=spec.device, batch=spec.window_batch,
+            matmul=spec.matmul, prefix_bytes=0, reorder=False, calibration=lambda: self.calibration,
+            tuner=self._tune, narrate=self._narrate,
+        )  # fmt: skip
+
+    def evaluate_held_back(
+        self, setting: QuantSetting, report: Callable[[Progress], bool] | None = None
+    ) -> Evaluation:
+        """Evaluate one setting on the data that the search never sees, with the outcome of every item."""
+        return self._held_back_engine.evaluate(setting, report=report, items=True)
 
     def measure(
         self,
@@ -217,13 +323,37 @@ def _check_calibration(session: Session) -> None:
             f"quantizer {session.spec.quantizer!r} would be calibrated on split {session.data.split!r}, "
             "which the model is measured on; give another --calibration-split."
         )
+    if session.held_back is not None and session.calibration.split == session.held_back.split:
+        raise UsageError(
+            f"quantizer {session.spec.quantizer!r} would be calibrated on split "
+            f"{session.calibration.split!r}, which the result is reported on; give another "
+            "--calibration-split or --report-split."
+        )
+
+
+def _load(spec: StudySpec, model: LoadedModel, split: str | None) -> TaskData:
+    """Load a split of the task's data; ModelError when the model cannot read it."""
+    data = load_task(
+        spec.task, model.need_tokenizer(), data_dir=spec.data, split=split,
+        window=spec.window, limit=spec.limit,
+    )  # fmt: skip
+    _check_tokens(model, data)
+    return data
+
+
+def _check_report_split(spec: StudySpec, data: TaskData) -> None:
+    if spec.report_split == data.split:
+        raise UsageError(
+            f"--report-split {spec.report_split} is the split that is searched on; give another, or "
+            "--hold-back 0.5 to report on half of it."
+        )
 
 
 def _check_calibration_keys(spec: StudySpec) -> None:
     """Raise UsageError for a flag that only a calibrated quantizer looks at."""
     if is_calibrated(spec.quantizer):
         return
-    for key in ("calibration", "calibration_split"):
+    for key in ("calibration",) if spec.tune else ("calibration", "calibration_split"):
         value = getattr(spec, key)
         if value is not None:
             flag = "--" + key.replace("_", "-")

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from qslm_opt.results import TrialRecord
 
 
+CONFIRMED = 16
+"""Candidates that are measured on held-back data, at most."""
+
+
 @dataclass(frozen=True)
 class Ranked:
     """A trial with its place at one λ."""
@@ -65,13 +69,30 @@ def pareto(trials: Sequence[TrialRecord], metric: str) -> list[TrialRecord]:
     return [ranking.records[i] for i in ranking.front]
 
 
+def to_confirm(trials: Sequence[TrialRecord], metric: str, lam: float) -> list[TrialRecord]:
+    """Return the candidates to measure on held-back data: the winner at ``lam``, then the Pareto front.
+
+    At most ``CONFIRMED``, by rising bytes; of a longer front the smallest, the largest and evenly spaced ones
+    between them. What they are depends on the trials alone.
+    """
+    ranking = Ranking(trials, metric)
+    front = [ranking.records[i] for i in ranking.front]
+    best = [entry.record for entry in ranking.at(lam, 1)]
+    rest = [record for record in front if record not in best]
+    room = CONFIRMED - len(best)
+    if len(rest) > room:
+        rest = [rest[place * (len(rest) - 1) // (room - 1)] for place in range(room)]
+    return [*best, *rest]
+
+
 def closest(trials: Sequence[TrialRecord]) -> TrialRecord | None:
     """Return what came closest to both bounds when nothing met them; None without any verdict.
 
     The smallest sum of relative violations wins; a full measurement goes before a run that was stopped
     (its violation is a lower bound), and that before a setting whose model never ran.
     """
-    judged = [t for t in trials if t.state in ("complete", "pruned") and t.slack and not t.extra]
+    ended = (t for t in trials if t.state in ("complete", "pruned") and not t.cheap)
+    judged = [t for t in ended if t.slack and not t.extra]
     meant = [t for t in judged if t.tier != "sensitivity"]  # that tier leaves all but one block in float32
     return min(meant or judged, key=_distance, default=None)
 
@@ -79,6 +100,23 @@ def closest(trials: Sequence[TrialRecord]) -> TrialRecord | None:
 def violation(record: TrialRecord) -> float:
     """Return the sum of the relative violations of both constraints; 0 when both are met."""
     return sum(max(0.0, slack) for slack in record.slack.values())
+
+
+def hypervolume(points: Iterable[tuple[float, float]], reference: tuple[float, float]) -> float:
+    """Return the share of the box from 0 to ``reference`` that is dominated, 0..1; both axes are minimized.
+
+    A point outside of the box dominates nothing of it; the reference is positive.
+    """
+    height, width = reference
+    if not (height > 0 and width > 0):
+        raise UsageError(f"the reference point {reference} must be above 0 in both directions.")
+    inside = sorted((x, y) for y, x in points if 0 <= y < height and 0 <= x < width)
+    area, top = 0.0, height
+    for x, y in inside:
+        if y < top:
+            area += (top - y) * (width - x)
+            top = y
+    return area / (height * width)
 
 
 class Ranking:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from qslm_opt.items import Items
 
 Metric = Literal["accuracy", "perplexity"]
 TrialState = Literal["running", "complete", "pruned", "failed", "waiting"]
@@ -43,6 +46,8 @@ class Evaluation:
     """Mean spikes per neuron and step over all neurons and ``used``; None when not counted."""
     silent: tuple[str, ...] = ()
     """Attention blocks none of whose neurons fired even once over ``used``."""
+    items: Items | None = field(default=None, compare=False, repr=False)
+    """What each sentence or window came to; None unless asked for, and no part of ``to_json``."""
 
     @property
     def stopped(self) -> bool:
@@ -61,7 +66,9 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready object."""
-        return {**asdict(self), "silent": list(self.silent), "loss": self.loss, "saving": self.saving}
+        plain = asdict(replace(self, items=None))
+        del plain["items"]
+        return {**plain, "silent": list(self.silent), "loss": self.loss, "saving": self.saving}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Evaluation:
@@ -249,6 +256,18 @@ class TrialRecord:
     """Measured ahead by a worker and never needed: not part of the result."""
     reason: str = ""
     """Why it failed, in words; empty for all others."""
+    share: float = 1.0
+    """Share of the data that was computed on purpose; below 1 it is a cheap evaluation, no candidate."""
+
+    @property
+    def cheap(self) -> bool:
+        """Whether only a share of the data was computed: it says nothing about the metric's bound."""
+        return self.share < 1
+
+    @property
+    def share_text(self) -> str:
+        """What a cheap evaluation computed, in words."""
+        return f"1/{round(1 / self.share)} of the data" if self.share else "a few hundred tokens"
 
     @property
     def saving(self) -> float:
@@ -275,19 +294,80 @@ class Baseline:
     """Bytes of the live tensors in float32."""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     """The whole Evaluation, for the record."""
+    items: Items | None = field(default=None, compare=False, repr=False)
+    """What each sentence or window came to; None unless asked for, and no part of ``to_json``."""
 
     @classmethod
     def of(cls, run: Evaluation) -> Baseline:
         """Return the baseline that a full evaluation measured."""
         if run.value is None:
             raise ValueError("a stopped evaluation is no baseline")
-        return cls(run.metric, run.value, run.n, run.correct, run.nll_sum, run.fp32_bytes, run.to_json())
+        whole = run.to_json()
+        return cls(
+            run.metric, run.value, run.n, run.correct, run.nll_sum, run.fp32_bytes, whole, run.items
+        )
 
     def to_json(self) -> str:
         """Return JSON text."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        plain = asdict(replace(self, items=None))
+        del plain["items"]
+        return json.dumps(plain, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Baseline:
         """Rebuild from ``to_json``."""
         return cls(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One setting beside the unquantized model, on the same sentences or windows."""
+
+    metric: str
+    """``accuracy`` or ``perplexity``."""
+    value: float | None
+    """Accuracy in 0..1 or perplexity; None when it could not be measured."""
+    n: int
+    """Sentences, or predicted tokens."""
+    correct: int | None = None
+    """Right sentences; None for perplexity."""
+    windows: int | None = None
+    """Windows of text; None for accuracy."""
+    level: float = 0.95
+    """Confidence level of every interval here, two-sided."""
+    low: float | None = None
+    high: float | None = None
+    """Interval of ``value``: Wilson's for an accuracy, Student's over windows for a perplexity."""
+    error: float | None = None
+    """Standard error of a perplexity over windows; None for accuracy."""
+    baseline: float | None = None
+    """The unquantized model's value on the same data."""
+    change: float | None = None
+    """Accuracy: value − baseline. Perplexity: value / baseline − 1."""
+    change_low: float | None = None
+    change_high: float | None = None
+    """Interval of ``change``: Tango's for accuracy, a paired bootstrap over windows for perplexity."""
+    p: float | None = None
+    """Two-sided p value of there being no change: exact McNemar, or the bootstrap's."""
+    slack: float | None = None
+    """Relative violation of the study's bound by ``value``, set against ``baseline``; met at 0 or below."""
+    split: str = ""
+    data_hash: str = ""
+    seconds: float | None = None
+    device: str = ""
+    reason: str = ""
+    """Why there is no value, in words."""
+
+    @property
+    def within(self) -> bool | None:
+        """Whether ``value`` meets the study's bound on this data; None when that cannot be told."""
+        return None if self.slack is None else self.slack <= 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Comparison:
+        """Rebuild from ``to_json``; what a later release added is ignored."""
+        return cls(**{k: v for k, v in value.items() if k in cls.__dataclass_fields__})

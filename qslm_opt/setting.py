@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 from qslm_opt.errors import SettingError, did_you_mean
 from qslm_opt.formats import FP16, FP32, Format
 from qslm_opt.hierarchy.tree import NETWORK
+from qslm_opt.spec import MOST_TUNE_STEPS
 
 if TYPE_CHECKING:
     from qslm_opt.hierarchy.tree import Hierarchy
 
 SETTING_VERSION = 1
-_KEYS = ("version", "quantizer", "fixed", "units")
+_KEYS = ("version", "quantizer", "fixed", "units", "tune")
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,14 @@ class QuantSetting:
     """Format of the live tensors that are not searched (LayerNorm, time_*)."""
     quantizer: str = "rtn"
     """Name of the algorithm that chooses scales and codes."""
+    tune: int = 0
+    """Steps by which what the quantizer chose is tuned on calibration text; 0: not at all."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.tune <= MOST_TUNE_STEPS:
+            raise SettingError(
+                f"{self.tune} tuning steps are out of range; use 0 (none) to {MOST_TUNE_STEPS:,}."
+            )
         if NETWORK not in self.units:
             raise SettingError(f"the setting has no entry for {NETWORK!r}; add one, it is the default.")
 
@@ -62,22 +69,24 @@ class QuantSetting:
         }
 
     def digest(self, hierarchy: Hierarchy) -> str:
-        """Return 16 hex digits that name what the setting does to this model.
+        """Return 16 hex digits that name what the setting does to this model, and the steps of its tuning.
 
         Two settings that give every tensor the same format have the same digest.
         """
         resolved = {name: str(fmt) for name, fmt in sorted(self.resolve(hierarchy).items())}
         text = json.dumps([SETTING_VERSION, self.quantizer, resolved], separators=(",", ":"))
-        return sha256(text.encode()).hexdigest()[:16]
+        return sha256(text.encode()).hexdigest()[:16] + tune_mark(self.tune)
 
     def to_json(self) -> str:
         """Return the canonical JSON text: sorted units, no spaces."""
-        value = {
+        value: dict[str, object] = {
             "version": SETTING_VERSION,
             "quantizer": self.quantizer,
             "fixed": str(self.fixed),
             "units": {unit: str(self.units[unit]) for unit in sorted(self.units)},
         }
+        if self.tune:
+            value["tune"] = self.tune
         return json.dumps(value, separators=(",", ":"))
 
     @classmethod
@@ -105,7 +114,15 @@ class QuantSetting:
             )
         units = {str(unit): Format.parse(str(text)) for unit, text in value["units"].items()}
         fixed = Format.parse(str(value.get("fixed", "fp16")))
-        return cls(units, fixed, str(value.get("quantizer", "rtn")))
+        tune = value.get("tune", 0)
+        if not isinstance(tune, int) or isinstance(tune, bool):
+            raise SettingError(f"setting key 'tune' is {tune!r}; write the number of steps.")
+        return cls(units, fixed, str(value.get("quantizer", "rtn")), tune)
+
+
+def tune_mark(steps: int) -> str:
+    """Return what a digest carries behind it for so many tuning steps."""
+    return f"~tune{steps}" if steps else ""
 
 
 UNQUANTIZED = QuantSetting({NETWORK: FP32}, fixed=FP32)

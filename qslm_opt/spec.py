@@ -28,11 +28,30 @@ _UNITS = {
 }  # fmt: skip
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z%]*)")
 BOUNDS = ("max_drop", "min_accuracy", "max_increase", "max_perplexity")
-_LATER = ("calibration_split", "calibration")
+STRATEGIES: Mapping[str, tuple[str, ...]] = {
+    "tiered": ("sensitivity", "global", "block", "module"),
+    "beam": ("sensitivity", "global", "gate", "block", "module", "postponed"),
+    "knapsack": ("global", "steps", "allocation", "gate", "refinement", "postponed"),
+    "tpe": ("global", "sampled"),
+    "nsga2": ("global", "sampled"),
+    "random": ("global", "sampled"),
+}
+"""How the settings are searched → the tiers of the search; ``gate`` and ``postponed`` only with a gate."""
+SAMPLERS: Mapping[str, int] = {"tpe": 200, "nsga2": 200, "random": 200}
+"""Optuna's own samplers → their evaluations where the study does not say how many."""
+GATED = ("gate", "postponed")
+TUNED = "tuned"
+"""The tier that comes last in a study whose settings are tuned."""
+_LATER = (
+    "calibration_split", "calibration", "hold_back", "report_split", "confidence", "strategy", "beam_width",
+    "evaluations", "gate", "every", "tune", "exclude", "ties",
+)  # fmt: skip
 """Keys that earlier releases had not: left out of the hash where they are as if not given."""
 _NOT_DECIDING = ("name", "device", "matmul", "lam", "seed", "model", "data", "power_window")
 """Keys that the spec's hash leaves out: what model, data, device and matmul lead to is in the fingerprint."""
 MOST_POWER_WINDOW = 600.0
+MOST_TUNE_STEPS = 100_000
+MOST_HELD_BACK = 0.9
 
 
 @dataclass(frozen=True)
@@ -74,10 +93,20 @@ class StudySpec:
     """Store tensors of which only the sign matters in the lossless 1-bit format."""
     pins: Mapping[str, str] = field(default_factory=dict)
     """Unit → format that the search must keep."""
+    exclude: tuple[str, ...] = ()
+    """Units, or patterns such as ``attention.*/att.key``, that stay in float32 and are counted so."""
+    ties: tuple[str, ...] = ()
+    """Modules that always have the same bits: a pattern, or units and patterns separated by commas, each."""
     data: str | None = None
     """Folder with the task's parquet files; None loads them from the Hugging Face hub."""
     split: str | None = None
     """Data split; None takes the task's own (validation for sst2, test for wikitext2)."""
+    hold_back: float = 0.0
+    """Share of the sentences or windows that the search never sees; its result is measured on them."""
+    report_split: str | None = None
+    """Another split that the result is measured on, in place of ``hold_back``."""
+    confidence: float | None = None
+    """Confidence with which the metric bound must hold; None holds the measured metric against it."""
     window: int | None = None
     """Predicted tokens per window (language modelling); None takes the task's own."""
     limit: int | None = None
@@ -86,6 +115,19 @@ class StudySpec:
     """Heaviside on the embedding: on, off or auto (auto: on only for a vocabulary of 77)."""
     rescale_every: int = 0
     """Halve the residual after every so many blocks; 0 never, 6 is the authors' RNN form."""
+    strategy: str = "tiered"
+    """How settings are searched: tiered, beam, knapsack, tpe, nsga2 or random."""
+    beam_width: int = 4
+    """Incumbents that the beam keeps."""
+    evaluations: int | None = None
+    """Most evaluations of the search, a cheap one counted as its share; None: ours end by themselves."""
+    gate: bool = False
+    """Whether membrane drift orders and postpones settings (beam and knapsack)."""
+    every: int | None = None
+    """The knapsack's sensitivities are measured on every so many-th window or sentence, 2 or more; None: 2 to
+    8 by the size of the data."""
+    tune: int = 0
+    """Steps by which settings of a last tier are tuned on calibration text; 0: there is no such tier."""
     seed: int = 0
     """Seed of the Optuna sampler; the tiers themselves have no randomness."""
     device: str = "auto"
@@ -104,7 +146,12 @@ class StudySpec:
             _check_precisions("sensitivity_precisions", self.sensitivity_precisions)
         if not 0 <= self.lam < float("inf"):
             raise SpecError(f"lambda {self.lam} is out of range; it must be 0 or more and finite.")
-        for key in ("window", "limit", "window_batch", "calibration"):
+        _check_strategy(self)
+        if not 0 <= self.tune <= MOST_TUNE_STEPS:
+            raise SpecError(
+                f"tune {self.tune} is out of range; it is the steps of tuning, 0 to {MOST_TUNE_STEPS:,}."
+            )
+        for key in ("window", "limit", "window_batch", "calibration", "beam_width", "evaluations"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise SpecError(f"{key} {value} is out of range; it must be at least 1.")
@@ -120,19 +167,39 @@ class StudySpec:
                 f"power_window {self.power_window} is out of range; "
                 f"it is seconds from 0 (off) to {MOST_POWER_WINDOW:g}."
             )
+        _check_holding(self)
         if self.rescale_every < 0:
             raise SpecError(f"rescale_every {self.rescale_every} is negative; use 0 (never) or 6.")
         Layout.parse(self.layout), Format.parse(self.fixed)
         for text in self.pins.values():
             Format.parse(text)
+        for key in ("exclude", "ties"):
+            if not all(part.strip() for text in getattr(self, key) for part in text.split(",")):
+                raise SpecError(f"{key} {list(getattr(self, key))} holds an empty name; remove it.")
         parse_size(self.memory_budget)
         if self.max_increase is not None:
             parse_increase(self.max_increase)
 
     @property
+    def compares(self) -> bool:
+        """Whether settings are compared with the baseline sentence by sentence, or window by window."""
+        return self.reports or self.confidence is not None
+
+    @property
+    def reports(self) -> bool:
+        """Whether the result is measured on data that the search never sees."""
+        return self.hold_back > 0 or self.report_split is not None
+
+    @property
     def metric(self) -> str:
         """``accuracy`` or ``perplexity``, by the task."""
         return "accuracy" if self.task in ("sst2", "demo-classify") else "perplexity"
+
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """The tiers of the search, in order."""
+        found = (t for t in STRATEGIES[self.strategy] if self.gate or t not in GATED)
+        return (*found, TUNED) if self.tune else tuple(found)
 
     def budget_bytes(self, fp32_bytes: int) -> int:
         """Return the memory budget in bytes for a model of ``fp32_bytes``."""
@@ -171,10 +238,14 @@ class StudySpec:
         return cls.from_mapping({"name": path.stem, **read_toml(path), **given})
 
     def decides(self) -> dict[str, Any]:
-        """Return the keys that decide the study's results; name, λ, seed, device and paths do not."""
-        usual = {f.name: f.default for f in fields(self) if f.name in _LATER}
+        """Return the keys that decide the study's results; name, λ, device and paths do not.
+
+        The seed does with Optuna's own samplers, which are random.
+        """
+        usual = {f.name: json.loads(json.dumps(f.default)) for f in fields(self) if f.name in _LATER}
         values = json.loads(self.to_json()).items()
-        return {k: v for k, v in values if k not in _NOT_DECIDING and (k not in usual or v != usual[k])}
+        left_out = set(_NOT_DECIDING) - ({"seed"} if self.strategy in SAMPLERS else set())
+        return {k: v for k, v in values if k not in left_out and (k not in usual or v != usual[k])}
 
     def hash(self) -> str:
         """Return 16 hex digits over ``decides()``."""
@@ -274,6 +345,37 @@ def _check_task(spec: StudySpec) -> None:
         raise SpecError(f"max_perplexity {spec.max_perplexity} is out of range; it must be 1 or more.")
 
 
+def _check_strategy(spec: StudySpec) -> None:
+    if spec.strategy not in STRATEGIES:
+        raise SpecError(
+            f"strategy {spec.strategy!r} is unknown; use one of {', '.join(STRATEGIES)}."
+            f"{did_you_mean(spec.strategy, STRATEGIES)}"
+        )
+    if spec.every is not None and spec.every < 2:
+        raise SpecError(f"every {spec.every} is out of range; it must be at least 2.")
+    if spec.gate and not set(GATED) & set(STRATEGIES[spec.strategy]):
+        raise SpecError(
+            f"the gate does nothing with strategy {spec.strategy!r}; leave it out, or use beam or knapsack."
+        )
+
+
+def _check_holding(spec: StudySpec) -> None:
+    if not 0 <= spec.hold_back <= MOST_HELD_BACK:
+        raise SpecError(
+            f"hold_back {spec.hold_back} is out of range; it is a share from 0 (off) to {MOST_HELD_BACK}."
+        )
+    if spec.hold_back and spec.report_split is not None:
+        raise SpecError(
+            f"--hold-back {spec.hold_back} and --report-split {spec.report_split} both say what the result "
+            "is measured on; give one of them."
+        )
+    if spec.confidence is not None and not 0.5 <= spec.confidence < 1:
+        raise SpecError(
+            f"confidence {spec.confidence} is out of range; it must be at least 0.5 and below 1, "
+            "for instance 0.95."
+        )
+
+
 def _check_precisions(key: str, bits: tuple[Bits, ...]) -> None:
     if not bits or any(b not in WIDTHS for b in bits):
         raise SpecError(f"{key} {list(bits)} must hold one or more widths of 2 to 16 bits, 1.58 or 1.")
@@ -286,10 +388,13 @@ def _typed(key: str, value: Any) -> Any:
     kinds: dict[str, tuple[type[Any], ...]] = {
         "lam": (int, float), "lambda": (int, float), "max_drop": (int, float),
         "min_accuracy": (int, float), "max_perplexity": (int, float), "power_window": (int, float),
+        "hold_back": (int, float), "confidence": (int, float),
         "max_increase": (int, float, str), "memory_budget": (int, str),
         "window": (int,), "limit": (int,), "window_batch": (int,), "seed": (int,), "calibration": (int,),
+        "beam_width": (int,), "evaluations": (int,), "every": (int,), "tune": (int,), "gate": (bool,),
         "rescale_every": (int,), "sign_embedding": (bool,), "pins": (dict,),
         "precisions": (list, tuple), "sensitivity_precisions": (list, tuple),
+        "exclude": (list, tuple), "ties": (list, tuple),
     }  # fmt: skip
     allowed = kinds.get(key, (str,))
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
@@ -301,6 +406,10 @@ def _typed(key: str, value: Any) -> Any:
         if not all(isinstance(b, (int, float)) and not isinstance(b, bool) for b in value):
             raise SpecError(f"{key} {value!r} must hold numbers such as 8, 4, 1.58.")
         return tuple(plain_bits(b) for b in value)
+    if key in ("exclude", "ties"):
+        if not all(isinstance(text, str) for text in value):
+            raise SpecError(f'{key} {value!r} must hold texts, for instance ["attention.*/att.key"].')
+        return tuple(value)
     if key == "pins":
         for unit, text in value.items():
             if not isinstance(text, str):

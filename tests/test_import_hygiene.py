@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"torch", "transformers", "datasets", "numba", "pandas", "pyarrow", "triton", "tokenizers"}
 NOUNS = (
     "qslm_opt", "qslm_opt.errors", "qslm_opt.formats", "qslm_opt.setting", "qslm_opt.spec",
-    "qslm_opt.results",
+    "qslm_opt.results", "qslm_opt.stats",
     "qslm_opt.hierarchy.tree", "qslm_opt.evaluate.bounds", "qslm_opt.evaluate.memory",
 )  # fmt: skip
 

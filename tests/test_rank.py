@@ -202,3 +202,16 @@ def test_a_new_lambda_over_ten_thousand_candidates_takes_milliseconds(spread: bo
     assert len(rows) == 60
     print(f"re-ranked 10,000 in {min(seconds) * 1e3:.1f} ms, {len(ranking.envelope)} winners")
     assert min(seconds) < 0.25
+
+
+def test_hypervolume_of_points_is_the_share_of_the_box_that_they_dominate():
+    from qslm_opt.rank import hypervolume
+
+    assert hypervolume([], (10, 100)) == 0
+    assert hypervolume([(0, 0)], (10, 100)) == 1
+    assert hypervolume([(5, 50)], (10, 100)) == 0.25
+    assert hypervolume([(5, 50), (5, 50), (6, 60)], (10, 100)) == 0.25  # dominated ones add nothing
+    assert hypervolume([(5, 50), (2, 80), (8, 10)], (10, 100)) == pytest.approx(0.25 + 0.06 + 0.08)
+    assert hypervolume([(10, 0), (0, 100), (11, 1), (-1, 1)], (10, 100)) == 0  # not inside the box
+    with pytest.raises(UsageError, match="above 0"):
+        hypervolume([(1, 1)], (0, 5))

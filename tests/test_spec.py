@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -45,6 +46,8 @@ specs = st.one_of(
             st.sampled_from(["input", "attention.0/att.key"]), st.sampled_from(["fp16", "sign"])
         ),
         limit=st.none() | st.integers(1, 10**6),
+        exclude=st.sampled_from([(), ["output"], ["attention.*/att.key", "input"]]),
+        ties=st.sampled_from([(), ["attention.*/ffn.key", "input,output"]]),
         sign_embedding=st.booleans(),
         seed=st.integers(-(2**31), 2**31),
     ),
@@ -115,6 +118,8 @@ def test_a_missing_key_is_named_with_its_flag(key):
         ("precisions", [8, "4"], "must hold numbers"),
         ("precisions", [8, True], "must hold numbers"),
         ("device", ["cpu"], "a list; write a str"),
+        ("ties", "attention.*/att.key", "a str; write a list or tuple"),
+        ("exclude", [1], "exclude .* must hold texts"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused_with_its_value(key, value, words):
@@ -144,6 +149,8 @@ def test_a_value_of_the_wrong_type_is_refused_with_its_value(key, value, words):
         ("precisions", [8, 8], "must fall strictly"),
         ("sensitivity_precisions", [4, 8], "sensitivity_precisions .* must fall strictly"),
         ("task", "sst", "'sst' is unknown; use one of .* Did you mean 'sst2'"),
+        ("exclude", [""], "holds an empty name"),
+        ("ties", ["input/emb,"], "holds an empty name"),
         ("name", "", "cannot be used"),
         ("name", "../x", "cannot be used"),
         ("name", "a b", "cannot be used"),
@@ -265,6 +272,8 @@ memory_budget = "400MB"
 max_drop = 0.02
 lambda = 0.5
 precisions = [8, 4]
+exclude = ["output"]
+ties = ["attention.*/att.key", "attention.0/ffn.key,attention.1/ffn.key"]
 [pins]
 "attention.0" = "int8/channel/affine"
 """
@@ -274,6 +283,8 @@ def test_a_toml_file_names_its_study_by_its_own_name(tmp_path):
     spec = StudySpec.from_toml(write(tmp_path, TOML))
     assert (spec.name, spec.lam, spec.precisions) == ("paper-a1", 0.5, (8, 4))
     assert spec.pins == {"attention.0": "int8/channel/affine"}
+    assert spec.exclude == ("output",)
+    assert spec.ties == ("attention.*/att.key", "attention.0/ffn.key,attention.1/ffn.key")
 
 
 def test_flags_win_over_the_file_and_flags_not_given_do_not(tmp_path):
@@ -320,10 +331,45 @@ def test_name_device_lambda_seed_and_paths_do_not_decide_the_result():
     ("key", "value"),
     [("max_drop", 0.03), ("memory_budget", "401MB"), ("limit", 100), ("quantizer", "paper"),
      ("window_batch", 7), ("precisions", [8]), ("pins", {"input": "fp16"}), ("embed_spike", "off"),
-     ("sign_embedding", False)],
+     ("sign_embedding", False), ("exclude", ["output"]), ("ties", ["attention.*/att.key"]),
+     ("hold_back", 0.5), ("report_split", "train"), ("confidence", 0.9)],
 )  # fmt: skip
 def test_everything_else_does(key, value):
     assert make(**{key: value}).hash() != make().hash()
+
+
+def test_keys_that_came_later_leave_the_hash_of_older_studies_alone():
+    assert "hold_back" not in make().decides()
+    assert make(hold_back=0.0).hash() == make().hash()
+    values = json.loads(make().to_json())
+    for key in ("hold_back", "report_split", "confidence"):
+        del values[key]
+    assert StudySpec.from_mapping(values) == make()
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"hold_back": -0.1}, "hold_back -0.1 is out of range; it is a share from 0 (off) to 0.9."),
+        ({"hold_back": float("nan")}, "hold_back nan is out of range"),
+        ({"hold_back": 0.91}, "hold_back 0.91 is out of range"),
+        ({"hold_back": "half"}, "spec key 'hold_back' is 'half', a str; write a int or float."),
+        ({"confidence": 0.49}, "confidence 0.49 is out of range; it must be at least 0.5 and below 1"),
+        ({"confidence": 1.0}, "confidence 1.0 is out of range"),
+        ({"confidence": float("nan")}, "confidence nan is out of range"),
+        ({"hold_back": 0.5, "report_split": "train"}, "give one of them"),
+    ],
+)
+def test_what_cannot_be_held_back_is_refused(keys, words):
+    with pytest.raises(SpecError, match=re.escape(words)):
+        make(**keys)
+
+
+def test_a_share_of_nothing_goes_with_another_split():
+    assert make(hold_back=0, report_split="train").reports
+    assert not make(hold_back=0).compares
+    assert make(confidence=0.9).compares
+    assert not make(confidence=0.9).reports
 
 
 def test_the_json_is_canonical():
@@ -341,3 +387,8 @@ def test_local_paths_become_absolute_and_names_stay(tmp_path):
     kept = make(model="ORG/NAME", data="nowhere").located(tmp_path)
     assert (kept.model, kept.data) == ("ORG/NAME", "nowhere")
     assert make(model="demo").located(tmp_path).model == "demo"
+
+
+def test_keys_that_earlier_releases_had_not_leave_the_hash_of_an_old_study_as_it_was():
+    assert {"exclude", "ties"}.isdisjoint(make().decides())
+    assert make(exclude=[], ties=[]).hash() == make().hash()

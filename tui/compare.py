@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qslm_opt.lineage import Change, changes
 from tui.glyphs import glyphs, plain
-from tui.lineage import Change, changes, trial_formats
+from tui.lineage import trial_formats
 from tui.noise import noise
 from tui.text import bytes_text, change_text, metric_change, metric_text, number_text, percent
 

@@ -66,6 +66,8 @@ def why_text(metric: str, record: TrialRecord) -> str:
         return failed_text(record)
     if record.feasible or record.state not in ("complete", "pruned"):
         return ""
+    if record.cheap:
+        return record.share_text
     if record.tier == "sensitivity":
         return "sensitivity"
     over = {key: slack for key, slack in record.slack.items() if slack > 0}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from qslm_opt.errors import SpecError, UsageError, did_you_mean
 from qslm_opt.hierarchy.tree import NETWORK
-from qslm_opt.spec import parse_size
+from qslm_opt.spec import STRATEGIES, parse_size
 
 if TYPE_CHECKING:
     from qslm_opt.hierarchy.tree import Hierarchy
@@ -48,7 +48,7 @@ _NUMBERS: Mapping[str, Callable[[TrialRecord], float | None]] = {
     "energy": lambda t: t.energy_j,
 }
 _CHOICES: Mapping[str, tuple[str, ...]] = {
-    "tier": ("sensitivity", "global", "block", "module"),
+    "tier": tuple(dict.fromkeys(tier for tiers in STRATEGIES.values() for tier in tiers)),
     "state": ("running", "complete", "pruned", "failed", "waiting"),
 }
 KEYS = (*_TEXTS, *_NUMBERS, "fmt", "feasible")

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from qslm_opt.results import TrialRecord
     from tui.model import StudyView
 
-TIERS = ("sensitivity", "global", "block", "module")
-
 
 @dataclass(frozen=True)
 class Lane:
@@ -27,10 +25,9 @@ class Lane:
 
 def lanes_of(view: StudyView) -> tuple[Lane, ...]:
     """Return the lanes in the order of the tiers."""
-    counts = view.ended_by_tier
+    counts, tiers = view.ended_by_tier, view.row.spec.tiers
     given = {str(_part(p, "tier")): p for p in view.row.progress}
-    begun = [tier for tier in TIERS if counts[tier] or any(t.tier == tier for t in view.running)]
-    tiers = list(TIERS)
+    begun = [tier for tier in tiers if counts[tier] or any(t.tier == tier for t in view.running)]
     best = _best_by_tier(view)
     over = view.row.state in ("finished", "infeasible")
     lanes = []
@@ -38,7 +35,7 @@ def lanes_of(view: StudyView) -> tuple[Lane, ...]:
         done, total = counts[tier], None
         if tier in given:
             done, total = int(_part(given[tier], "done") or 0), _part(given[tier], "total")
-        passed = any(TIERS.index(later) > TIERS.index(tier) for later in begun)
+        passed = any(tiers.index(later) > tiers.index(tier) for later in begun)
         ended = over or passed or (total is not None and 0 < total <= done)
         state: Literal["done", "active", "waiting"] = (
             "done" if ended else "active" if tier in begun else "waiting"
@@ -56,6 +53,6 @@ def _best_by_tier(view: StudyView) -> dict[str, TrialRecord]:
     found: dict[str, TrialRecord] = {}
     for row in view.ranked(view.row.spec.lam):
         found.setdefault(row.record.tier, row.record)
-        if len(found) == len(TIERS):
+        if len(found) == len(view.row.spec.tiers):
             break
     return found

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from qslm_opt import rank
+from qslm_opt.hierarchy.tree import NETWORK
 from qslm_opt.rank import Ranking
 from qslm_opt.setting import QuantSetting
 from tui.events import Event, events_of
@@ -69,10 +70,10 @@ class StudyView:
 
     @cached_property
     def by_unit(self) -> Mapping[str, tuple[TrialRecord, ...]]:
-        """Unit → the ended trials that changed it, by number; without those of the sensitivity tier."""
+        """Unit → the ended trials that changed it alone, by number; not those of the sensitivity tier."""
         found: dict[str, list[TrialRecord]] = {}
         for trial in self.ended:
-            if trial.tier != "sensitivity":
+            if trial.tier != "sensitivity" and not trial.cheap and not mixed(trial):
                 found.setdefault(trial.unit, []).append(trial)
         return {unit: tuple(trials) for unit, trials in found.items()}
 
@@ -94,7 +95,7 @@ class StudyView:
     @cached_property
     def candidates(self) -> tuple[TrialRecord, ...]:
         """Ended trials that could be feasible: the sensitivity tier quantizes one block only."""
-        return tuple(t for t in self.ended if t.tier != "sensitivity" or t.feasible)
+        return tuple(t for t in self.ended if not t.cheap and (t.tier != "sensitivity" or t.feasible))
 
     def ranked(self, lam: float, feasible_only: bool = True) -> list[Ranked]:
         """Return the candidates at ``lam``, best first; the last few answers are kept."""
@@ -227,6 +228,11 @@ class StudyView:
     def setting(self, record: TrialRecord) -> QuantSetting:
         """Return the trial's setting; raise SettingError when its text is damaged."""
         return QuantSetting.from_json(record.setting)
+
+
+def mixed(record: TrialRecord) -> bool:
+    """Whether a trial that names the network gives its units different bits: an allocation, a swap."""
+    return record.unit == NETWORK and record.tier != "global"
 
 
 def sensitivity(view: StudyView) -> dict[tuple[str, float], float]:

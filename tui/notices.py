@@ -120,6 +120,8 @@ def pruned_why(record: TrialRecord, metric: str) -> str:
     """Return in two words why a trial was pruned or is not feasible; empty when it is feasible."""
     if record.state == "failed":
         return "failed"
+    if record.cheap and record.state == "pruned":
+        return record.share_text
     if record.tier == "sensitivity" and record.state == "complete":
         return "sensitivity"
     if record.state not in ("complete", "pruned") or record.feasible:

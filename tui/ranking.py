@@ -10,6 +10,7 @@ from tui.bitmap import bits_lines
 from tui.columns import Column
 from tui.compare import bytes_change, change_words, changes_between
 from tui.glyphs import glyphs, plain
+from tui.held import held_line
 from tui.noise import gap
 from tui.screens.cells import change_cell, room_cell
 from tui.text import (
@@ -110,6 +111,8 @@ def chosen_lines(
 ) -> list[Run]:
     """Return the chosen candidate's bits by block, and how it stands to the pinned one or to the winner."""
     last = _against_pinned(view, pinned, record) if pinned is not None else _against_first(view, rows, record)
+    held = held_line(view, record)
+    last = f"held back: {held} · {last}" if held else last
     return [*_bits(view, record, width), ("\n", ""), (clip(plain(last), width), "dim")]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qslm_opt.hierarchy.tree import NETWORK
+from qslm_opt.formats import FP32
+from qslm_opt.hierarchy.tree import NETWORK, names_module
 from qslm_opt.rank import score
 from tui.bitmap import searched_modules
 from tui.glyphs import glyphs
@@ -75,14 +76,16 @@ def _fixed(view: StudyView, unit: str, formats: list[Format]) -> str:
     pins = view.row.spec.pins
     if unit in pins or unit.partition("/")[0] in pins:
         return "pinned by the study"
+    if view.row.spec.exclude and all(fmt == FP32 for fmt in formats):
+        return "excluded by the study: float32"
     if all(fmt.kind == "sign" for fmt in formats):
         return "only its sign is read: 1 bit keeps it exactly"
     return ""
 
 
 def lower_trial(view: StudyView, unit: str, bits: float) -> TrialRecord | None:
-    """Return the trial of the next fewer bits: of ``unit`` itself, else of its block, else of the network."""
-    names = (NETWORK, unit.partition("/")[0], unit)
+    """Return the trial of the next fewer bits: of ``unit`` or its tie, else its block, else the network."""
+    names = (NETWORK, unit.partition("/")[0], *_tied(view, unit))
     tried = [
         (trial.bits, nearness, trial.number, trial)
         for nearness, name in enumerate(names)
@@ -90,6 +93,14 @@ def lower_trial(view: StudyView, unit: str, bits: float) -> TrialRecord | None:
         if trial.bits < bits and not trial.extra
     ]
     return max(tried, key=lambda found: found[:3])[-1] if tried else None
+
+
+def _tied(view: StudyView, unit: str) -> list[str]:
+    """Return the modules that always have the bits of ``unit``, itself last: trials name a tie's first."""
+    groups = [text.split(",") for text in view.row.spec.ties]
+    mine = [group for group in groups if "/" in unit and any(names_module(part, unit) for part in group)]
+    modules = [m.unit for m in view.row.hierarchy.modules() if m.searched and m.unit != unit]
+    return [name for name in modules if any(names_module(part, name) for g in mine for part in g)] + [unit]
 
 
 def _against(view: StudyView, record: TrialRecord, lower: TrialRecord, lam: float) -> tuple[str, str]:

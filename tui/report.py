@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qslm_opt.errors import QslmError
+from qslm_opt.lineage import STEPPED
 from tui.bitmap import bits_bar
 from tui.compare import bytes_change, change_words, changes_between
 from tui.glyphs import glyphs, plain
-from tui.lineage import STEPPED, parent
+from tui.lineage import parent
 from tui.notices import pruned_why
 from tui.text import (
     bytes_text,
@@ -74,6 +75,8 @@ def reason_text(view: StudyView, record: TrialRecord) -> str:
         return "measured ahead by a worker and not needed: no part of the result"
     if record.feasible:
         return "measured to the end and within both limits"
+    if record.cheap:
+        return f"measured over {record.share_text} to learn what the step costs; it is not judged"
     if record.tier == "sensitivity":
         return "measured to learn how much this block minds; it is not judged"
     if record.state == "pruned":

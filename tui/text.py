@@ -124,7 +124,9 @@ def clip_unit(unit: str, width: int) -> str:
 
 
 def state_word(record: TrialRecord) -> str:
-    """Return a trial's outcome in one word; the sensitivity tier measures and judges nothing."""
+    """Return a trial's outcome in one word; the sensitivity tier and cheap trials judge nothing."""
+    if record.cheap and record.state == "pruned":
+        return "measured"
     if record.state != "complete":
         return record.state
     if record.feasible:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from qslm_opt.errors import QslmError
 from qslm_opt.evaluate.memory import unit_bytes
+from qslm_opt.lineage import effect, read_setting
 from tui.compare import bytes_change
 from tui.glyphs import glyphs, plain
-from tui.lineage import effect, parent, read_setting
+from tui.lineage import parent
 from tui.reasons import neighbours, why
 from tui.text import bytes_text, metric_change, metric_text, percent, state_role, state_sign
 

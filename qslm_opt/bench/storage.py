@@ -203,9 +203,14 @@ class InstantSession:
         bound: MetricBound | None = None,
         report: Callable[[Progress], bool] | None = None,
         meter: Meter | None = None,
+        every: int = 1,
     ) -> tuple[Evaluation, None]:
         """Return the evaluation of ``setting``, measured to the end."""
         return self._result(setting), None
+
+    def drift(self, setting: QuantSetting) -> tuple[float, int, float]:
+        """Return no drift."""
+        return 0.0, 1, 0.0
 
     def measure(
         self, setting: QuantSetting, meter: Meter, seconds: float, stop: Callable[[], bool]

@@ -267,6 +267,7 @@ class _ToTheEnd(Session):
         bound: MetricBound | None = None,
         report: Callable[[Progress], bool] | None = None,
         meter: Meter | None = None,
+        every: int = 1,
     ) -> tuple[Evaluation, PowerWindow | None]:
         """Evaluate a setting over all data, whatever ``bound`` and ``report`` say."""
-        return super().run(setting, parent=parent, meter=meter)
+        return super().run(setting, parent=parent, meter=meter, every=every)

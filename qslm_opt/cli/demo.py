@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from qslm_opt.cli.facts import ENDED
-from qslm_opt.cli.options import Json, Progress, Storage, reading, storage_url
+from qslm_opt.cli.options import Deadline, Json, Progress, Storage, reading, storage_url
 from qslm_opt.cli.output import narrate
-from qslm_opt.cli.running import open_session, report, resumable, run
+from qslm_opt.cli.running import deadline_of, open_session, report, resumable, run
 from qslm_opt.cli.study_create import create_and_run
 from qslm_opt.errors import StorageError
 from qslm_opt.spec import StudySpec
@@ -33,12 +33,13 @@ def demo(
         typer.Option("--task", help="demo: perplexity of a language model. demo-classify: accuracy."),
     ] = "demo",
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete the demo's study first.")] = False,
+    deadline: Deadline = None,
     storage: Storage = None,
     progress: Progress = "auto",
     json: Json = False,
 ) -> None:
     """Run the whole job on the embedded model and data: about a minute on two cores."""
-    spec = StudySpec.from_mapping(DEMOS[task])
+    spec, until = StudySpec.from_mapping(DEMOS[task]), deadline_of(deadline)
     url = storage_url(storage)
     state = _state(spec.name, url)
     if fresh and state is not None:
@@ -47,14 +48,14 @@ def demo(
         delete_study(spec.name, url)
         state = None
     if state is None:
-        create_and_run(spec, url, progress=progress, as_json=json)
+        create_and_run(spec, url, progress=progress, as_json=json, deadline=until)
     elif state in ENDED:
         narrate(f"study {spec.name!r} has ended before; its result is below. --fresh runs it again")
         report(spec.name, url, as_json=json)
     else:
         narrate(f"study {spec.name!r} exists and is {state}; going on with it. --fresh starts it again")
         with resumable(spec.name, url):
-            run(spec.name, url, open_session(spec), progress=progress, as_json=json)
+            run(spec.name, url, open_session(spec), progress=progress, as_json=json, deadline=until)
 
 
 def _state(name: str, url: str) -> str | None:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from qslm_opt import rank
+from qslm_opt.cli.generalising import comparison_json, generalisation_json, interval_json
 from qslm_opt.cli.output import metric_value, size
 from qslm_opt.errors import InfeasibleError, QslmError
 
 if TYPE_CHECKING:
     from qslm_opt.rank import Ranked
-    from qslm_opt.results import TrialRecord
+    from qslm_opt.results import Comparison, TrialRecord
     from qslm_opt.store import StudyRow
 
 ENDED = ("finished", "infeasible")
 """States of a study that has nothing left to run."""
-TIERS = ("sensitivity", "global", "block", "module")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class StudyFacts:
     trials: Sequence[TrialRecord]
     lam: float
     """λ of the ranking: the study's own, or what the user asked for."""
+    searched: Mapping[str, Comparison] = field(default_factory=dict)
+    """Digest → comparison with the baseline on the searched data, where the study makes them."""
 
     @property
     def metric(self) -> str:
@@ -79,23 +81,43 @@ class StudyFacts:
             "tiers": self.tiers(),
             "order": row.order,
             "counts": row.counts,
-            "evaluations": sum(ran(t) for t in self.trials),
-            "best": None if self.best is None else _best(self.best),
+            "evaluations": sum(ran(t) and not t.cheap for t in self.trials),
+            "cheap": sum(ran(t) and t.cheap for t in self.trials),
+            "full_equivalents": equivalents(self.trials),
+            "gate": self.gate(),
+            "best": self._best(),
+            "generalisation": generalisation_json(row),
             "closest": self._closest(),
         }
+
+    def _best(self) -> dict[str, Any] | None:
+        return None if self.best is None else {**best_json(self.best), **self._chance(self.best.record)}
 
     def rows(self, every: bool = False) -> list[dict[str, Any]]:
         """Return the candidates as rows, best first; ``every`` adds what violates a constraint."""
         ranked = rank.rank(self.trials, self.metric, self.lam, feasible_only=False) if every else self.ranked
         front = {t.number for t in rank.pareto(self.trials, self.metric)}
-        return [_row(entry, entry.record.number in front) for entry in ranked]
+        return [
+            {**_row(entry, entry.record.number in front), **self._chance(entry.record)} for entry in ranked
+        ]
+
+    def _chance(self, record: TrialRecord) -> dict[str, Any]:
+        """Return how sure a candidate's metric is, and what it is on held-back data."""
+        n = self.row.baseline.n if self.row.baseline else 0
+        found = self.searched.get(record.digest)
+        return {
+            **interval_json(self.metric, record.value, n, found),
+            "standard_error": None if found is None else found.error,
+            "p_value": None if found is None else found.p,
+            "held_back": comparison_json(self.row.held_back.get(record.digest)),
+        }
 
     def tiers(self) -> list[dict[str, Any]]:
         """Return each tier with what is done, the total where the search knows it, and its best metric."""
         progress = {part["tier"]: part for part in self.row.progress}
         ended = [t for t in self.trials if t.state not in ("running", "waiting")]
         found = []
-        for tier in TIERS:
+        for tier in self.row.spec.tiers:
             mine = [t for t in ended if t.tier == tier]
             known = progress.get(tier, {})
             best = next((entry.record for entry in self.ranked if entry.record.tier == tier), None)
@@ -110,6 +132,17 @@ class StudyFacts:
                 }
             )
         return found
+
+    def gate(self) -> dict[str, int] | None:
+        """Return what the gate postponed and was evaluated in the end, and how much of that met the metric.
+
+        None without a gate.
+        """
+        if not self.row.spec.gate:
+            return None
+        put_off = [t for t in self.trials if t.tier == "postponed" and t.state in ("complete", "pruned")]
+        wrong = sum(t.value is not None and t.slack.get("metric", 1.0) <= 0 for t in put_off)
+        return {"evaluated": len(put_off), "false_rejects": wrong}
 
     def bound_text(self) -> str:
         """Return the metric constraint in words."""
@@ -146,7 +179,9 @@ class StudyFacts:
         if near.slack.get("metric", 0.0) > 0:
             at_best = "" if near.value is not None else " (the run was stopped: at best this close)"
             got = f"{self.metric} {metric_value(self.metric, near.value)}, " if near.value is not None else ""
-            misses.append(f"{got}{100 * near.slack['metric']:.2g} % beyond the bound{at_best}")
+            sure = self.row.spec.confidence
+            limit = "" if sure is None else f"its limit at {100 * sure:g} % confidence "
+            misses.append(f"{got}{limit}{100 * near.slack['metric']:.2g} % beyond the bound{at_best}")
         if near.slack.get("memory", 0.0) > 0:
             misses.append(f"{size(near.bytes)}, {size(near.bytes - self.row.budget)} over the budget")
         where = f"trial {near.number} ({near.tier}, {near.unit} at {near.bits} bits)"
@@ -157,7 +192,8 @@ class StudyFacts:
         if base is None:
             return None
         found = {"metric": base.metric, "value": base.value, "bytes": base.bytes, "n": base.n}
-        return {**found, "correct": base.correct}
+        chance = interval_json(self.metric, base.value, base.n, self.searched.get("baseline"))
+        return {**found, "correct": base.correct, **chance}
 
     def _constraints(self) -> dict[str, Any]:
         spec = self.row.spec
@@ -178,6 +214,11 @@ class StudyFacts:
 def ran(trial: TrialRecord) -> bool:
     """Return whether the trial ran the model."""
     return trial.used > 0
+
+
+def equivalents(trials: Sequence[TrialRecord]) -> float:
+    """Return how many full evaluations the model runs come to, a cheap one counted as its share."""
+    return round(sum(t.share for t in trials if ran(t)), 3)
 
 
 def _row(entry: Ranked, on_front: bool) -> dict[str, Any]:
@@ -202,7 +243,8 @@ def _row(entry: Ranked, on_front: bool) -> dict[str, Any]:
     }
 
 
-def _best(entry: Ranked) -> dict[str, Any]:
+def best_json(entry: Ranked) -> dict[str, Any]:
+    """Return the object ``best`` of ``study show --json``."""
     t = entry.record
     return {
         "trial": t.number,

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +19,7 @@ from qslm_opt.cli.placement import THREAD_LIMITS
 from qslm_opt.errors import QslmError, UsageError
 
 if TYPE_CHECKING:
+    from qslm_opt.search.deadline import Deadline
     from qslm_opt.spec import StudySpec
 
 LauncherKind = Literal["local", "ray"]
@@ -25,8 +27,10 @@ RETRIES = 3
 """A worker whose host dies is placed again so often."""
 
 
-def launch_on_ray(spec: StudySpec, url: str, workers: int) -> None:
+def launch_on_ray(spec: StudySpec, url: str, workers: int, deadline: Deadline | None = None) -> None:
     """Place workers on a study that is stored, a GPU each where the cluster has GPUs, and wait for them.
+
+    What is left until ``deadline`` counts from the start of each worker, whose clock may be another.
 
     The cluster is the one of ``RAY_ADDRESS``, else one on this host alone. Every host needs qslm-opt, the
     model and the data where they are here. Ctrl-C asks the workers to stop after their running trials.
@@ -42,7 +46,8 @@ def launch_on_ray(spec: StudySpec, url: str, workers: int) -> None:
         each = share_of(ray.cluster_resources(), workers)
         place = ray.remote(**each, max_retries=RETRIES)(work)
         narrate(f"{workers} workers on a Ray cluster of {len(hosts)} host{'s' * (len(hosts) > 1)}")
-        tasks = [place.remote(worker_words(spec), where, int(each["num_cpus"])) for _ in range(workers)]
+        words, cpus = worker_words(spec, deadline), int(each["num_cpus"])
+        tasks = [place.remote(words, where, cpus) for _ in range(workers)]
         _wait(ray, tasks, spec.name, url)
     finally:
         ray.shutdown()
@@ -78,9 +83,10 @@ def share_of(resources: dict[str, float], workers: int) -> dict[str, float]:
     return {"num_cpus": max(1, int(cpus // workers)), "num_gpus": 1 if gpus else 0}
 
 
-def worker_words(spec: StudySpec) -> list[str]:
+def worker_words(spec: StudySpec, deadline: Deadline | None = None) -> list[str]:
     """Return the words after ``qslm-opt`` that start a worker."""
-    return ["worker", "--study", spec.name, "--progress", "none"]
+    until = [] if deadline is None else ["--deadline", f"{max(1, ceil(deadline.left()))}s"]
+    return ["worker", "--study", spec.name, "--progress", "none", *until]
 
 
 def work(words: Sequence[str], url: str, threads: int) -> tuple[int, str]:

@@ -12,6 +12,7 @@ import typer
 from qslm_opt import __version__
 from qslm_opt.cli import dashboard, demo, running, study, watch
 from qslm_opt.cli.bench import bench
+from qslm_opt.cli.compare import compare
 from qslm_opt.cli.doctor import doctor
 from qslm_opt.cli.log import write_to_log
 from qslm_opt.cli.model import app as model_app
@@ -42,6 +43,7 @@ app.command()(demo.demo)
 app.command()(watch.watch)
 app.command()(dashboard.dashboard)
 app.command()(doctor)
+app.command()(compare)
 app.command()(bench)
 
 

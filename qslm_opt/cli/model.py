@@ -6,11 +6,13 @@ import json as jsonlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qslm_opt.cli.generalising import interval_words
 from qslm_opt.cli.memories import memory_line, memory_of
 from qslm_opt.cli.model_generate import generate
 from qslm_opt.cli.model_options import (
@@ -34,6 +36,7 @@ from qslm_opt.cli.model_options import (
 from qslm_opt.cli.model_pack import pack, packed_json
 from qslm_opt.cli.model_session import (
     check_choice,
+    check_tune,
     kind_of,
     open_session,
     read_setting,
@@ -133,6 +136,11 @@ def evaluate(
     scope: Scope = None,
     quantizer: Quantizer = None,
     layout: Layout = None,
+    tune: Annotated[
+        int | None,
+        typer.Option("--tune", metavar="STEPS", help="Tune what --bits chose by so many steps of "
+                     "distillation on the calibration split.", show_default=False),
+    ] = None,
     calibration_split: CalibrationSplit = None,
     calibration: Calibration = None,
     sign_embedding: SignEmbedding = True,
@@ -151,12 +159,14 @@ def evaluate(
     bits = None if bits is None else plain_bits(bits)
     looked_at = {"--calibration-split": calibration_split, "--calibration": calibration}
     check_choice(bits, setting, scope, quantizer, layout, sign_embedding, looked_at)
+    check_tune(tune, bits, setting)
     given = read_setting(setting) if setting is not None else None
     quantizer = quantizer if given is None else given.quantizer
     spec = spec_of(
         model, task, data=data, split=split, window=window, limit=limit, quantizer=quantizer, layout=layout,
         sign_embedding=sign_embedding, embed_spike=embed_spike, rescale_every=rescale_every, device=device,
         matmul=matmul, calibration_split=calibration_split, calibration=calibration,
+        tune=given.tune if given is not None else tune or 0,
     )  # fmt: skip
     watch = Watch()
     packs = bits is None and given is None
@@ -166,6 +176,9 @@ def evaluate(
         setting_of(spec, session.hierarchy, bits, scope or "searched") if packed is None else packed.setting
     )
     chosen.resolve(session.hierarchy)
+    if given is None and spec.tune:
+        chosen = replace(chosen, tune=spec.tune)
+    session.keeps_items = True
     with _bar("evaluating") as moved:
         run, _ = session.run(chosen, report=lambda progress: moved(progress.used, progress.n))
     value = {**_evaluation_json(session, chosen, run), "memory": memory_of(session, watch)}
@@ -237,17 +250,31 @@ def _evaluation_json(session: Session, setting: QuantSetting, run: Evaluation) -
         "task": session.spec.task,
         "split": session.data.split,
         **run.to_json(),
+        **_chance(run),
         "weights_hash": session.model.weights_hash,
         "setting": jsonlib.loads(setting.to_json()),
         **sizes,
     }
 
 
+def _chance(run: Evaluation) -> dict[str, Any]:
+    """Return the interval, and for a perplexity the standard error over windows; null for a single one."""
+    from qslm_opt.evaluate.comparing import alone
+
+    found = alone(run)
+    chance = {"ci_low": found.low, "ci_high": found.high, "confidence_level": found.level}
+    return chance if run.correct is not None else {**chance, "standard_error": found.error}
+
+
 def _line(run: Evaluation) -> str:
+    chance = _chance(run)
     if run.correct is not None:
-        found = f"{metric_value(run.metric, run.value)} ({run.correct} of {run.n} right)"
+        words = interval_words(run.metric, chance["ci_low"], chance["ci_high"])
+        found = f"{metric_value(run.metric, run.value)} [{words}] ({run.correct} of {run.n} right)"
     else:
-        found = f"{digits(run.value or 0.0, 7)} ({run.n:,} predicted tokens)"
+        error = chance["standard_error"]
+        spread = "" if error is None else f" ± {digits(error, 2)}"
+        found = f"{digits(run.value or 0.0, 7)}{spread} ({run.n:,} predicted tokens)"
     memory = f"{size(run.live_bytes)} of {size(run.fp32_bytes)} ({100 * run.saving:.1f} % saved)"
     return f"{run.metric} {found}; {memory}; {run.device}, {run.dtype}, {run.kernel}, {run.seconds:.1f} s"
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from qslm_opt.results import TrialRecord
     from qslm_opt.setting import QuantSetting
 
+_FACTS = ("task", "setting", "calibration", "tuning", "study", "code")
+
 StudyName = Annotated[
     str | None, typer.Option("--study", metavar="NAME", help="Study that chose the setting.",
                              show_default=False),
@@ -117,7 +119,7 @@ def packed_json(packed: PackedModel) -> dict[str, Any]:
         "fp32_bytes": fp32,
         "saving": 1 - packed.payload_bytes / fp32,
         "kind": packed.kind,
-        **{key: packed.header.get(key) for key in ("task", "setting", "calibration", "study", "code")},
+        **{key: packed.header.get(key) for key in _FACTS},
         "original_weights": packed.header.get("weights"),
     }
 
@@ -180,7 +182,7 @@ def _write(output: Path, made: Original, chosen: QuantSetting, origin: dict[str,
 
     kind = kind_of(origin["task"]) if origin["task"] else None
     kind = kind or ("classification" if made.model.config.n_labels else "lm")
-    facts = Origin(origin["task"], kind, CODE_VERSION, made.calibration, origin["study"])
+    facts = Origin(origin["task"], kind, CODE_VERSION, made.calibration, origin["study"], made.tuning)
     pack_model(output, made.model, made.hierarchy, chosen, made.codes, facts)
 
 

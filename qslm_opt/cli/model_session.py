@@ -90,6 +90,16 @@ def check_choice(
             )
 
 
+def check_tune(steps: int | None, bits: Bits | None, setting: Path | None) -> None:
+    """Raise UsageError where there is nothing that ``--tune`` could tune, or the setting says it itself."""
+    if steps is None:
+        return
+    if setting is not None:
+        raise UsageError(f"--tune {steps} and --setting {setting}: the file's own key 'tune' says the steps.")
+    if bits is None or bits == 32:
+        raise UsageError(f"--tune {steps} tunes what --bits chose; give --bits below 32, or leave it out.")
+
+
 def read_setting(path: Path) -> QuantSetting:
     """Read a setting's JSON from a file."""
     from qslm_opt.setting import QuantSetting

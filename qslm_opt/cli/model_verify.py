@@ -148,9 +148,8 @@ def _agreement(
         rescale_every=own.rescale_every, device=device or (spec.device if spec else "auto"), narrate=narrate,
     )  # fmt: skip
     stated = {"weights": str(packed.header.get("weights"))}
-    calibration = packed.header.get("calibration")
-    if isinstance(calibration, dict):
-        stated["calibration"] = str(calibration.get("hash"))
+    texts = {part: packed.header.get(part) for part in ("calibration", "tuning")}
+    stated |= {part: str(text.get("hash")) for part, text in texts.items() if isinstance(text, dict)}
     made.check(stated, f"packed model {str(packed.path)!r}")
     from qslm_opt.evaluate.agreement import agreement
     from qslm_opt.evaluate.engine import pick_device
@@ -161,13 +160,16 @@ def _agreement(
 def _spec_of(packed: PackedModel, data: str | None) -> StudySpec | None:
     """Return a spec with the calibration text that the file names; None where it names none."""
     text, task = packed.header.get("calibration"), packed.header.get("task")
-    if not isinstance(text, dict) or not isinstance(task, str):
+    tuning = packed.header.get("tuning")
+    known = text if isinstance(text, dict) else tuning
+    if not isinstance(known, dict) or not isinstance(task, str):
         return None
     return spec_of(
         "demo", task, quantizer=packed.setting.quantizer, layout=None, data=data,
-        window=text.get("window") if kind_of(task) == "lm" else None,
+        window=known.get("window") if kind_of(task) == "lm" else None,
         embed_spike=packed.config.embed_spike, rescale_every=packed.config.rescale_every,
-        calibration_split=text.get("split"), calibration=text.get("sequences"),
+        calibration_split=known.get("split"), tune=packed.setting.tune,
+        calibration=text.get("sequences") if isinstance(text, dict) else None,
     )  # fmt: skip
 
 

@@ -55,6 +55,11 @@ PowerWindow = Annotated[
     typer.Option("--power-window", metavar="SECONDS", show_default=False,
                  help="Measure a candidate's power for so long; 0: only while it is evaluated. [default: 2]"),
 ]  # fmt: skip
+Deadline = Annotated[
+    str | None,
+    typer.Option("--deadline", metavar="TIME", show_default=False,
+                 help="Stop after so long, 90s, 30m or 1h30m, with the best that is proven by then."),
+]  # fmt: skip
 Watch = Annotated[bool, typer.Option("--watch", help="Run in the background and open the dashboard.")]
 
 

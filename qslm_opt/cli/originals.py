@@ -11,7 +11,7 @@ from qslm_opt.errors import FingerprintError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qslm_opt.data import TaskKind
+    from qslm_opt.data import TaskData, TaskKind
     from qslm_opt.hierarchy.tree import Hierarchy
     from qslm_opt.models.loading import LoadedModel
     from qslm_opt.quant import QuantizedTensor
@@ -27,13 +27,15 @@ class Original:
     hierarchy: Hierarchy
     codes: Mapping[str, QuantizedTensor | Tensor]
     fingerprint: Mapping[str, str]
-    """``weights``, ``arithmetic`` and, of a calibrated quantizer, ``calibration``."""
+    """``weights``, ``arithmetic``; ``calibration`` and ``tuning`` where such text was looked at."""
     calibration: Mapping[str, Any] | None = None
     """Split, sequences, window and hash of the calibration text."""
+    tuning: Mapping[str, Any] | None = None
+    """The same of the text that a tuned setting was tuned on."""
 
     def check(self, wanted: Mapping[str, str], whose: str) -> None:
-        """Raise FingerprintError when weights or calibration text are not the ones of ``whose``."""
-        for part in ("weights", "calibration"):
+        """Raise FingerprintError when weights or the text looked at are not the ones of ``whose``."""
+        for part in ("weights", "calibration", "tuning"):
             if part in wanted and part in self.fingerprint and wanted[part] != self.fingerprint[part]:
                 raise FingerprintError(
                     f"the {part} of model {self.model.source!r} ({self.fingerprint[part][:16]}) are not "
@@ -67,11 +69,11 @@ def original_codes(
     check_source(model)
     from qslm_opt.quant import is_calibrated
 
-    if is_calibrated(setting.quantizer):
+    if is_calibrated(setting.quantizer) or setting.tune:
         if spec is None:
+            what = "a tuned setting" if setting.tune else f"quantizer {setting.quantizer!r}"
             raise UsageError(
-                f"quantizer {setting.quantizer!r} looks at calibration text; give the --task it belongs to "
-                "(and --data), or --study."
+                f"{what} looks at calibration text; give the --task it belongs to (and --data), or --study."
             )
         return _calibrated(replace(spec, model=model, device=device), setting, narrate)
     return _plain(model, setting, kind, embed_spike, rescale_every, device, narrate)
@@ -107,9 +109,15 @@ def _plain(
 def _calibrated(spec: StudySpec, setting: QuantSetting, narrate: Callable[[str], None]) -> Original:
     from qslm_opt.pipeline import Session
 
-    session = Session.open(replace(spec, quantizer=setting.quantizer, limit=1), narrate)
-    codes, text = session.codes(setting), session.calibration
-    calibration = {
+    wanted = replace(spec, quantizer=setting.quantizer, tune=setting.tune, limit=1)
+    session = Session.open(wanted, narrate)
+    codes, hashes = session.codes(setting), session.fingerprint()
+    calibration = _facts(session.calibration) if "calibration" in hashes else None
+    tuning = _facts(session.tuning_text) if setting.tune else None
+    return Original(session.model, session.hierarchy, codes, hashes, calibration, tuning)
+
+
+def _facts(text: TaskData) -> dict[str, Any]:
+    return {
         "split": text.split, "sequences": len(text.sequences), "window": text.window, "hash": text.data_hash
     }  # fmt: skip
-    return Original(session.model, session.hierarchy, codes, session.fingerprint(), calibration)

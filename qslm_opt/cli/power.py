@@ -85,7 +85,7 @@ def report(
         shown = [{key: value for key, value in asdict(d).items() if key != "study_uuid"} for d in devices]
         print_json({"study": name, "per": facts.item, "devices": shown, "rows": rows})
     else:
-        print_report(facts, devices, rows, len(windows))
+        print_report(facts, devices, rows, len(windows.keys() - {facts.row.uuid}))
 
 
 @app.command()

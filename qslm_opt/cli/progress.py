@@ -8,27 +8,40 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from qslm_opt.cli.output import console, metric_change, metric_value, narrate, size, watts
+from qslm_opt.search.deadline import clock
 
 if TYPE_CHECKING:
+    from rich.progress import ProgressColumn, Task
+
     from qslm_opt.cli.options import ProgressKind
     from qslm_opt.results import Progress, TrialRecord
+    from qslm_opt.search.deadline import Deadline
 
 
-def make_listener(kind: ProgressKind, metric: str, baseline: Callable[[], float]) -> SilentListener:
+def make_listener(
+    kind: ProgressKind, metric: str, baseline: Callable[[], float], deadline: Deadline | None = None
+) -> SilentListener:
     """Return the listener of ``--progress``; ``auto`` is a bar on a terminal and lines elsewhere.
 
     ``baseline`` is asked only after a trial, when the unquantized model was measured.
     """
     if kind == "auto" and not sys.stderr.isatty():
         kind = "plain"
-    return {"none": SilentListener, "plain": LineListener, "auto": BarListener}[kind](metric, baseline)
+    kinds = {"none": SilentListener, "plain": LineListener, "auto": BarListener}
+    return kinds[kind](metric, baseline, deadline)
 
 
 class SilentListener:
     """Says nothing; the others say more."""
 
-    def __init__(self, metric: str, baseline: Callable[[], float]) -> None:
-        self._metric, self._baseline = metric, baseline
+    def __init__(
+        self, metric: str, baseline: Callable[[], float], deadline: Deadline | None = None
+    ) -> None:
+        self._metric, self._baseline, self._deadline = metric, baseline, deadline
+
+    def left(self) -> str:
+        """Return what is left until the deadline, such as ``12:34 left``; empty without one."""
+        return "" if self._deadline is None else f"{clock(self._deadline.left())} left"
 
     def __enter__(self) -> SilentListener:
         return self
@@ -57,8 +70,10 @@ class SilentListener:
 class LineListener(SilentListener):
     """One line a trial."""
 
-    def __init__(self, metric: str, baseline: Callable[[], float]) -> None:
-        super().__init__(metric, baseline)
+    def __init__(
+        self, metric: str, baseline: Callable[[], float], deadline: Deadline | None = None
+    ) -> None:
+        super().__init__(metric, baseline, deadline)
         self._done, self._total = 0, 0
 
     def on_narrate(self, text: str) -> None:
@@ -76,14 +91,17 @@ class LineListener(SilentListener):
     def on_trial_end(self, record: TrialRecord) -> None:
         """Print what came out."""
         of = f"/{max(self._total, self._done + 1)}" if self._total else ""
-        narrate(f"[{self._done + 1}{of}] {trial_line(record, self._metric, self._baseline())}")
+        left = f", {self.left()}" if self._deadline is not None else ""
+        narrate(f"[{self._done + 1}{of}{left}] {trial_line(record, self._metric, self._baseline())}")
 
 
 class BarListener(SilentListener):
     """A live bar with the running trial; a line for each new candidate and each tier."""
 
-    def __init__(self, metric: str, baseline: Callable[[], float]) -> None:
-        super().__init__(metric, baseline)
+    def __init__(
+        self, metric: str, baseline: Callable[[], float], deadline: Deadline | None = None
+    ) -> None:
+        super().__init__(metric, baseline, deadline)
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -95,10 +113,26 @@ class BarListener(SilentListener):
 
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TimeElapsedColumn(), TimeRemainingColumn(), console=console(stderr=True), transient=True,
+            TimeElapsedColumn(), TimeRemainingColumn(), *self._columns(),
+            console=console(stderr=True), transient=True,
         )  # fmt: skip
         self._search = self._bar.add_task("search", total=None)
         self._trial = self._bar.add_task("", total=None, visible=False)
+
+    def _columns(self) -> list[ProgressColumn]:
+        """What is left until the deadline, renewed with the bar."""
+        if self._deadline is None:
+            return []
+        from rich.progress import ProgressColumn as Column
+        from rich.text import Text
+
+        left = self.left
+
+        class LeftColumn(Column):
+            def render(self, task: Task) -> Text:
+                return Text(f"deadline: {left()}" if task.id == 0 else "")
+
+        return [LeftColumn()]
 
     def __enter__(self) -> BarListener:
         self._bar.start()
@@ -139,6 +173,10 @@ def trial_line(record: TrialRecord, metric: str, baseline: float) -> str:
     """Return a finished trial in one line: what was tried, what it gave, the verdict."""
     tried = f"#{record.number} {record.tier} {record.unit} {record.bits} bits"
     memory = f"{size(record.bytes)} (−{100 * record.saving:.1f} %)"
+    if record.cheap and record.loss is not None:
+        change = f"loss {record.loss:.5g} nats over {record.share_text}"
+        seconds = "" if record.seconds is None else f", {record.seconds:.1f} s"
+        return f"{tried}: {change}, {memory}{seconds}"
     if record.value is None:
         return f"{tried}: {memory}, {verdict(record)}"
     judged = "" if record.tier == "sensitivity" else f", {verdict(record)}"
@@ -153,6 +191,8 @@ def verdict(record: TrialRecord) -> str:
     """Return what a finished trial means."""
     if record.state == "failed":
         return "failed"
+    if record.cheap:
+        return "measured"
     metric, memory = record.slack.get("metric", 0.0) > 0, record.slack.get("memory", 0.0) > 0
     if metric and memory:
         return "both violated"

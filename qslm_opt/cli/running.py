@@ -22,8 +22,10 @@ from qslm_opt.cli.output import narrate, print_json
 from qslm_opt.cli.placement import Place, describe, held_to, places_of
 from qslm_opt.cli.progress import make_listener
 from qslm_opt.cli.tables import print_candidates
+from qslm_opt.cli.unfinished import say_unfinished
 from qslm_opt.errors import InfeasibleError, UsageError
 from qslm_opt.safe import file_stem
+from qslm_opt.search.deadline import DEADLINE, Deadline, clock
 
 if TYPE_CHECKING:
     from qslm_opt.cli.options import ProgressKind
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 SHOWN = 20
 """Candidates that are listed at the end of a run; ``study candidates`` lists them all."""
 _GRACE_SECONDS = 30.0
+_LATE_SECONDS = 5.0
+HELPER_KEY = "QSLM_OPT_HELPER"
+"""Tells a process that it helps one that speaks for both."""
 _BEGAN_KEY = "QSLM_OPT_BEGAN"
 """Tells a process that this one starts when the user asked for the run, in seconds since 1970."""
 _began = {"at": time.time()}
@@ -42,6 +47,11 @@ _began = {"at": time.time()}
 def begin() -> None:
     """Note that a command begins: a request to stop its study that comes later is not lost in loading."""
     _began["at"] = float(os.environ.get(_BEGAN_KEY) or time.time())
+
+
+def deadline_of(text: str | None) -> Deadline | None:
+    """Return what ``--deadline`` says, counted from when the user asked for the run; UsageError otherwise."""
+    return Deadline.of(text, _began["at"])
 
 
 def open_session(spec: StudySpec) -> Session:
@@ -56,19 +66,21 @@ def open_session(spec: StudySpec) -> Session:
 
 def run(
     name: str, url: str, session: Session, *, progress: ProgressKind, workers: int = 1, as_json: bool = False,
-    power_window: float | None = None,
+    power_window: float | None = None, deadline: Deadline | None = None,
 ) -> None:  # fmt: skip
     """Run a study to its end in this process and ``workers - 1`` others, then print its candidates.
 
-    Raises InfeasibleError when it ends without one, and leaves with 130 when it is interrupted. Without a
-    GPU of its own to each, the workers share one, or the CPU's cores. ``power_window`` is what the other
-    processes are told to use in place of the study's own.
+    Raises InfeasibleError when it ends without one, or a ``deadline`` comes before there is one, and leaves
+    with 130 when it is interrupted. Without a GPU of its own to each, the workers share one, or the CPU's
+    cores. ``power_window`` is what the other processes are told to use in place of the study's own.
     """
     summary = work(
-        name, url, session, progress=progress, workers=workers, power_window=power_window
+        name, url, session, progress=progress, workers=workers, power_window=power_window, deadline=deadline
     )
     report(name, url, as_json=as_json, ended=summary.state in ENDED)
-    if summary.state == "stopped":
+    if summary.deadline and HELPER_KEY not in os.environ:
+        say_unfinished(read_facts(name, url), url)
+    elif summary.state == "stopped" and not summary.deadline:
         narrate(f"stopped as asked. Go on with: {_resume_words(name, url)}")
 
 
@@ -80,6 +92,7 @@ def work(
     progress: ProgressKind,
     workers: int = 1,
     power_window: float | None = None,
+    deadline: Deadline | None = None,
 ) -> RunSummary:
     """Work on a study in this process and ``workers - 1`` others until it ends; print no result."""
     with resumable(name, url):
@@ -88,10 +101,13 @@ def work(
         with reading(url) as repository:
             row = repository.study(name)
         known = row.baseline
-        listener = make_listener(progress, row.spec.metric, lambda: (known or session.baseline()).value)
+        metric, unquantized = row.spec.metric, lambda: (known or session.baseline()).value
+        listener = make_listener(progress, metric, unquantized, deadline)
         places = places_of(session, workers)
         if workers > 1:
             narrate(describe(places))
+        if deadline is not None and progress != "none":
+            narrate(f"the search ends at its deadline at the latest, in {clock(deadline.left())}")
         with ExitStack() as stack:
             # First the meter: the device is at rest only before the other workers start.
             idle = row.state != "running" or told_at_rest(name)
@@ -100,10 +116,14 @@ def work(
             own = row.spec.device
             alone = [place for place in places if places.count(place) == 1]
             stack.enter_context(
-                workers_on(name, url, places[1:], own, power_window=power_window, at_rest=alone)
+                workers_on(
+                    name, url, places[1:], own, power_window=power_window, at_rest=alone, deadline=deadline
+                )
             )
             stack.enter_context(listener)
-            return run_study(name, url, session, listener=listener, meter=meter, since=_began["at"])
+            return run_study(
+                name, url, session, listener=listener, meter=meter, since=_began["at"], deadline=deadline
+            )
 
 
 @contextmanager
@@ -145,28 +165,31 @@ def read_facts(name: str, url: str | None, lam: float | None = None) -> StudyFac
     """Read a study and its trials."""
     with reading(url) as repository:
         row = repository.study(name)
-        return StudyFacts(row, repository.trials(name), row.spec.lam if lam is None else lam)
+        searched = repository.comparisons(row.uuid, "searched") if row.spec.compares else {}
+        return StudyFacts(row, repository.trials(name), row.spec.lam if lam is None else lam, searched)
 
 
 def run_detached(
-    name: str, url: str, workers: int, device: str | None = None, power_window: float | None = None
-) -> tuple[subprocess.Popen[bytes], Path]:
+    name: str, url: str, workers: int, device: str | None = None, power_window: float | None = None,
+    deadline: Deadline | None = None,
+) -> tuple[subprocess.Popen[bytes], Path]:  # fmt: skip
     """Start ``study resume`` as a process that outlives this one; return it and its log file."""
     words = [
         *_resume(name), "--progress", "plain", "--workers", str(workers), *_on(device),
-        *_window(power_window),
+        *_window(power_window), *_until(deadline),
     ]  # fmt: skip
     return start(words, name, _environment(url))
 
 
 def watch_in_background(
-    name: str, url: str, workers: int, device: str | None = None, power_window: float | None = None
-) -> None:
+    name: str, url: str, workers: int, device: str | None = None, power_window: float | None = None,
+    deadline: Deadline | None = None,
+) -> None:  # fmt: skip
     """Run the study in a process of its own, on its own device or ``device``; open the dashboard here."""
     from qslm_opt.cli.watch import open_dashboard
 
     need_terminal()
-    process, log = run_detached(name, url, workers, device, power_window)
+    process, log = run_detached(name, url, workers, device, power_window, deadline)
     open_dashboard(url, name)
     code = process.poll()
     if code is None:
@@ -176,6 +199,9 @@ def watch_in_background(
         narrate(f"stop it: {command('study', 'stop', name, url=url)}")
     elif code in (0, 4):
         report(name, url)
+        facts = read_facts(name, url)
+        if deadline is not None and facts.row.reason == DEADLINE:
+            say_unfinished(facts, url)
     else:
         narrate(f"the search ended with exit code {code}; what it said is in {log}")
         raise typer.Exit(code)
@@ -190,7 +216,7 @@ def need_terminal() -> None:
 @contextmanager
 def workers_on(
     name: str, url: str, places: Sequence[Place], own: str, *, quiet: bool = False,
-    power_window: float | None = None, at_rest: Sequence[Place] = (),
+    power_window: float | None = None, at_rest: Sequence[Place] = (), deadline: Deadline | None = None,
 ) -> Iterator[None]:  # fmt: skip
     """Run a process on the study at each place; end them when this one is interrupted or fails.
 
@@ -202,22 +228,39 @@ def workers_on(
         for place in places:
             device = None if place.device == own else place.device
             worker = subprocess.Popen(
-                [*_resume(name), "--progress", "none", *_on(device), *_window(power_window)],
+                [
+                    *_resume(name), "--progress", "none", *_on(device), *_window(power_window),
+                    *_until(deadline),
+                ],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 env={
                     **_environment(url), **place.environment(os.environ),
-                    **({REST_KEY: name} if place in at_rest else {}),
+                    **({REST_KEY: name} if place in at_rest else {}), HELPER_KEY: name,
                 },
                 stderr=subprocess.DEVNULL if quiet else None,
             )  # fmt: skip
             processes.append(worker)
         yield
+        if deadline is not None and not deadline.left():
+            _end_late(processes)
         _wait(processes, None)
     except BaseException:
         for process in processes:
             process.terminate()
         _wait(processes, _GRACE_SECONDS)
         raise
+
+
+def _end_late(processes: Sequence[subprocess.Popen[Any]]) -> None:
+    """End what still loads when the deadline has come; what runs trials ends by itself at the same time."""
+    until = time.monotonic() + _LATE_SECONDS
+    while time.monotonic() < until and any(process.poll() is None for process in processes):
+        time.sleep(0.05)
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+            process.returncode = 0  # on purpose
 
 
 def _wait(processes: Sequence[subprocess.Popen[Any]], seconds: float | None) -> None:
@@ -250,3 +293,8 @@ def _on(device: str | None) -> list[str]:
 
 def _window(seconds: float | None) -> list[str]:
     return [] if seconds is None else ["--power-window", repr(seconds)]
+
+
+def _until(deadline: Deadline | None) -> list[str]:
+    """Return the same deadline for another process of this host, which counts from the same moment."""
+    return [] if deadline is None else ["--deadline", deadline.text]

@@ -14,18 +14,26 @@ from qslm_opt.spec import BOUNDS, StudySpec, read_toml
 def make_spec(name: str | None, file: Path | None, flags: Mapping[str, Any]) -> StudySpec:
     """Return the spec of a file with the flags that were given (those not None) laid over it.
 
-    A metric bound among the flags replaces the file's; pins are added to the file's.
+    A metric bound among the flags replaces the file's; pins, exclusions and ties are added to its own.
     """
     given = {key: value for key, value in {"name": name, **flags}.items() if value is not None}
     if file is None:
         if name is None:
             raise UsageError("the study has no name; give NAME, or --spec FILE.")
         return StudySpec.from_mapping(given)
-    values: dict[str, Any] = {"name": file.stem, **read_toml(file)}
+    return lay_over({"name": file.stem, **read_toml(file)}, given)
+
+
+def lay_over(values: Mapping[str, Any], flags: Mapping[str, Any]) -> StudySpec:
+    """Return the spec of ``values`` under the ``flags`` that are not None; see ``make_spec``."""
+    given = {key: value for key, value in flags.items() if value is not None}
     if any(bound in given for bound in BOUNDS):
         values = {key: value for key, value in values.items() if key not in BOUNDS}
     if "pins" in given and isinstance(values.get("pins"), dict):
         given["pins"] = {**values["pins"], **given["pins"]}
+    for key in ("exclude", "ties"):
+        if key in given and isinstance(values.get(key), (list, tuple)):
+            given[key] = tuple(dict.fromkeys((*values[key], *given[key])))
     return StudySpec.from_mapping({**values, **given})
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 _MODEL, _BOUND, _SPACE, _DATA = "Model", "Constraints and score", "Search space", "Data"
+_HOW = "Strategy"
 
 
 def _flag(name: str, panel: str, text: str, metavar: str | None = None) -> Any:
@@ -56,7 +57,8 @@ Quantizer = Annotated[
     str | None, _flag("--quantizer", _SPACE, "rtn, mse, hqq, gptq or paper. [default: rtn]")
 ]
 CalibrationSplit = Annotated[
-    str | None, _flag("--calibration-split", _DATA, "Split that gptq looks at; the task's own without it.")
+    str | None,
+    _flag("--calibration-split", _DATA, "Split that gptq and --tune look at; the task's own without it."),
 ]
 Calibration = Annotated[
     int | None, _flag("--calibration", _DATA, "How many windows or sentences gptq looks at.")
@@ -73,14 +75,63 @@ SignEmbedding = Annotated[
 Pin = Annotated[
     list[str] | None, _flag("--pin", _SPACE, "Keep a unit at a format; repeatable.", "UNIT=FORMAT")
 ]
+Exclude = Annotated[
+    list[str] | None,
+    _flag("--exclude", _SPACE, "Leave a unit unquantized, in float32; repeatable, * allowed.", "UNIT"),
+]
+Tie = Annotated[
+    list[str] | None,
+    _flag("--tie", _SPACE, "Modules that always get the same bits, for instance 'attention.*/att.key'; "
+                           "repeatable.", "UNIT,…"),
+]  # fmt: skip
+Strategy = Annotated[
+    str | None,
+    _flag("--strategy", _HOW, "tiered, beam, knapsack, tpe, nsga2 or random. [default: tiered]"),
+]
+BeamWidth = Annotated[
+    int | None, _flag("--beam-width", _HOW, "Incumbents that the beam keeps. [default: 4]", "W")
+]
+Evaluations = Annotated[
+    int | None,
+    _flag("--evaluations", _HOW,
+          "Most evaluations, cheap ones by their share; tpe, nsga2 and random: 200 without it.", "N"),
+]  # fmt: skip
+Tune = Annotated[
+    int | None,
+    _flag("--tune", _HOW, "At the end, tune settings by so many steps of distillation on the calibration "
+          "split, and search the smallest that is then good enough. [default: 0, no]", "STEPS"),
+]  # fmt: skip
+Gate = Annotated[
+    bool | None,
+    _flag("--gate/--no-gate", _HOW,
+          "Let membrane drift order and postpone settings (beam, knapsack). [default: no]"),
+]  # fmt: skip
+Every = Annotated[
+    int | None,
+    _flag("--every", _HOW, "The knapsack measures steps on every K-th window or sentence; 2 to 8 by data.",
+          "K"),
+]  # fmt: skip
 Seed = Annotated[
-    int | None, _flag("--seed", _SPACE, "Seed of the sampler; the tiers are not random. [default: 0]")
+    int | None,
+    _flag("--seed", _HOW, "Seed of tpe, nsga2 and random; ours are not random. [default: 0]"),
 ]
 Data = Annotated[
     str | None, _flag("--data", _DATA, "Folder with the task's parquet files; else the hub.", "DIR")
 ]
 Split = Annotated[str | None, _flag("--split", _DATA, "Data split; the task's own without it.")]
 Window = Annotated[int | None, _flag("--window", _DATA, "Predicted tokens per window (language modelling).")]
+HoldBack = Annotated[
+    float | None,
+    _flag("--hold-back", _DATA, "Share of the data that the search never sees; its result is measured on it.",
+          "SHARE"),
+]  # fmt: skip
+ReportSplit = Annotated[
+    str | None, _flag("--report-split", _DATA, "Another split that the result is measured on.", "SPLIT")
+]
+Confidence = Annotated[
+    float | None,
+    _flag("--confidence", _BOUND, "The metric bound must hold with this confidence, such as 0.95."),
+]
 Limit = Annotated[int | None, _flag("--limit", _DATA, "Only the first so many windows or sentences.")]
 Matmul = Annotated[
     str | None,

@@ -1,4 +1,4 @@
-"""``qslm-opt study``: create, resume, list, show, candidates, stop, export, import, compact, delete."""
+"""``qslm-opt study``: create, resume, answer, list, show, candidates, report, stop, export and so on."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ from qslm_opt.cli.options import (
 )
 from qslm_opt.cli.output import narrate, print_json, size
 from qslm_opt.cli.running import read_facts, take_away
+from qslm_opt.cli.study_answer import answer
 from qslm_opt.cli.study_create import create, resume
+from qslm_opt.cli.study_report import report
 from qslm_opt.cli.tables import print_candidates, print_studies, print_study
 from qslm_opt.errors import InfeasibleError, UsageError
 
 app = typer.Typer(name="study", help="Create, run, look at and export studies.", no_args_is_help=True)
 app.command()(create)
 app.command()(resume)
+app.command()(answer)
 
 
 @app.command(name="list")
@@ -103,6 +106,9 @@ def candidates(
     if facts.row.state in ENDED:
         raise InfeasibleError(f"{facts.nothing_feasible()}.")
     narrate(facts.nothing_yet())
+
+
+app.command()(report)
 
 
 @app.command()

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from qslm_opt.cli.facts import ENDED
-from qslm_opt.cli.options import Device, Progress, Storage, complete_names, storage_url, writing
+from qslm_opt.cli.options import Deadline, Device, Progress, Storage, complete_names, storage_url, writing
 from qslm_opt.cli.output import narrate
-from qslm_opt.cli.running import open_session, resumable, work
+from qslm_opt.cli.running import deadline_of, open_session, read_facts, resumable, work
+from qslm_opt.cli.unfinished import say_unfinished
 
 
 def worker(
@@ -31,6 +32,7 @@ def worker(
                      help="Where the same data is on this host, when not where the study has it."),
     ] = None,
     device: Device = None,
+    deadline: Deadline = None,
     progress: Progress = "auto",
 ) -> None:  # fmt: skip
     """Join a study from anywhere that reaches its storage, and help until it ends.
@@ -38,7 +40,7 @@ def worker(
     Refused (exit code 3) unless model, data, spec, code and arithmetic are those of the study. A worker may
     join and leave at any time, by Ctrl-C or by kill -9: the candidates are those of one worker.
     """
-    url = storage_url(storage)
+    url, until = storage_url(storage), deadline_of(deadline)
     with writing(url) as repository:
         row = repository.study(study)
     if row.state in ENDED:
@@ -52,6 +54,10 @@ def worker(
         device=device or known.device,
     )
     with resumable(study, url):
-        summary = work(study, url, open_session(spec.located(Path.cwd())), progress=progress)
+        session = open_session(spec.located(Path.cwd()))
+        summary = work(study, url, session, progress=progress, deadline=until)
     trials = sum(summary.evaluations.values())
+    if summary.deadline:
+        say_unfinished(read_facts(study, url), url)
+        return
     narrate(f"study {study!r} is {summary.state} after {trials} evaluations by all its workers")

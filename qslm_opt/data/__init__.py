@@ -24,10 +24,15 @@ CALIBRATION_SPLIT: dict[str, str] = {
 CALIBRATION_SEQUENCES: dict[TaskKind, int] = {"lm": 32, "classification": 1024}
 """How many windows or sentences of it, unless told otherwise: about 25,000 tokens."""
 
-_PUBLIC = {"TaskData": "qslm_opt.data.taskdata", "load_task": "qslm_opt.data.tasks"}
+_PUBLIC = {
+    "TaskData": "qslm_opt.data.taskdata",
+    "load_task": "qslm_opt.data.tasks",
+    "split_off": "qslm_opt.data.holding",
+}
 __all__ = ["CALIBRATION_SEQUENCES", "CALIBRATION_SPLIT", "TASK_KIND", "TaskKind", *_PUBLIC]
 
 if TYPE_CHECKING:
+    from qslm_opt.data.holding import split_off as split_off
     from qslm_opt.data.taskdata import TaskData as TaskData
     from qslm_opt.data.tasks import load_task as load_task
 

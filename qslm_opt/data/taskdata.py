@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,13 @@ class TaskData:
         if self.kind == "lm":
             return sum(ids.size - 1 for ids in self.sequences)
         return len(self.sequences)
+
+    def every(self, step: int) -> TaskData:
+        """Return every ``step``-th window or sentence, the first among them; the hash names the step."""
+        labels = None if self.labels is None else self.labels[::step]
+        return replace(
+            self, sequences=self.sequences[::step], labels=labels, data_hash=f"{self.data_hash}/{step}"
+        )
 
     @cached_property
     def max_id(self) -> int:

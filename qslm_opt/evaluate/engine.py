@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from math import exp, fsum
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,9 +18,11 @@ from qslm_opt import __version__
 from qslm_opt.errors import DataError, DeviceError, NumericsError, UsageError
 from qslm_opt.evaluate.batches import Batch, first_batch, make_batches
 from qslm_opt.evaluate.calibrate import input_moments
+from qslm_opt.evaluate.drift import DriftMeter
 from qslm_opt.evaluate.memory import live_bytes
 from qslm_opt.evaluate.order import Evidence, hardness_strata
 from qslm_opt.evaluate.prefix import Boundary, PrefixCache, boundary_keys
+from qslm_opt.items import Items
 from qslm_opt.kernels.ops import REFERENCE, Ops, fast_ops, pick_precision
 from qslm_opt.kernels.packed.place import hold, packed_ops
 from qslm_opt.kernels.products import float32_products
@@ -33,13 +35,14 @@ from qslm_opt.results import Evaluation, Progress
 from qslm_opt.setting import UNQUANTIZED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from qslm_opt.data import TaskData
     from qslm_opt.evaluate.bounds import MetricBound
     from qslm_opt.hierarchy.tree import Hierarchy
     from qslm_opt.kernels.ops import Weight
     from qslm_opt.models.loading import LoadedModel
+    from qslm_opt.quant.apply import Tuner
     from qslm_opt.quant.base import QuantizedTensor
     from qslm_opt.setting import QuantSetting
 
@@ -81,7 +84,12 @@ class _Result:
     nll: float
     correct: int
     spikes: list[float]
-    losses: Tensor | None = None  # (sentences,): higher is nearer to wrong
+    losses: Tensor | None = None  # (sentences,): higher is nearer to wrong; (windows,) sums where asked for
+    right: Tensor | None = None  # (sentences,) bool
+
+
+def _array(found: Tensor | None) -> np.ndarray | None:
+    return None if found is None else found.cpu().numpy()
 
 
 def silent(text: str) -> None:
@@ -124,6 +132,7 @@ class Engine:
         prefix_bytes: int | None = None,
         reorder: bool = True,
         calibration: Callable[[], TaskData] | None = None,
+        tuner: Tuner | None = None,
         stay_packed: bool = False,
         narrate: Callable[[str], None] = silent,
     ) -> None:
@@ -138,6 +147,7 @@ class Engine:
             prefix_bytes: bound of the boundary cache; 0 turns it off, None takes ``PREFIX_BYTES``.
             reorder: compute first what decides soonest.
             calibration: gives the text that calibrated quantizers look at; asked for once, when one does.
+            tuner: tunes settings that say so, see ``QuantizedView``.
             stay_packed: hold the codes of a packed model and dequantize where they are read.
             narrate: told once, in one line, when memory runs out and batches get smaller.
         """
@@ -154,6 +164,7 @@ class Engine:
             fast = packed_ops if stay_packed else fast_ops
             ops = REFERENCE if dtype != torch.float32 else fast(kind, precision)
         self.ops = ops
+        self._tuner = tuner
         free, total = self._gpu_bytes()
         self._view = self._view_of(model, stay_packed, min(CACHE_BYTES[kind], int(WEIGHTS_SHARE * free)))
         self._model = model.without_tensors() if stay_packed else model
@@ -169,6 +180,8 @@ class Engine:
         self.reused = False
         """Whether the last evaluation began anywhere behind kept activations."""
         self._keys: dict[str, list[str]] = {}
+        self._shares: dict[int, tuple[TaskData, Any, list[Batch], Evidence, PrefixCache]] = {}
+        self._drift: DriftMeter | None = None
         self._arrange()
 
     def _view_of(
@@ -182,7 +195,9 @@ class Engine:
             packed = model.packed
             return PackedView(packed.tensors, packed.setting, self.device, self.dtype, weight, products)
         on_device = {k: v.to(self.device, self.dtype) for k, v in model.tensors.items()}
-        return QuantizedView(on_device, self.hierarchy, cache_bytes, weight, products, self._input_moments)
+        return QuantizedView(
+            on_device, self.hierarchy, cache_bytes, weight, products, self._input_moments, self._tuner
+        )
 
     def _resident_view(self, model: LoadedModel) -> ResidentView:
         if model.packed is None or self.dtype != torch.float32:
@@ -246,6 +261,8 @@ class Engine:
         bound: MetricBound | None = None,
         report: Callable[[Progress], bool] | None = None,
         fresh: bool = False,
+        every: int = 1,
+        items: bool = False,
     ) -> Evaluation:
         """Evaluate ``setting`` over all batches, or until ``report`` says stop.
 
@@ -259,6 +276,9 @@ class Engine:
             bound: when given, every Progress carries the best metric that is still possible.
             report: called after every batch; True stops the run, and the value is then None.
             fresh: compute every block, also what is kept of earlier evaluations.
+            every: compute only every so many-th window or sentence, the first among them; ``n`` and the
+                metric are then those of this share.
+            items: keep what each sentence or window came to; a bound with confidence needs it.
 
         Raises:
             NumericsError: the logits hold NaN or infinity.
@@ -266,12 +286,52 @@ class Engine:
         """
         while True:
             try:
-                if parent is not None:
-                    self._arrange_by_hardness()
-                return self._evaluate(setting, parent, bound, report, fresh=fresh)
+                with self._on_share(every):
+                    if parent is not None and every == 1:
+                        self._arrange_by_hardness()
+                    return self._evaluate(setting, parent, bound, report, fresh=fresh, items=items)
             except torch.OutOfMemoryError:
                 pass
             self._halve()
+
+    @contextmanager
+    def _on_share(self, every: int) -> Iterator[None]:
+        """Stand on a share of the data inside: with batches and kept activations of its own."""
+        if every == 1:
+            yield
+            return
+        whole = self.data, self._strata, self._batches, self._evidence, self._prefix
+        try:
+            if every not in self._shares:
+                self.data, self._strata = self.data.every(every), None
+                self._arrange()
+                self._shares[every] = self.data, self._strata, self._batches, self._evidence, self._prefix
+            self.data, self._strata, self._batches, self._evidence, self._prefix = self._shares[every]
+            yield
+        finally:
+            self.data, self._strata, self._batches, self._evidence, self._prefix = whole
+
+    def drift(self, setting: QuantSetting) -> tuple[float, int, float]:
+        """Return the mean membrane drift of ``setting`` against the unquantized model, see ``drift``.
+
+        With the tokens or sentences it took, and the seconds.
+        """
+        start = perf_counter()
+        if self._drift is None:
+            self._drift = DriftMeter(self.data, self.config, self.ops, self.device)
+        with ExitStack() as stack:
+            if self.device.type == "cuda":
+                stack.enter_context(float32_products(tf32=self.ops.precision == "tf32"))
+            if not self._drift.has_reference:
+                self._drift.refer_to(self._view.apply(UNQUANTIZED))
+            found = self._drift.drift(self._view.apply(setting))
+        return found, self._drift.used, perf_counter() - start
+
+    def forget(self) -> None:
+        """Drop what earlier evaluations left: quantized weights, activations, and what turned wrong first."""
+        self._view.clear()
+        self._shares.clear()
+        self._arrange()
 
     def prepare(self, setting: QuantSetting) -> None:
         """Quantize the weights of ``setting``, where that was not done."""
@@ -295,6 +355,7 @@ class Engine:
         report: Callable[[Progress], bool] | None = None,
         hardness: np.ndarray | None = None,
         fresh: bool = False,
+        items: bool = False,
     ) -> Evaluation:
         """See ``evaluate``; with ``hardness`` (sentences,), the loss of each is written there."""
         start = perf_counter()
@@ -304,21 +365,29 @@ class Engine:
             self._prefix.follow(self._keys_of(parent))
         tensors = self._view.apply(setting)
         sums, stopped = _Sums(), False
+        each = self._no_items() if items else None
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             if self.device.type == "cuda":
                 stack.enter_context(float32_products(tf32=self.ops.precision == "tf32"))
             for index in self._evidence.order() if self._reorder else range(len(self._batches)):
                 batch = self._batches[index]
-                result = self._one(tensors, keys, index, batch, keep=parent is not None)
+                result = self._one(tensors, keys, index, batch, parent is not None, items)
                 self._add(sums, index, batch, result)
+                if each is not None:
+                    each.add(batch.members, _array(result.losses), _array(result.right))
                 if hardness is not None and result.losses is not None:
                     hardness[list(batch.members)] = result.losses.cpu().numpy()
-                if report and report(self._progress(sums, bound)):
+                if report and report(self._progress(sums, bound, each)):
                     stopped = sums.used < self.data.n
                     break
         self.synchronise()
-        return self._evaluation(setting, sums, stopped, perf_counter() - start)
+        return replace(self._evaluation(setting, sums, stopped, perf_counter() - start), items=each)
+
+    def _no_items(self) -> Items:
+        sequences = self.data.sequences
+        windows = [ids.size - 1 for ids in sequences] if self.data.kind == "lm" else None
+        return Items.empty(len(sequences), windows)
 
     def _keys_of(self, setting: QuantSetting) -> list[str]:
         """Return ``boundary_keys``, kept for the settings asked for last: a parent has many children."""
@@ -371,8 +440,7 @@ class Engine:
             self._size = max(1, self._size // 2)
         self._rows = max(1, min(self._rows, largest.ids.numel()) // 2)
         self._prefix_limit //= 2
-        self._view.clear()
-        self._arrange()
+        self.forget()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if not self._told:
@@ -384,16 +452,23 @@ class Engine:
         self._told = True
 
     def _one(
-        self, tensors: Mapping[str, Weight], keys: list[str], index: int, batch: Batch, keep: bool
+        self,
+        tensors: Mapping[str, Weight],
+        keys: list[str],
+        index: int,
+        batch: Batch,
+        keep: bool,
+        items: bool = False,
     ) -> _Result:
         x, spikes = self._body(tensors, keys, index, batch, keep)
         h = spikegpt.finish(tensors, self.config, x)
         if self.data.kind == "lm":
             losses = self.ops.nll(h.flatten(0, 1), tensors["head.weight"], batch.targets.flatten())
-            correct, each = 0, None
+            correct, right = 0, None
+            each = losses.reshape(batch.targets.shape).sum(1, dtype=torch.float64) if items else None
         else:
-            losses, correct = self._class_loss(tensors, h, batch)
-            each = losses
+            losses, right = self._class_loss(tensors, h, batch)
+            each, correct = losses, int(right.sum())
         nll = float(losses.sum(dtype=torch.float64))
         by_block: list[float] = torch.stack(spikes).tolist() if spikes else []
         fired = sum(by_block)
@@ -405,7 +480,7 @@ class Engine:
                 "checkpoint, or raise the bits of the setting"
                 + (f", or use --matmul fp32 instead of {self._precision}." if narrow else ".")
             )
-        return _Result(nll, correct, by_block, each)
+        return _Result(nll, correct, by_block, each, right)
 
     def _body(
         self, tensors: Mapping[str, Weight], keys: list[str], index: int, batch: Batch, keep: bool
@@ -429,12 +504,12 @@ class Engine:
 
     def _class_loss(
         self, tensors: Mapping[str, Weight], h: Tensor, batch: Batch
-    ) -> tuple[Tensor, int]:
-        """Return the loss of each sentence, and how many are right."""
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss of each sentence, and whether it is right."""
         assert batch.lengths is not None
         logits = spikegpt.class_logits(tensors, h, batch.lengths)
-        correct = int((logits.argmax(dim=-1) == batch.targets).sum())
-        return cross_entropy(logits, batch.targets, reduction="none"), correct
+        right = logits.argmax(dim=-1) == batch.targets
+        return cross_entropy(logits, batch.targets, reduction="none"), right
 
     def _add(self, sums: _Sums, index: int, batch: Batch, result: _Result) -> None:
         sums.used += batch.n
@@ -446,10 +521,10 @@ class Engine:
         classes = self.data.kind == "classification"
         self._evidence.add(index, batch.n - result.correct if classes else result.nll)
 
-    def _progress(self, sums: _Sums, bound: MetricBound | None) -> Progress:
+    def _progress(self, sums: _Sums, bound: MetricBound | None, items: Items | None) -> Progress:
         correct = sums.correct if self.data.kind == "classification" else None
         nll = sums.nll_sum
-        best = bound.best_case(sums.used, correct, nll) if bound else None
+        best = bound.best_case(sums.used, correct, nll, items) if bound else None
         return Progress(sums.used, self.data.n, correct, nll, best)
 
     def _evaluation(

@@ -30,10 +30,11 @@ class Boundary:
 def boundary_keys(hierarchy: Hierarchy, setting: QuantSetting) -> list[str]:
     """Return one key per attention block and one for the output block.
 
-    Equal keys mean equal formats, hence equal values, of every tensor in front of that block.
+    Equal keys mean equal formats, hence equal values, of every tensor in front of that block. In a tuned
+    setting every tensor depends on all formats.
     """
     formats = setting.resolve(hierarchy)
-    chain, keys = sha256(setting.quantizer.encode()), []
+    chain, keys = sha256((setting.to_json() if setting.tune else setting.quantizer).encode()), []
     for block in hierarchy.blocks:
         if block.kind != "input":
             keys.append(chain.hexdigest())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from math import prod
 from typing import Any, Literal
@@ -130,6 +131,16 @@ class Hierarchy:
             for b in value["blocks"]
         )
         return cls(value["family"], blocks)
+
+
+def names_module(pattern: str, module: str) -> bool:
+    """Return whether ``pattern`` names a module: itself or, without a ``/``, its block.
+
+    Each side of the ``/`` is matched on its own, so ``*`` never crosses it.
+    """
+    block, slash, inside = pattern.strip().partition("/")
+    name, _, rest = module.partition("/")
+    return fnmatchcase(name, block) and (not slash or fnmatchcase(rest, inside))
 
 
 def _module(value: Mapping[str, Any]) -> Module:

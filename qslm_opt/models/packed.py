@@ -151,12 +151,14 @@ def _model(file: PackedFile, tokenizer: Path | None) -> PackedModel:
 def _check_facts(header: Mapping[str, Any]) -> None:
     """Raise TypeError unless what the header says about the origin has the documented types."""
     _check_types(header, {"task": (str, None), "weights": (str,), "code": (str,)})
-    _check_types(header, {"calibration": (dict, None), "study": (dict, None), "files": (dict,)})
+    _check_types(header, {"calibration": (dict, None), "tuning": (dict, None)})
+    _check_types(header, {"study": (dict, None), "files": (dict,)})
     if header["study"] is not None:
         _check_types(header["study"], {"name": (str,), "trial": (int,)})
-    if header["calibration"] is not None:
-        wanted = {"split": (str,), "sequences": (int,), "window": (int, None), "hash": (str,)}
-        _check_types(header["calibration"], wanted)
+    for text in (header["calibration"], header["tuning"]):
+        if text is not None:
+            wanted = {"split": (str,), "sequences": (int,), "window": (int, None), "hash": (str,)}
+            _check_types(text, wanted)
 
 
 def _check_types(values: Mapping[str, Any], wanted: Mapping[str, tuple[type | None, ...]]) -> None:

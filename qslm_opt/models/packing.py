@@ -44,6 +44,8 @@ class Origin:
     """Split, number of sequences and hash of the text that a calibrated quantizer looked at."""
     study: Mapping[str, Any] | None = None
     """Name and trial of the study that chose the setting."""
+    tuning: Mapping[str, Any] | None = None
+    """Split, number of sequences and hash of the text that a tuned setting was tuned on."""
 
 
 def pack_model(
@@ -131,6 +133,7 @@ def _contents(
         "weights": model.weights_hash,
         "code": origin.code,
         "calibration": origin.calibration,
+        "tuning": origin.tuning,
         "study": origin.study,
     }
     return payload, header

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from qslm_opt.errors import ModelError, NumericsError
+from qslm_opt.errors import ModelError, NumericsError, SettingError
 from qslm_opt.formats import FP32, Format
 from qslm_opt.quant.base import (
     QuantizedTensor,
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 NO_PRODUCTS: Mapping[str, bool] = MappingProxyType({})
 Moments = Callable[[], "Mapping[str, Tensor]"]
 """Gives the mean of x xᵀ over the inputs x of each matrix, by its name."""
+Tuner = Callable[["QuantSetting", "Mapping[str, Tensor]", Moments], "Mapping[str, QuantizedTensor | Tensor]"]
+"""Gives the stored tensors of a tuned setting, by name, from the originals."""
+_KEPT_TUNED = 4
 CACHE_BYTES = {"cpu": 2**31, "cuda": 2**34}
 """Most memory of the quantized tensors that are kept, by device type."""
 
@@ -50,12 +53,13 @@ class QuantizedView:
         weight: MakeWeight | None = None,
         products: Mapping[str, bool] = NO_PRODUCTS,
         moments: Moments = dict,
+        tuner: Tuner | None = None,
     ) -> None:
         """Keep a reference to ``tensors``; raise ModelError when one of the hierarchy is missing.
 
         With ``weight`` the live tensors of ``products`` (name → whether it is the language-model head) come
         out as what it makes of them: codes keep their scale apart, so that products see whole numbers.
-        ``moments`` is asked by quantizers that are calibrated.
+        ``moments`` is asked by quantizers that are calibrated, ``tuner`` for settings that are tuned.
         """
         missing = [t.name for t in hierarchy.tensors() if t.name not in tensors]
         if missing:
@@ -68,7 +72,8 @@ class QuantizedView:
         self._ties = {t.name: t.tied_to for t in hierarchy.tensors() if t.live and t.tied_to is not None}
         self._readers = {s: [s, *(n for n, o in self._ties.items() if o == s)] for s in self._ties.values()}
         live = {t.name for t in hierarchy.tensors() if t.live}
-        self._weight, self._moments = weight, moments
+        self._weight, self._moments, self._tuner = weight, moments, tuner
+        self._tuned: OrderedDict[str, Mapping[str, QuantizedTensor | Tensor]] = OrderedDict()
         self._products = {n: head for n, head in products.items() if weight is not None and n in live}
         self._cache: OrderedDict[tuple[str, Format, str], Weight] = OrderedDict()
         self._cache_limit = cache_bytes
@@ -80,7 +85,7 @@ class QuantizedView:
         return self._cached
 
     def clear(self) -> None:
-        """Drop what is cached."""
+        """Drop what is cached, but what tuning made."""
         self._cache.clear()
         self._cached = 0
 
@@ -93,6 +98,8 @@ class QuantizedView:
         for an unknown unit, quantizer or format, NumericsError with the tensor's name.
         """
         get_quantizer(setting.quantizer)
+        if setting.tune:
+            return self._apply_tuned(setting)
         result: dict[str, Weight] = dict(self._tensors)
         formats = setting.resolve(self._hierarchy)
         for name, fmt in formats.items():
@@ -110,10 +117,44 @@ class QuantizedView:
         A tensor in a float format comes in that type. Raises as ``apply`` does.
         """
         get_quantizer(setting.quantizer)
+        if setting.tune:
+            return dict(self._tuned_codes(setting))
         return {
             name: self._codes(name, fmt, setting.quantizer)
             for name, fmt in setting.resolve(self._hierarchy).items()
         }
+
+    def _tuned_codes(self, setting: QuantSetting) -> Mapping[str, QuantizedTensor | Tensor]:
+        """Return the codes of a tuned setting; the last few are kept, tuning takes long."""
+        key = setting.to_json()
+        if key not in self._tuned:
+            if self._tuner is None:
+                raise SettingError(
+                    f"the setting is tuned by {setting.tune} steps, and here is no calibration text to tune "
+                    "on; give the task and data of its study."
+                )
+            self._tuned[key] = self._tuner(setting, self._tensors, self._moments)
+            if len(self._tuned) > _KEPT_TUNED:
+                self._tuned.popitem(last=False)
+        return self._tuned[key]
+
+    def _apply_tuned(self, setting: QuantSetting) -> dict[str, Weight]:
+        result: dict[str, Weight] = dict(self._tensors)
+        for source, made in self._tuned_codes(setting).items():
+            for name in self._readers.get(source, [source]):
+                result[name] = self._made(name, made)
+        return result
+
+    def _made(self, name: str, made: QuantizedTensor | Tensor) -> Weight:
+        """Return what ``name`` computes with in these codes."""
+        if name in self._products and isinstance(made, QuantizedTensor) and made.fmt.layout is not None:
+            assert self._weight is not None
+            return self._weight(*made.factors(), head=self._products[name])
+        values = made.dequantize() if isinstance(made, QuantizedTensor) else made.float()
+        if name in self._products:
+            assert self._weight is not None
+            return self._weight(values, None, head=self._products[name])
+        return values.to(self._tensors[name].dtype)
 
     def _codes(self, name: str, fmt: Format, quantizer: str) -> QuantizedTensor | Tensor:
         weight = self._tensors[name]

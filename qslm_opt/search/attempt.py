@@ -13,9 +13,11 @@ from optuna.trial import Trial
 
 from qslm_opt.errors import NumericsError
 from qslm_opt.results import TrialRecord
+from qslm_opt.search.deadline import DEADLINE, DeadlineReached
 from qslm_opt.search.failures import blame_of
 from qslm_opt.search.interrupts import Interrupts
 from qslm_opt.search.ledger import OpenTrial, close_trial
+from qslm_opt.search.machine import setting_of
 from qslm_opt.search.outcome import Judge, Outcome
 from qslm_opt.search.owners import shares_board
 from qslm_opt.search.power import PowerOf
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     from qslm_opt.hierarchy.tree import Hierarchy
     from qslm_opt.measure.meter import Meter
     from qslm_opt.results import Baseline, Evaluation, PowerWindow, Progress
+    from qslm_opt.search.machine import Proposal
     from qslm_opt.search.space import SearchSpace
-    from qslm_opt.search.tiers import Proposal
     from qslm_opt.setting import QuantSetting
     from qslm_opt.spec import StudySpec
 
@@ -65,8 +67,12 @@ class SessionLike(Protocol):
         bound: MetricBound | None = None,
         report: Callable[[Progress], bool] | None = None,
         meter: Meter | None = None,
+        every: int = 1,
     ) -> tuple[Evaluation, PowerWindow | None]:
-        """Evaluate one setting."""
+        """Evaluate one setting; ``every`` above 1 computes only every so many-th window or sentence."""
+
+    def drift(self, setting: QuantSetting) -> tuple[float, int, float]:
+        """Return the membrane drift of a setting, the tokens or sentences it took, and seconds."""
 
     def measure(
         self, setting: QuantSetting, meter: Meter, seconds: float, stop: Callable[[], bool]
@@ -125,11 +131,12 @@ class Attempts:
         meter: Meter | None,
         interrupts: Interrupts,
         power: PowerOf | None = None,
+        keep: Callable[[Proposal, Evaluation, Outcome], None] = lambda *_: None,
     ) -> None:
         self.session, self.study, self.sampler, self.judge = session, study, sampler, judge
         self.listener, self.meter, self.interrupts = listener, meter, interrupts
         self._said_silent: set[tuple[str, ...]] = set()
-        self.power = power or PowerOf(session, meter)
+        self.power, self.keep = power or PowerOf(session, meter), keep
 
     def carry_out(self, trial: OpenTrial, proposal: Proposal, record: TrialRecord) -> None:
         """Run a proposal and tell its outcome.
@@ -137,13 +144,15 @@ class Attempts:
         KeyboardInterrupt and unexpected errors come out again after FAIL was told; a KeyboardInterrupt
         while only the power was measured, after the outcome itself was.
         """
-        power, interrupted = None, False
+        power: PowerWindow | None = None
+        interrupted: KeyboardInterrupt | None = None
         try:
             outcome, power, interrupted = self._outcome(trial, proposal)
         except NumericsError as error:
             outcome = Outcome.failed(f"NumericsError: {error}")
-        except KeyboardInterrupt:
-            self._tell(trial, Outcome.failed(f"{INTERRUPTED}: the run was stopped"), record)
+        except KeyboardInterrupt as stop:
+            why = DEADLINE if isinstance(stop, DeadlineReached) else "the run was stopped"
+            self._tell(trial, Outcome.failed(f"{INTERRUPTED}: {why}"), record)
             raise
         except BaseException as error:
             self._tell(trial, Outcome.failed(f"{blame_of(error)}{type(error).__name__}: {error}"), record)
@@ -151,37 +160,50 @@ class Attempts:
         self._tell(trial, outcome, record)
         if power is not None:
             self.power.keep(record.uuid, power)
-        if interrupted:
-            raise KeyboardInterrupt
+        if interrupted is not None:
+            raise interrupted
 
     def _outcome(
         self, trial: OpenTrial, proposal: Proposal
-    ) -> tuple[Outcome, PowerWindow | None, bool]:
-        """Return the outcome, its power, and whether Ctrl-C came while that was measured."""
+    ) -> tuple[Outcome, PowerWindow | None, KeyboardInterrupt | None]:
+        """Return the outcome, its power, and the interrupt that came while that was measured."""
+        interrupted: KeyboardInterrupt | None = None
         if not proposal.run:
-            return self.judge.violates_memory(proposal), None, False
+            return self.judge.violates_memory(proposal), None, None
+        if proposal.drift:
+            return self._drift(proposal), None, None
         space = self.judge.space
-        bound = None if proposal.tier == "sensitivity" else self.judge.bound
-        setting = space.setting_of(proposal.levels, proposal.fixed)
+        whole = proposal.tier == "sensitivity" or proposal.to_end or proposal.cheap
+        bound = None if whole else self.judge.bound
+        part = {"every": proposal.every} if proposal.every > 1 else {}
+        setting = setting_of(space, proposal)
         parent = space.setting_of(proposal.parent, proposal.fixed)
         report = Reporter(self.study, trial, bound, self.listener, self.interrupts)
         with self.interrupts.exposed():
             run, power = self.session.run(
-                setting, parent=parent, bound=bound, report=report, meter=self.meter
+                setting, parent=parent, bound=bound, report=report, meter=None if part else self.meter, **part
             )
         self._say_silent(trial, run)
-        outcome, interrupted = self.judge.judge(proposal, run, None), False
-        if self.meter is None:
-            return outcome, None, False
+        outcome = self.judge.judge(proposal, run, None)
+        if not proposal.cheap:
+            self.keep(proposal, run, outcome)
+        if self.meter is None or part:
+            return outcome, None, None
         power = self._alone(power, trial)
         if self.power.wants_more(outcome, power) and self._is_alone(trial):
             try:
                 with self.interrupts.exposed():
                     longer = self.power.measure(setting)
                 power = self._alone(longer, trial) or power
-            except KeyboardInterrupt:
-                interrupted = True
+            except KeyboardInterrupt as stop:
+                interrupted = stop
         return self.judge.judge(proposal, run, power), power, interrupted
+
+    def _drift(self, proposal: Proposal) -> Outcome:
+        space = self.judge.space
+        with self.interrupts.exposed():
+            drift, used, seconds = self.session.drift(space.setting_of(proposal.levels, proposal.fixed))
+        return self.judge.drifted(proposal, drift, used, seconds)
 
     def _alone(self, power: PowerWindow | None, trial: OpenTrial) -> PowerWindow | None:
         """Return the window, None when it holds the power of others' trials too."""
@@ -232,6 +254,7 @@ class Reporter:
     def __call__(self, progress: Progress) -> bool:
         """Return True when the run is to stop: a violation is certain, or the trial was closed by another."""
         self._listener.on_progress(progress)
+        self._interrupts.check()
         best = progress.best_case
         if self._bound is None or best is None or progress.used >= progress.n:
             return False
@@ -270,18 +293,19 @@ def started_record(trial: OpenTrial, proposal: Proposal, space: SearchSpace, uui
         tier=proposal.tier,
         unit=proposal.unit,
         bits=proposal.bits,
-        setting=space.setting_of(proposal.levels, proposal.fixed).to_json(),
+        setting=setting_of(space, proposal).to_json(),
         digest=proposal.digest,
         value=None,
         bytes=proposal.bytes,
         fp32_bytes=space.fp32_bytes,
+        share=0.0 if proposal.drift else 1 / proposal.every,
         started=datetime.now().isoformat(timespec="seconds"),
     )
 
 
 def finished_record(record: TrialRecord, outcome: Outcome) -> TrialRecord:
     """Return a started trial's record with its outcome."""
-    names = ("value", "loss", "used", "seconds", "power_w", "energy_j", "firing_rate")
+    names = ("value", "loss", "used", "seconds", "power_w", "energy_j", "firing_rate", "share")
     measured: dict[str, Any] = {
         n: outcome.attributes[n] for n in names if outcome.attributes.get(n) is not None
     }

@@ -52,7 +52,7 @@ def note(row: StudyRow, trials: Sequence[TrialRecord]) -> str:
         f"# {row.name}",
         "",
         f"Bits of **{spec.model}** on **{spec.task}**: every trial is one quantization setting, tier by tier "
-        "(sensitivity, global, block, module). A candidate meets both constraints.",
+        f"({', '.join(spec.tiers)}). A candidate meets both constraints.",
         "",
         f"- {spec.metric}: {_bound(row)}",
         f"- memory: at most {row.budget:,} bytes of {whole:,} in float32 ({row.budget / whole:.1%})",

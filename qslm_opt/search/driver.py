@@ -25,6 +25,7 @@ from qslm_opt.store import StudyRow, open_repository, prepare, study_exists
 
 if TYPE_CHECKING:
     from qslm_opt.measure.meter import Meter
+    from qslm_opt.search.deadline import Deadline
     from qslm_opt.spec import StudySpec
 
 __all__ = [
@@ -82,8 +83,11 @@ def run_study(
     listener: Listener,
     meter: Meter | None = None,
     since: float | None = None,
+    deadline: Deadline | None = None,
 ) -> RunSummary:
     """Go on with a study until it is exhausted, a stop is requested, or Ctrl-C or SIGTERM arrives.
+
+    A ``deadline`` ends the run like Ctrl-C, but with the summary of what is proven by then.
 
     Several processes may do so at the same time on one study. A request to stop that was made after
     ``since`` (seconds since 1970, default now: when this run was asked for) holds, although it came before
@@ -102,7 +106,7 @@ def run_study(
         repository = stack.enter_context(open_repository(storage))
         row = repository.study(name)
         check_fingerprint(row, session.fingerprint())
-        interrupts = stack.enter_context(Interrupts())
+        interrupts = stack.enter_context(Interrupts(deadline))
         run = Run(row, storage, repository, session, listener, meter, interrupts, since)
         return run.until_end()
 

@@ -15,8 +15,8 @@ from qslm_opt.rank import score
 if TYPE_CHECKING:
     from qslm_opt.evaluate.bounds import MetricBound
     from qslm_opt.results import Evaluation, PowerWindow
+    from qslm_opt.search.machine import Proposal
     from qslm_opt.search.space import SearchSpace
-    from qslm_opt.search.tiers import Proposal
 
 _MOST = 1e9
 """Stored in place of an infinite slack, which JSON cannot hold."""
@@ -36,7 +36,12 @@ class Outcome:
     @property
     def columns(self) -> dict[str, Any]:
         """Attributes for people alone: what a table of all attributes says of the constraints."""
-        slack = {f"{name}_slack_pct": round(100 * value, 2) for name, value in self.constraints.items()}
+        cheap = self.attributes.get("share") is not None  # says nothing of the metric
+        slack = {
+            f"{name}_slack_pct": round(100 * value, 2)
+            for name, value in self.constraints.items()
+            if not (cheap and name == "metric")
+        }
         complete = self.state == TrialState.COMPLETE
         return {**slack, "feasible": all(v <= 0 for v in self.constraints.values())} if complete else slack
 
@@ -65,6 +70,8 @@ class Judge:
 
     def judge(self, proposal: Proposal, run: Evaluation, power: PowerWindow | None) -> Outcome:
         """Return the outcome of an evaluation: complete, pruned (stopped early) or failed (not finite)."""
+        if proposal.cheap:
+            return self.cheap(proposal, run)
         if run.value is None:
             return self._stopped(proposal, run, power)
         if not isfinite(run.value) or not isfinite(run.loss):
@@ -72,15 +79,34 @@ class Judge:
                 f"{run.metric} is {run.value} with loss {run.loss}; a candidate's must be finite"
             )
         ratio = proposal.bytes / self.space.fp32_bytes
+        slack = self.bound.slack(self.bound.judged(run.value, run.items))
         return Outcome(
             TrialState.COMPLETE,
             _attributes(run, power),
-            {"metric": self.bound.slack(run.value), "memory": self.memory_slack(proposal)},
+            {"metric": min(slack, _MOST), "memory": self.memory_slack(proposal)},
             score(run.metric, run.value, ratio, self.lam),
         )
 
+    def cheap(self, proposal: Proposal, run: Evaluation) -> Outcome:
+        """Return the outcome of a run over a share of the data: a loss, and no verdict on the metric."""
+        if not isfinite(run.loss):
+            return Outcome.failed(f"the loss over a share of the data is {run.loss}; it must be finite")
+        attributes = {**_attributes(run, None), "value": None, "share": 1 / proposal.every}
+        return Outcome(TrialState.PRUNED, attributes, {"metric": 0.0, "memory": self.memory_slack(proposal)})
+
+    def drifted(self, proposal: Proposal, drift: float, used: int, seconds: float) -> Outcome:
+        """Return the outcome of a run for the membrane drift alone, over ``used`` tokens or sentences."""
+        if not isfinite(drift):
+            return Outcome.failed(f"the membrane drift is {drift}; it must be finite")
+        attributes = {
+            "drift": drift, "used": used, "seconds": seconds, "share": min(0.5, used / self.bound.n)
+        }  # fmt: skip
+        slack = {"metric": 0.0, "memory": self.memory_slack(proposal)}
+        return Outcome(TrialState.PRUNED, attributes, slack)
+
     def _stopped(self, proposal: Proposal, run: Evaluation, power: PowerWindow | None) -> Outcome:
-        slack = self.bound.slack(self.bound.best_case(run.used, run.correct, run.nll_sum))
+        best = self.bound.best_case(run.used, run.correct, run.nll_sum, run.items)
+        slack = self.bound.slack(best)
         if slack <= 0:
             return Outcome.failed(f"the run ended after {run.used} of {run.n} without a certain violation")
         constraints = {"metric": min(slack, _MOST), "memory": self.memory_slack(proposal)}

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from optuna.trial import TrialState
 
 from qslm_opt.errors import StorageError
+from qslm_opt.setting import UNQUANTIZED
+from qslm_opt.store.rows import own_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,9 +17,11 @@ if TYPE_CHECKING:
     from qslm_opt.measure.meter import Meter
     from qslm_opt.results import PowerWindow
     from qslm_opt.search.attempt import SessionLike
+    from qslm_opt.search.interrupts import Interrupts
     from qslm_opt.search.outcome import Outcome
     from qslm_opt.search.recording import Recording
     from qslm_opt.setting import QuantSetting
+    from qslm_opt.store import Repository
 
 STOP_SECONDS = 0.5
 """How often a measurement looks whether somebody asked the study to stop."""
@@ -63,7 +67,12 @@ class PowerOf:
             return False
         return power is None or power.items is None or (power.seconds or 0.0) < self.seconds
 
-    def measure(self, setting: QuantSetting) -> PowerWindow | None:
+    def wants_baseline(self) -> bool:
+        """Return whether the unquantized model's power can be measured, to set the candidates' against."""
+        works = self._meter is not None and self._meter.source != "null"
+        return works and self.seconds > 0 and not self.stopping()
+
+    def measure(self, setting: QuantSetting, what: str = "this candidate") -> PowerWindow | None:
         """Run a setting for ``seconds``; None, and a word to the user, where that fails."""
         assert self._meter is not None
         looked = time.monotonic()
@@ -78,11 +87,11 @@ class PowerOf:
         try:
             return self._session.measure(setting, self._meter, self.seconds, stop)
         except Exception as error:  # noqa: BLE001  the trial has its verdict: a missing watt must not cost it
-            self._narrate(f"the power of this candidate was not measured: {type(error).__name__}: {error}")
+            self._narrate(f"the power of {what} was not measured: {type(error).__name__}: {error}")
             return None
 
     def keep(self, trial_uuid: str, window: PowerWindow) -> None:
-        """Store the window of a trial."""
+        """Store the window of a trial; the unquantized model's goes by the study's own uuid."""
         if self._recording is not None:
             self._recording.keep(trial_uuid, window)
 
@@ -91,3 +100,24 @@ class PowerOf:
         complaint = self._recording.complaint() if self._recording is not None else None
         if complaint:
             self._narrate(complaint)
+
+
+def measure_baseline(power: PowerOf, repository: Repository, uuid: str, interrupts: Interrupts) -> None:
+    """Measure the unquantized model's power once, when the search is over and nobody else works on it.
+
+    A report sets the candidates' watts against it.
+    """
+    if not power.wants_baseline() or not _is_last(repository, uuid):
+        return
+    if uuid in repository.power_windows(uuid):
+        return
+    with interrupts.exposed():
+        window = power.measure(UNQUANTIZED, "the unquantized model")
+    if window is not None and _is_last(repository, uuid):
+        power.keep(uuid, window)
+
+
+def _is_last(repository: Repository, uuid: str) -> bool:
+    """Return whether no other process is registered on the study."""
+    pid, host = own_process()
+    return repository.beats(uuid).keys() <= {(host, pid)}

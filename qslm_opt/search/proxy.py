@@ -18,7 +18,8 @@ from optuna.storages import BaseStorage, GrpcStorageProxy, get_storage
 from optuna.trial import TrialState
 
 from qslm_opt.errors import UsageError
-from qslm_opt.results import Baseline
+from qslm_opt.items import Items
+from qslm_opt.results import Baseline, Comparison
 from qslm_opt.search import ledger
 from qslm_opt.search.failures import named_failures
 from qslm_opt.store import Repository, prepare, wire
@@ -117,6 +118,7 @@ def methods_of(repository: Repository, storage: BaseStorage) -> dict[str, Callab
         "set_baseline": lambda uuid, baseline: r.set_baseline(uuid, Baseline.from_json(baseline)),
         "best": lambda name: _trial_or_none(r.best(name)),
         **_power_methods(r),
+        **_comparison_methods(r),
         "start_trial": lambda **what: _start_trial(storage, **what),
         "close_trial": lambda **what: _close_trial(storage, **what),
     }  # fmt: skip
@@ -138,6 +140,22 @@ def _power_methods(r: Repository) -> dict[str, Callable[..., Any]]:
         "add_power_device": lambda device: r.add_power_device(wire.decode_device(device)),
         "add_power_samples": add_samples,
         "set_power_window": set_window,
+    }
+
+
+def _comparison_methods(r: Repository) -> dict[str, Callable[..., Any]]:
+    def items(**which: Any) -> dict[str, Any] | None:
+        found = r.items(**which)
+        return None if found is None else found.to_json()
+
+    def add(comparison: Mapping[str, Any], items: Mapping[str, Any] | None, **which: Any) -> None:
+        found = None if items is None else Items.from_json(items)
+        r.add_comparison(**which, comparison=Comparison.from_json(comparison), items=found)
+
+    return {
+        "comparisons": lambda **which: wire.encode_comparisons(r.comparisons(**which)),
+        "items": items,
+        "add_comparison": add,
     }
 
 

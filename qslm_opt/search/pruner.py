@@ -15,17 +15,21 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
+_WHOLE = ("sensitivity", "sampled")
+"""Tiers whose runs go on to their end."""
+
+
 class ConstraintPruner(BasePruner):
     """Prunes when the last reported value, the best metric still possible, proves the violation.
 
     The bound comes from the study's attributes ``spec`` and ``baseline``; without them nothing is pruned,
     and neither is a trial of the sensitivity tier, whose losses give the order of the search. A reported
-    NaN proves nothing.
+    NaN proves nothing. Neither is one of Optuna's samplers, which learn from how large a violation is.
     """
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         last = trial.last_step
-        if last is None or trial.params.get("tier") == "sensitivity":
+        if last is None or trial.params.get("tier") in _WHOLE:
             return False
         bound = bound_of(study)
         best_case = trial.intermediate_values[last]

@@ -11,8 +11,10 @@ from optuna.trial import TrialState
 
 from qslm_opt.errors import InfeasibleError, StorageError
 from qslm_opt.evaluate.bounds import MetricBound
+from qslm_opt.evaluate.confidence import ConfidentBound
 from qslm_opt.search.attempt import Attempts, Listener, SessionLike, started_record
 from qslm_opt.search.board import publish
+from qslm_opt.search.deadline import DeadlineReached
 from qslm_opt.search.determinism import check_process, check_trials
 from qslm_opt.search.heart import Heart
 from qslm_opt.search.interrupts import Interrupts
@@ -26,22 +28,23 @@ from qslm_opt.search.ledger import (
 )
 from qslm_opt.search.outcome import Judge
 from qslm_opt.search.owners import close_stale, registered
-from qslm_opt.search.power import PowerOf
+from qslm_opt.search.power import PowerOf, measure_baseline
 from qslm_opt.search.pruner import ConstraintPruner
 from qslm_opt.search.recording import Recording
+from qslm_opt.search.reporting import Reporting
 from qslm_opt.search.sampler import NothingToProposeError, TieredSampler
 from qslm_opt.search.space import SearchSpace
+from qslm_opt.search.strategies import Strategy
 from qslm_opt.search.summary import RunSummary, summarize, unneeded
-from qslm_opt.search.tiers import Tier
-from qslm_opt.search.walk import Walk
+from qslm_opt.search.targets import require_baseline
+from qslm_opt.search.uniform import uniform_gap
 
 if TYPE_CHECKING:
     from optuna.study import Study
 
     from qslm_opt.measure.meter import Meter
     from qslm_opt.results import Baseline, TrialRecord
-    from qslm_opt.search.tiers import Proposal
-    from qslm_opt.spec import StudySpec
+    from qslm_opt.search.machine import Path, Proposal, Tier
     from qslm_opt.store import Repository, StudyRow
 
 PATIENCE_SECONDS = 600.0
@@ -72,6 +75,7 @@ class Run:
         self.listener, self.meter, self.interrupts, self.since = listener, meter, interrupts, since
         self.started = time.monotonic()
         self.space = SearchSpace.of(row.spec, row.hierarchy)
+        self.reporting = Reporting(row, repository, session, interrupts, listener.on_narrate)
         self._tier: Tier | None = None
         self._order: tuple[str, ...] = ()
         self._progress: list[dict[str, object]] = []
@@ -90,9 +94,9 @@ class Run:
             self._open(owner)
             try:
                 self._begin()
-                self._start()
-                self._loop()
-                summary = self._summary()
+                summary = self._summary(deadline=self._reached_deadline())
+                if summary.state == "finished":
+                    summary = self._reported(summary)
                 self.repository.set_state(uuid, summary.state, summary.reason)
                 self._publish(state=summary.state, reason=summary.reason)
             except InfeasibleError as error:
@@ -114,11 +118,23 @@ class Run:
                 close_storage(self.database)
         return summary
 
+    def _reached_deadline(self) -> bool:
+        """Search; return whether it was a deadline that ended that."""
+        try:
+            self._start()
+            self._loop()
+            if self.sampler.walk.done and self.sampler.walk.candidates:
+                measure_baseline(self.attempts.power, self.repository, self.row.uuid, self.interrupts)
+        except DeadlineReached:
+            return True
+        return False
+
     def _open(self, owner: str) -> None:
         self.database = open_shared(self.url)
         self.sampler = TieredSampler(
-            self.space, self.row.spec.seed, attributes={"owner": owner}, patient=True
-        )
+            self.space, self.row.spec.seed, strategy=Strategy.of(self.row.spec),
+            attributes={"owner": owner}, patient=True,
+        )  # fmt: skip
         self.study = self._load()
 
     def _load(self) -> Study:
@@ -133,12 +149,8 @@ class Run:
     def _start(self) -> None:
         """Baseline, bound, stale trials, and where the walk stands."""
         baseline = self._baseline()
-        bound = MetricBound.of(self.row.spec, baseline)
-        if bound.slack(baseline.value) > 0:
-            raise InfeasibleError(
-                f"the unquantized model already violates the bound: {bound.metric} {baseline.value:.6g} "
-                f"against {_asked(self.row.spec)}; give a bound that the model meets."
-            )
+        self.sampler.search_by(Strategy.of(self.row.spec, baseline.n))
+        bound = require_baseline(self.row.spec, baseline, self._bound(baseline))
         with self.interrupts.exposed():
             check_process(self.study, self.session, self.listener.on_narrate)
         judge = Judge(self.space, bound, self.row.spec.lam)
@@ -147,8 +159,9 @@ class Run:
             lambda: self.repository.stop_requested(self.row.uuid), self.listener.on_narrate,
         )  # fmt: skip
         self.attempts = Attempts(
-            self.session, self.study, self.sampler, judge, self.listener, self.meter, self.interrupts, power
-        )
+            self.session, self.study, self.sampler, judge, self.listener, self.meter, self.interrupts, power,
+            self.reporting.keep,
+        )  # fmt: skip
         self._close_stale()
         self._follow(self.sampler.refresh(self.study))
 
@@ -162,22 +175,44 @@ class Run:
             known = self.repository.study(self.row.name).baseline
             if known is None:
                 known = measured
+                self.reporting.keep_baseline(measured)
                 self.study.set_user_attr("baseline", measured.to_json())
                 self.repository.set_baseline(self.row.uuid, measured)
         of = "sentences" if known.metric == "accuracy" else "predicted tokens"
         self.listener.on_narrate(
             f"baseline: {known.metric} {known.value:.6g} over {known.n:,} {of}, {known.bytes:,} bytes"
         )
-        return known
+        return self.reporting.with_items(known)
 
-    def _summary(self) -> RunSummary:
+    def _bound(self, baseline: Baseline) -> MetricBound:
+        if self.row.spec.confidence is None:
+            return MetricBound.of(self.row.spec, baseline)
+        assert baseline.items is not None
+        return ConfidentBound.with_items(self.row.spec, baseline, baseline.items)
+
+    def _reported(self, summary: RunSummary) -> RunSummary:
+        """Measure the result on held-back data, where some is; a stop or deadline then leaves more to do."""
+        try:
+            done, deadline = self._report(), False
+        except DeadlineReached:
+            done, deadline = False, True
+        return summary if done else replace(summary, state="stopped", deadline=deadline)
+
+    def _report(self) -> bool:
+        """Measure the result on held-back data, where some is; False when that was stopped."""
+        self.heart.phase = "held-back data"
+        trials = self.repository.trials(self.row.name)
+        return self.reporting.complete(trials)
+
+    def _summary(self, deadline: bool) -> RunSummary:
         walk = self.sampler.refresh(self.study)  # others may have found the end meanwhile
         trials = self._mark(walk)
         check_trials(self.study, trials, self.listener.on_narrate)
         name = self.row.name  # Optuna's dashboard may have changed it
-        return summarize(self.row.spec.renamed(name), trials, walk, time.monotonic() - self.started)
+        seconds = time.monotonic() - self.started
+        return summarize(self.row.spec.renamed(name), trials, walk, seconds, deadline)
 
-    def _mark(self, walk: Walk) -> list[TrialRecord]:
+    def _mark(self, walk: Path) -> list[TrialRecord]:
         """Mark the trials that a finished walk did not need, and return all as they are marked then.
 
         Another worker may store a trial, or its own list, in between: the last one to write looks again.
@@ -270,7 +305,7 @@ class Run:
         longest = max((t.user_attrs.get("seconds") or 0.0 for t in trials), default=0.0)
         return max(PATIENCE_SECONDS, 10 * longest)
 
-    def _follow(self, walk: Walk) -> None:
+    def _follow(self, walk: Path) -> None:
         """Store and tell how far the walk is, where that changed."""
         progress: list[dict[str, object]] = [
             {"tier": p.tier, "done": p.done, "total": p.total} for p in walk.progress()
@@ -282,6 +317,10 @@ class Run:
             self._order = walk.order
             self.repository.set_order(self.row.uuid, walk.order)
             self.listener.on_narrate(f"blocks, least sensitive first: {', '.join(walk.order)}")
+        if self._tier == "global" != walk.tier:
+            gap = uniform_gap(self.repository.trials(self.row.name))
+            if gap:
+                self.listener.on_narrate(gap)
         if walk.tier is not None and walk.tier != self._tier:
             self._publish()
             self._tier = walk.tier
@@ -299,10 +338,3 @@ class Run:
         trials = self.repository.trials(self.row.name)
         self._published, self._told = time.monotonic(), len(self.sampler.walk.candidates)
         publish(self.database, self.study._study_id, row, trials)
-
-
-def _asked(spec: StudySpec) -> str:
-    """Return the absolute bound as the user gave it; a relative one always holds for the baseline."""
-    if spec.metric == "accuracy":
-        return f"--min-accuracy {spec.min_accuracy}"
-    return f"--max-perplexity {spec.max_perplexity}"

@@ -1,4 +1,4 @@
-"""The sampler: the tier machine as an Optuna sampler."""
+"""The sampler: a strategy as an Optuna sampler."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from qslm_opt.search.ledger import (
     write_attributes,
     write_parameters,
 )
+from qslm_opt.search.machine import Proposal, setting_of
 from qslm_opt.search.space import SearchSpace
-from qslm_opt.search.tiers import TIERS, Proposal
+from qslm_opt.search.strategies import Strategy
 from qslm_opt.search.verdicts import VerdictTable, read
-from qslm_opt.search.walk import Walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial
+
+    from qslm_opt.search.machine import Path
 
 STATES: dict[TrialState, Literal["complete", "pruned", "failed"]] = {
     TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"
@@ -62,6 +64,7 @@ class TieredSampler(BaseSampler):
     Args:
         space: The study's search space.
         seed: Seed of the random sampler; the tiers themselves have no randomness.
+        strategy: How the space is searched; the greedy tiers without it.
         attributes: Written to each trial with the proposal.
         patient: Raise NothingToProposeError when everything worth running is running, instead of
             proposing one of those again, and when the search is exhausted, instead of pruning the trial.
@@ -72,16 +75,18 @@ class TieredSampler(BaseSampler):
         space: SearchSpace | None = None,
         seed: int | None = None,
         *,
+        strategy: Strategy | None = None,
         attributes: dict[str, Any] | None = None,
         patient: bool = False,
     ) -> None:
+        self._strategy = strategy or Strategy()
         self._space, self._attributes, self._patient = space, dict(attributes or {}), patient
         self._random = RandomSampler(seed)
         self._lock = RLock()
         self._proposals: dict[int, tuple[Proposal, str]] = {}
         self._ours: dict[str, bool] = {}
         self._table, self._lookout = VerdictTable(), Lookout()
-        self._walk: Walk | None = None
+        self._walk: Path | None = None
         self._revision = self._count = 0
         self.others = False
         """Whether, at the last look, other trials were running."""
@@ -91,7 +96,8 @@ class TieredSampler(BaseSampler):
         """Whether, at the last look, trials were waiting that somebody enqueued."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+        """Return all but what cannot be pickled; the path is made anew from the verdicts."""
+        return {k: None if k == "_walk" else v for k, v in self.__dict__.items() if k != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -110,20 +116,26 @@ class TieredSampler(BaseSampler):
         space = self.space
         bits = sorted({*space.precisions, *space.sensitivity_precisions}, reverse=True)
         return {
-            "tier": CategoricalDistribution(TIERS),
+            "tier": CategoricalDistribution(self._strategy.tiers),
             "unit": CategoricalDistribution(space.units),
             "bits": CategoricalDistribution(bits),
         }
 
+    def search_by(self, strategy: Strategy) -> None:
+        """Search by another strategy from now on; its tiers must be those of this one."""
+        with self._lock:
+            self._strategy, self._walk = strategy, None
+
     @property
-    def walk(self) -> Walk:
+    def walk(self) -> Path:
         """The walk over the trials seen so far."""
         with self._lock:
             if self._walk is None or self._revision != self._table.revision:
-                self._walk, self._revision = Walk(self.space), self._table.revision
+                self._walk = self._strategy.path(self.space)
+                self._revision = self._table.revision
             return self._walk.extend(self._table.verdicts)
 
-    def refresh(self, study: Study) -> Walk:
+    def refresh(self, study: Study) -> Path:
         """Take in the study's trials and return the walk over them."""
         with self._lock:
             self._look(study)
@@ -231,9 +243,7 @@ class TieredSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         if self._is_ours(study):
-            self.learn(
-                OpenTrial(trial._trial_id, trial.number), trial.user_attrs, trial.constraints, state
-            )
+            self.learn(OpenTrial(trial._trial_id, trial.number), trial.user_attrs, trial.constraints, state)
             with self._lock:
                 done = self.walk.done
             if done:
@@ -308,7 +318,7 @@ class TieredSampler(BaseSampler):
         space = self.space
         return {
             **self._attributes,
-            "setting": space.setting_of(proposal.levels, proposal.fixed).to_json(),
+            "setting": setting_of(space, proposal).to_json(),
             "digest": proposal.digest,
             "bytes": proposal.bytes,
             "fp32_bytes": space.fp32_bytes,

@@ -1,7 +1,8 @@
 """The search space: which units may have which bits, and what a choice of bits means in bytes.
 
 A point of the space is ``Levels``: one number of bits for each module of ``SearchSpace.modules``, in that
-order; 32 means float32. Pins are part of every setting, of the sensitivity sweep too.
+order; 32 means float32. Pins are part of every setting, of the sensitivity sweep too; an excluded unit is
+one that is pinned to float32. Tied modules have the same bits in every setting (``moves``).
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from qslm_opt.errors import InfeasibleError, SettingError
-from qslm_opt.formats import SIGN, WIDTHS, Bits, Format, Layout
+from qslm_opt.formats import FP32, SIGN, WIDTHS, Bits, Format, Layout
 from qslm_opt.hierarchy.tree import NETWORK, Block, Module
+from qslm_opt.search.moves import Moves
 from qslm_opt.search.tables import Levels, Tables
+from qslm_opt.search.units import Tie, excluded_modules, tie_groups
 from qslm_opt.setting import QuantSetting
 
 if TYPE_CHECKING:
@@ -42,14 +45,16 @@ class SearchSpace:
     """Block or module → format that every setting keeps."""
     budget: int
     """At most this many packed bytes."""
+    ties: tuple[Tie, ...] = ()
+    """Groups of modules that always have the same bits, each in hierarchy order, none pinned."""
 
     def __post_init__(self) -> None:
         for unit in self.pins:
             self._check_pin(unit)
         if not self.modules:
             raise SettingError(
-                f"{len(self.pins)} pins leave nothing to search; "
-                f"remove at least one of {', '.join(self.pins)}."
+                f"{len(self.pins)} pins or exclusions leave nothing to search; "
+                f"remove at least one of {', '.join(list(self.pins)[:8])}{' …' * (len(self.pins) > 8)}."
             )
 
     @classmethod
@@ -57,10 +62,11 @@ class SearchSpace:
         """Return the space of a study.
 
         Raises:
-            SettingError: a pin that cannot be.
+            SettingError: a pin, an exclusion or a tie that cannot be.
             InfeasibleError: the budget is below what the smallest setting needs.
         """
-        pins = {unit: Format.parse(text) for unit, text in spec.pins.items()}
+        excluded = excluded_modules(spec.exclude, hierarchy, spec.pins)
+        pins = {unit: Format.parse(text) for unit, text in spec.pins.items()} | dict.fromkeys(excluded, FP32)
         if spec.sign_embedding:
             pins = {**_sign_pins(hierarchy, pins), **pins}
         space = cls(
@@ -72,6 +78,7 @@ class SearchSpace:
             spec.quantizer,
             pins,
             spec.budget_bytes(hierarchy.fp32_bytes()),
+            tie_groups(spec.ties, hierarchy, pins),
         )
         space.require_reachable()
         return space
@@ -112,27 +119,32 @@ class SearchSpace:
         return self.hierarchy.fp32_bytes()
 
     @cached_property
-    def _positions(self) -> dict[str, tuple[int, ...]]:
-        found: dict[str, list[int]] = {NETWORK: list(range(len(self.modules)))}
-        for position, unit in enumerate(self.modules):
-            found.setdefault(unit.partition("/")[0], []).append(position)
-            found[unit] = [position]
-        return {unit: tuple(positions) for unit, positions in found.items()}
+    def moves(self) -> Moves:
+        """What moves together: blocks, modules and ties."""
+        return Moves(self.modules, self.ties, self.attention_blocks)
 
     def positions(self, unit: str) -> tuple[int, ...]:
-        """Return where in a ``Levels`` the modules of ``unit`` stand; empty when none is searched."""
-        return self._positions.get(unit, ())
+        """Return where in a ``Levels`` stands what moves with ``unit``; empty when nothing does.
+
+        With a module all that it is tied to; with a block its modules but those whose tie spans blocks.
+        """
+        return self.moves.places.get(unit, ())
 
     def modules_of(self, block: str) -> tuple[str, ...]:
-        """Return the modules of ``modules`` that belong to ``block``."""
-        return tuple(self.modules[i] for i in self.positions(block))
+        """Return the modules of ``modules`` that belong to ``block``, tied or not."""
+        return tuple(self.modules[i] for i in self.moves.members.get(block, ()))
+
+    def alone(self, block: str, bits: Bits) -> Levels:
+        """Return the levels with ``block``, and all that is tied to it, at ``bits``, the rest in float32."""
+        moved = set(self.moves.companions(block))
+        return tuple(bits if i in moved else FP32_BITS for i in range(len(self.modules)))
 
     def uniform(self, bits: Bits) -> Levels:
         """Return the levels that give every searched module ``bits``."""
         return (bits,) * len(self.modules)
 
     def with_level(self, levels: Levels, unit: str, bits: Bits) -> Levels:
-        """Return ``levels`` with all searched modules of ``unit`` at ``bits``."""
+        """Return ``levels`` with all that moves with ``unit`` at ``bits``."""
         changed = list(levels)
         for position in self.positions(unit):
             changed[position] = bits
@@ -141,6 +153,10 @@ class SearchSpace:
     def below(self, bits: Bits) -> Bits | None:
         """Return the next precision below ``bits``, or None at the lowest."""
         return next((p for p in self.precisions if p < bits), None)
+
+    def above(self, bits: Bits) -> Bits | None:
+        """Return the next precision above ``bits``, or None at the highest."""
+        return next((p for p in reversed(self.precisions) if p > bits), None)
 
     def setting_of(self, levels: Levels, fixed: Format | None = None) -> QuantSetting:
         """Return a short, readable setting for ``levels``; ``fixed`` replaces the space's own.
@@ -220,7 +236,7 @@ class SearchSpace:
 
     def _entries(self, block: Block, levels: Levels, network: Bits) -> dict[str, Format]:
         entries = {block.unit: self.pins[block.unit]} if block.unit in self.pins else {}
-        positions = self.positions(block.unit)
+        positions = self.moves.members.get(block.unit, ())
         if positions:
             own = _most_frequent([levels[i] for i in positions], prefer=network)
             if own != network:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from qslm_opt.rank import closest, rank
-from qslm_opt.search.tiers import TIERS
+from qslm_opt.search.deadline import DEADLINE
 
 if TYPE_CHECKING:
     from qslm_opt.results import TrialRecord
-    from qslm_opt.search.walk import Walk
+    from qslm_opt.search.machine import Path
     from qslm_opt.spec import StudySpec
 
 
@@ -43,12 +43,14 @@ class RunSummary:
     """Blocks, least sensitive first; empty when not known yet."""
     visited: tuple[str, ...] = ()
     """Digests on the walk, in its order."""
+    deadline: bool = False
+    """Whether a deadline stopped it."""
 
     @property
     def reason(self) -> str:
         """Why it ended as it did, in words; empty when it found candidates."""
         if self.state == "stopped":
-            return "stop requested"
+            return DEADLINE if self.deadline else "stop requested"
         if self.state == "finished" or self.closest is None:
             return ""
         over = [f"{name} {slack:+.2%}" for name, slack in self.closest.slack.items() if slack > 0]
@@ -58,8 +60,13 @@ class RunSummary:
         )
 
 
-def summarize(spec: StudySpec, trials: Sequence[TrialRecord], walk: Walk, seconds: float) -> RunSummary:
-    """Return the summary of a run of ``seconds`` that left the study's ``trials`` and ``walk``."""
+def summarize(
+    spec: StudySpec, trials: Sequence[TrialRecord], walk: Path, seconds: float, deadline: bool = False
+) -> RunSummary:
+    """Return the summary of a run of ``seconds`` that left the study's ``trials`` and ``walk``.
+
+    ``deadline``: it was one that ended it.
+    """
     ranked = rank(trials, spec.metric, spec.lam)
     best = ranked[0].record if ranked else None
     ran = [trial for trial in trials if trial.used]
@@ -68,7 +75,7 @@ def summarize(spec: StudySpec, trials: Sequence[TrialRecord], walk: Walk, second
         name=spec.name,
         state="stopped" if not walk.done else "finished" if ranked else "infeasible",
         counts={**counts, **Counter(trial.state for trial in trials)},
-        evaluations={tier: sum(trial.tier == tier for trial in ran) for tier in TIERS},
+        evaluations={tier: sum(trial.tier == tier for trial in ran) for tier in spec.tiers},
         candidates=len(ranked),
         best=best,
         score=ranked[0].score if ranked else None,
@@ -77,10 +84,11 @@ def summarize(spec: StudySpec, trials: Sequence[TrialRecord], walk: Walk, second
         seconds=seconds,
         order=walk.order,
         visited=walk.visited,
+        deadline=deadline and not walk.done,
     )
 
 
-def unneeded(trials: Sequence[TrialRecord], walk: Walk) -> set[str]:
+def unneeded(trials: Sequence[TrialRecord], walk: Path) -> set[str]:
     """Return the digests whose model ran and that a finished ``walk`` did not visit.
 
     Workers measured them ahead. What they are depends on timing, so the result must not depend on them.

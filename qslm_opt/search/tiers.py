@@ -2,16 +2,19 @@
 
 The rules, exactly (``N`` are the precisions, descending; ``ok`` is short for metric_ok):
 
-* **sensitivity**: each block of the space alone at each sensitivity precision, everything else in float32
-  (pins excepted). Always measured to the end. The order of the blocks is that of their mean loss, lowest
-  first, ties in hierarchy order; a block with a failed or non-finite loss is among the last.
+* **sensitivity**: each block of the space alone, with what is tied to it, at each sensitivity precision,
+  everything else in float32 (pins excepted). Always measured to the end. The order of the blocks is that of
+  their mean loss, lowest first, equal ones in hierarchy order; a block with a failed or non-finite loss is
+  among the last.
 * **global**: all units at n, for every n of N. A level above the memory budget is told without a model run.
   Every level that fits is measured, also after one that was not ok. The incumbent is the lowest ok level
   that fits; when none is ok, the levels above the budget are measured too, nearest first, until one is ok;
   when none is, the unquantized levels are the incumbent (they are not measured: they are the baseline but
   for pins and fixed formats).
 * **block**: for each block in order, one precision lower while ok; the incumbent keeps the last that was.
-* **module**: the same for each module of each attention block, in the same order of blocks.
+* **module**: the same for each module of each attention block, in the same order of blocks. Tied modules are
+  one; a tie that spans blocks is moved here at the place of its first block, and by no block before
+  (``moves``).
 * The incumbent of the last two tiers moves on ok alone, so a proposal above the budget is measured as long
   as the rest of the walk can still bring it below. It is told without a model run only when even its
   **smallest continuation** is above the budget: every unit that the walk may still lower at the lowest
@@ -28,66 +31,17 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Literal
 
-from qslm_opt.formats import FP32, Bits, Format
+from qslm_opt.formats import Bits
 from qslm_opt.hierarchy.tree import NETWORK
+from qslm_opt.search.machine import Proposal as Proposal
+from qslm_opt.search.machine import Tier as Tier
+from qslm_opt.search.machine import Verdict as Verdict
+from qslm_opt.search.machine import propose
 from qslm_opt.search.space import FP32_BITS, SearchSpace
 from qslm_opt.search.tables import Levels
 
-Tier = Literal["sensitivity", "global", "block", "module"]
 TIERS: tuple[Tier, ...] = ("sensitivity", "global", "block", "module")
 Phase = Literal["sensitivity", "global", "upward", "block", "module", "done"]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What is known of one setting."""
-
-    metric_ok: bool | None
-    """None when no model was run because the memory is above the budget."""
-    memory_ok: bool
-    value: float | None = None
-    """Metric; None unless measured to the end."""
-    loss: float | None = None
-    """Mean negative log likelihood in nats over what was computed."""
-    failed: bool = False
-    """Whether the evaluation failed for good; metric_ok is False then."""
-
-    @property
-    def candidate(self) -> bool:
-        """Whether it was measured to the end and meets both constraints."""
-        return self.metric_ok is True and self.memory_ok and self.value is not None
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """One setting the search wants a verdict of."""
-
-    tier: Tier
-    unit: str
-    bits: Bits
-    levels: Levels
-    parent: Levels
-    """Levels of the incumbent that it was made from; a hint for prefix caches."""
-    digest: str
-    bytes: int
-    memory_ok: bool
-    run: bool
-    """Whether the model is to be run; False: to be told as a memory violation."""
-    speculative: bool = False
-    """Whether it may turn out unneeded, because a decision before it is still open."""
-
-    @property
-    def fixed(self) -> Format | None:
-        """Format of the tensors that are not searched when it is not the space's own."""
-        return FP32 if self.tier == "sensitivity" else None
-
-    def settled_by(self, verdict: Verdict | None) -> bool:
-        """Return whether ``verdict`` says enough for the walk to go on."""
-        if verdict is None or not self.run:
-            return verdict is not None
-        if self.tier == "sensitivity":
-            return verdict.value is not None or verdict.failed
-        return verdict.metric_ok is not None
 
 
 @dataclass(frozen=True)
@@ -113,7 +67,7 @@ class TierMachine:
         fits = {bits: space.memory(space.uniform(bits)) <= space.budget for bits in space.precisions}
         self.skipped = tuple(bits for bits in reversed(space.precisions) if not fits[bits])
         """Uniform levels above the budget, nearest first."""
-        self._modules: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._targets: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {}
         self._last: tuple[State, Proposal | None] | None = None
 
     def start(self) -> State:
@@ -122,16 +76,15 @@ class TierMachine:
 
     def targets(self, state: State) -> tuple[str, ...]:
         """Return the units of the state's tier in order: blocks or modules; empty for the first two tiers."""
-        if state.phase == "block":
-            return state.order
-        return self.modules(state.order) if state.phase == "module" else ()
+        return self.units(state.phase, state.order) if state.phase in ("block", "module") else ()
 
-    def modules(self, order: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the modules of the attention blocks in the given order of blocks."""
-        if order not in self._modules:
-            blocks = [block for block in order if block in self.space.attention_blocks]
-            self._modules[order] = tuple(unit for block in blocks for unit in self.space.modules_of(block))
-        return self._modules[order]
+    def units(self, tier: str, order: tuple[str, ...]) -> tuple[str, ...]:
+        """Return what the block or the module tier moves, in the given order of blocks."""
+        key = tier, order
+        if key not in self._targets:
+            moves = self.space.moves
+            self._targets[key] = (moves.block_targets if tier == "block" else moves.module_targets)(order)
+        return self._targets[key]
 
     def pending(self, state: State) -> Proposal | None:
         """Return what the walk needs next, or None when it is at its end; the last answer is kept."""
@@ -144,7 +97,7 @@ class TierMachine:
         space, unquantized = self.space, self.space.uniform(FP32_BITS)
         if state.phase == "sensitivity":
             block, bits = self.grid[state.index]
-            levels = space.with_level(unquantized, block, bits)
+            levels = space.alone(block, bits)
             return self._proposal("sensitivity", block, bits, levels, unquantized)
         if state.phase in ("global", "upward"):
             bits = (space.precisions if state.phase == "global" else self.skipped)[state.index]
@@ -180,12 +133,7 @@ class TierMachine:
         return state.phase not in ("sensitivity", "global")
 
     def _proposal(self, tier: Tier, unit: str, bits: Bits, levels: Levels, parent: Levels) -> Proposal:
-        fixed = FP32 if tier == "sensitivity" else None
-        memory = self.space.memory(levels, fixed)
-        digest = self.space.digest(levels, fixed)
-        return Proposal(
-            tier, unit, bits, levels, parent, digest, memory, memory <= self.space.budget, run=True
-        )
+        return propose(self.space, tier, unit, bits, levels, parent)
 
     def _lower(self, state: State) -> Proposal:
         """The next step of the block and module tiers: the current unit one precision lower."""
@@ -201,7 +149,7 @@ class TierMachine:
         """Whether the smallest continuation of ``levels`` is within the budget."""
         units = self.targets(state)[state.index :]
         if state.phase == "block":
-            units += self.modules(state.order)
+            units += self.units("module", state.order)
         free = {position for unit in units for position in self.space.positions(unit)}
         return self.space.floor(levels, free) <= self.space.budget
 

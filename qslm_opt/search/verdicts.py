@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qslm_opt.search.tiers import Verdict
+from qslm_opt.search.machine import Verdict
 
 MAX_FAILURES = 3
 """So many failed evaluations of one setting count as a violated metric."""
@@ -46,12 +46,15 @@ def read(attrs: Mapping[str, Any], constraints: Mapping[str, float], state: str)
         return Reading(digest, None, blame=not reason.startswith(BLAMELESS))
     slack = constraints.get("metric")
     memory_ok = constraints.get("memory", 0.0) <= 0
+    if state == "pruned" and attrs.get("share") is not None:  # a cheap evaluation: nothing about the bound
+        return Reading(digest, Verdict(None, memory_ok, loss=attrs.get("loss"), drift=attrs.get("drift")))
     if state == "pruned" and slack is not None and slack <= 0:
         return Reading(digest, Verdict(None, memory_ok))
     value = attrs.get("value") if state == "complete" else None
     if slack is None or (state == "complete" and value is None):
         return Reading(digest, None, blame=True)
-    return Reading(digest, Verdict(slack <= 0, memory_ok, value, attrs.get("loss")))
+    known = None if value is None else slack
+    return Reading(digest, Verdict(slack <= 0, memory_ok, value, attrs.get("loss"), slack=known))
 
 
 class VerdictTable:

@@ -3,56 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from heapq import heappop, heappush
 from itertools import count
+from math import inf
 
+from qslm_opt.search.machine import Proposal, Step, Tally, Tier, TierProgress, Trail, Verdict
 from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.tables import Levels
-from qslm_opt.search.tiers import TIERS, Proposal, State, Tier, TierMachine, Verdict
-
-
-@dataclass(frozen=True)
-class Step:
-    """One setting on the walk, with its verdict."""
-
-    proposal: Proposal
-    verdict: Verdict
-
-    @property
-    def candidate(self) -> bool:
-        """Whether it was measured to the end and meets both constraints."""
-        return self.verdict.candidate and self.proposal.memory_ok
-
-
-@dataclass(frozen=True)
-class TierProgress:
-    """How far one tier is, in settings that it is the first to visit."""
-
-    tier: Tier
-    done: int
-    total: int
-    """Exact once the tier is complete; before, at most this many. The levels above the budget, which the
-    global tier measures when none that fits is good enough, come on top."""
-    best: str | None
-    """Digest of the tier's smallest candidate; None without one."""
-
-
-@dataclass
-class _Tally:
-    """What the visited settings of one tier come to."""
-
-    steps: int = 0
-    ok: int = 0
-    """Those that are metric_ok."""
-    smallest: Proposal | None = None
-    """The candidate of fewest bytes, the first among equals."""
-
-    def add(self, step: Step) -> None:
-        self.steps += 1
-        self.ok += step.verdict.metric_ok is True
-        if step.candidate and (self.smallest is None or step.proposal.bytes < self.smallest.bytes):
-            self.smallest = step.proposal
+from qslm_opt.search.tiers import TIERS, State, TierMachine
 
 
 class Walk:
@@ -61,51 +20,45 @@ class Walk:
     Verdicts of visited digests must not change in between; build a new walk when one did.
     """
 
-    def __init__(self, space: SearchSpace) -> None:
-        self.machine = TierMachine(space)
+    def __init__(self, space: SearchSpace, most: float | None = None) -> None:
+        """Start; ``most`` evaluations end the walk early."""
+        self.machine, self._most = TierMachine(space), inf if most is None else float(most)
         self.state: State = self.machine.start()
-        self.steps: list[Step] = []
-        """Visited settings in order, each once; once more when it was first told without a model run.
-
-        Without their levels, which would fill the memory of a long search.
-        """
-        self._ran: dict[str, bool] = {}
-        self._tallies: dict[Tier, _Tally] = {tier: _Tally() for tier in TIERS}
+        self._trail = Trail({tier: Tally() for tier in TIERS})
+        self.steps = self._trail.steps
+        """Visited settings in order, each once; once more when it was first told without a model run."""
         self._progress: tuple[State, int, tuple[TierProgress, ...]] | None = None
 
     def extend(self, verdicts: Mapping[str, Verdict]) -> Walk:
         """Go on as far as ``verdicts`` (digest → verdict) lead; return self."""
-        while (proposal := self.machine.pending(self.state)) is not None:
+        while not self.done and (proposal := self.machine.pending(self.state)) is not None:
             verdict = verdicts.get(proposal.digest)
             if verdict is None or not proposal.settled_by(verdict):
                 break
-            self._visit(Step(proposal, verdict))
+            self._trail.visit(Step(proposal, verdict))
             self.state = self.machine.advance(self.state, proposal, verdict)
         return self
 
-    def _visit(self, step: Step) -> None:
-        ran = self._ran.get(step.proposal.digest)
-        if ran is None or (step.proposal.run and not ran):
-            self._ran[step.proposal.digest] = step.proposal.run
-            light = replace(step, proposal=replace(step.proposal, levels=(), parent=()))
-            self.steps.append(light)
-            self._tallies[step.proposal.tier].add(light)
-
     @property
     def done(self) -> bool:
-        """Whether the search is exhausted."""
-        return self.state.phase == "done"
+        """Whether the search is exhausted, or its evaluations are spent."""
+        return self.state.phase == "done" or self._trail.spent >= self._most
+
+    @property
+    def spent(self) -> float:
+        """Evaluations so far."""
+        return self._trail.spent
 
     @property
     def tier(self) -> Tier | None:
         """The tier the walk is in; None at the end."""
         phase = "global" if self.state.phase == "upward" else self.state.phase
-        return None if phase == "done" else phase
+        return None if self.done else phase
 
     @property
     def visited(self) -> tuple[str, ...]:
         """Digests on the walk, in order: the search's result is made of these alone."""
-        return tuple(self._ran)
+        return tuple(self._trail.ran)
 
     @property
     def candidates(self) -> tuple[Step, ...]:
@@ -132,7 +85,7 @@ class Walk:
         offered: set[tuple[str, bool]] = set()
         seen: set[State] = set()
         turn = count()
-        queue = [(-1.0, next(turn), self.extend(verdicts).state, False)]
+        queue = [] if self.extend(verdicts).done else [(-1.0, next(turn), self.state, False)]
         while queue:
             chance, _, state, guessed = heappop(queue)
             state, proposal = self._follow(state, verdicts)
@@ -153,7 +106,7 @@ class Walk:
         outcomes = self.machine.outcomes(state, proposal)
         if len(outcomes) == 1:
             return [(outcomes[0], 1.0)]
-        tally = self._tallies[proposal.tier]
+        tally = self._trail.tallies[proposal.tier]
         ok = (tally.ok + 1) / (tally.steps + 2)
         return [(outcomes[0], ok), (outcomes[1], 1 - ok)]
 
@@ -174,7 +127,7 @@ class Walk:
         return known[2]
 
     def _progress_of(self, tier: Tier) -> TierProgress:
-        tally = self._tallies[tier]
+        tally = self._trail.tallies[tier]
         best = tally.smallest.digest if tally.smallest else None
         return TierProgress(tier, tally.steps, tally.steps + self._left(tier), best)
 
@@ -190,7 +143,7 @@ class Walk:
             levels = machine.skipped if state.phase == "upward" else machine.space.precisions
             return len(levels) - (state.index if now == "global" else 0)
         order = state.order or machine.space.blocks
-        units = order if tier == "block" else machine.modules(order)
+        units = machine.units(tier, order)
         space, incumbent = machine.space, state.incumbent
         below = {level: sum(bits < level for bits in space.precisions) for level in set(incumbent)}
         left = units[state.index if now == tier else 0 :]

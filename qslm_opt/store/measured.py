@@ -1,4 +1,4 @@
-"""What a study file may say of moments, and of the power window of a trial: else no command could read it."""
+"""What a study file may say of moments, power windows and comparisons: else no command could read it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from dataclasses import MISSING, fields
 from math import isfinite
 from typing import Any
 
-from qslm_opt.results import PowerWindow
+from qslm_opt.results import Comparison, PowerWindow
 
 LATEST = 1e11
 """Seconds since 1970 of the latest moment, in the year 5138: what every calendar can write."""
 LARGEST = 1e15
 """Largest number of watts, joules, seconds, bytes or items: sums and products of such stay finite."""
-_AT_LEAST = {"samples": 0, "repeats": 1, "items": 0, "run_items": 1, "memory_bytes": 0}
+_AT_LEAST = {
+    "samples": 0, "repeats": 1, "items": 0, "run_items": 1, "memory_bytes": 0, "n": 1,
+    "correct": 0, "windows": 1,
+}  # fmt: skip
 
 
 def is_moment(value: Any) -> bool:
@@ -46,17 +49,36 @@ KINDS: Mapping[str, Callable[[Any], bool]] = {
 
 def window_fault(measured: Any) -> str:
     """Return what is wrong with the JSON of a PowerWindow, in words; empty when it can be read and shown."""
+    return _fault(measured, PowerWindow, "a power window")
+
+
+def comparison_fault(measured: Any, items: Any) -> str:
+    """Return what is wrong with the JSON of a Comparison and its Items, in words; empty when all is well."""
+    fault = _fault(measured, Comparison, "a comparison")
+    if fault or items is None:
+        return fault
+    from qslm_opt.items import Items
+
+    try:
+        Items.from_json(items)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"the items of a comparison cannot be read ({error})"
+    return ""
+
+
+def _fault(measured: Any, made: type[PowerWindow] | type[Comparison], what: str) -> str:
+    """Return what is wrong with the JSON of one of ``made``, in words; empty when it can be shown."""
     if not isinstance(measured, dict):
-        return "a power window is no object"
-    for field in fields(PowerWindow):
+        return f"{what} is no object"
+    for field in fields(made):
         value = measured.get(field.name)
         if field.name not in measured:
             if field.default is MISSING:
-                return f"a power window has no {field.name!r}"
+                return f"{what} has no {field.name!r}"
         elif not any(KINDS[kind](value) for kind in str(field.type).split(" | ")):
-            return f"{field.name!r} of a power window is {str(value)[:40]!r}"
+            return f"{field.name!r} of {what} is {str(value)[:40]!r}"
         elif value is not None and not _in_range(field.name, value):
-            return f"{field.name!r} of a power window is out of range at {value}"
+            return f"{field.name!r} of {what} is out of range at {value}"
     return ""
 
 

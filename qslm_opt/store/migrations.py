@@ -120,5 +120,21 @@ def m002_power(connection: Connection) -> None:
     metadata.create_all(connection)
 
 
-MIGRATIONS: Sequence[Callable[[Connection], None]] = (m001_initial, m002_power)
+def m003_comparison(connection: Connection) -> None:
+    """Create the table of comparisons."""
+    metadata = MetaData()
+    Table(
+        "qslm_comparison",
+        metadata,
+        Column("study_uuid", String(36), primary_key=True),
+        Column("part", String(16), primary_key=True),
+        Column("digest", String(64), primary_key=True),
+        Column("ended", Double, nullable=False),
+        Column("measured", JSON, nullable=False),
+        Column("items", JSON),
+    )
+    metadata.create_all(connection)
+
+
+MIGRATIONS: Sequence[Callable[[Connection], None]] = (m001_initial, m002_power, m003_comparison)
 """In order; the schema's version is how many of them were applied."""

@@ -19,8 +19,10 @@ from qslm_opt.safe import masked
 from qslm_opt.store import migrations
 from qslm_opt.store.engine import open_engine
 from qslm_opt.store.failures import ROOM_BYTES, storage_errors
+from qslm_opt.store.held_back import delete_comparisons
 from qslm_opt.store.power import delete_power
 from qslm_opt.store.tables import (
+    COMPARISON,
     METADATA,
     OPTUNA_STUDIES,
     OPTUNA_STUDY_ATTRIBUTES,
@@ -165,12 +167,14 @@ def _sweep(engine: Engine) -> None:
         old = STUDY.c.created < time.time() - _ORPHAN_SECONDS
         ours = connection.execute(select(STUDY.c.uuid).where(old)).scalars().all()
         orphans = {uuid for uuid in ours if f'"{uuid}"' not in kept}
-        for column in (RUN.c.uuid, POWER_DEVICE.c.study_uuid, POWER_WINDOW.c.study_uuid):
+        ours_too = (POWER_DEVICE, POWER_WINDOW, COMPARISON)
+        for column in (RUN.c.uuid, *(table.c.study_uuid for table in ours_too)):
             homeless = column.not_in(select(STUDY.c.uuid))
             orphans.update(connection.execute(select(column).where(homeless).distinct()).scalars())
     if not orphans:
         return
     with engine.execution_options(qslm_write=True).begin() as connection:
         delete_power(connection, sorted(orphans))
+        delete_comparisons(connection, sorted(orphans))
         for table in (RUN, STUDY):
             connection.execute(delete(table).where(table.c.uuid.in_(orphans)))

@@ -19,9 +19,9 @@ from qslm_opt.errors import ArchiveError, QslmError
 from qslm_opt.formats import WIDTHS
 from qslm_opt.setting import QuantSetting
 from qslm_opt.store import migrations
-from qslm_opt.store.measured import is_moment, window_fault
+from qslm_opt.store.measured import comparison_fault, is_moment, window_fault
 from qslm_opt.store.rows import StudyState, study_row
-from qslm_opt.store.tables import METADATA, POWER_WINDOW, RUN, SCHEMA, STUDY
+from qslm_opt.store.tables import COMPARISON, METADATA, POWER_WINDOW, RUN, SCHEMA, STUDY
 from qslm_opt.store.trials import PARAMS, STATES
 
 DIRECTIONS = ("MINIMIZE", "MAXIMIZE")
@@ -189,6 +189,8 @@ def _rows(record: Mapping[str, Any]) -> None:
         row = dict(zip(columns, values, strict=True))
         _row(table, row)
         fault = window_fault(row["measured"]) if table is POWER_WINDOW else ""
+        if table is COMPARISON:
+            fault = comparison_fault(row["measured"], row.get("items"))
         if fault:
             refuse(fault)
 

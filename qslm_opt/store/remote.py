@@ -16,7 +16,17 @@ from qslm_opt.store.rows import own_process
 from qslm_opt.store.urls import grpc_address
 
 if TYPE_CHECKING:
-    from qslm_opt.results import Baseline, PowerDevice, PowerSample, PowerWindow, TrialRecord, TrialState
+    from qslm_opt.items import Items
+    from qslm_opt.results import (
+        Baseline,
+        Comparison,
+        PowerDevice,
+        PowerSample,
+        PowerWindow,
+        TrialRecord,
+        TrialState,
+    )
+    from qslm_opt.store.held_back import Part
     from qslm_opt.store.rows import StudyRow, StudyState
 
 ANSWER_SECONDS = 60.0
@@ -171,6 +181,27 @@ class RemoteRepository(Repository):
         """Store the window of a trial, in place of an earlier one."""
         value = wire.encode_window(window)
         self._caller("set_power_window", study_uuid=study_uuid, trial_uuid=trial_uuid, window=value)
+
+    def comparisons(self, study_uuid: str, part: Part) -> dict[str, Comparison]:
+        """Return digest → comparison on one part of a study's data."""
+        return wire.decode_comparisons(self._caller("comparisons", study_uuid=study_uuid, part=part))
+
+    def items(self, study_uuid: str, part: Part, digest: str) -> Items | None:
+        """Return the outcomes behind a comparison, None where there are none."""
+        found = self._caller("items", study_uuid=study_uuid, part=part, digest=digest)
+        if found is None:
+            return None
+        from qslm_opt.items import Items
+
+        return Items.from_json(found)
+
+    def add_comparison(
+        self, study_uuid: str, part: Part, digest: str, comparison: Comparison, items: Items | None
+    ) -> None:
+        """Store a comparison; one that is there already stays."""
+        which = {"study_uuid": study_uuid, "part": part, "digest": digest}
+        found = None if items is None else items.to_json()
+        self._caller("add_comparison", **which, comparison=comparison.to_json(), items=found)
 
     def set_baseline(self, uuid: str, baseline: Baseline) -> None:
         """Store the unquantized model's measurement."""

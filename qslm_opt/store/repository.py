@@ -18,6 +18,7 @@ from qslm_opt.store import migrations
 from qslm_opt.store.bulk import write_trials
 from qslm_opt.store.engine import open_engine
 from qslm_opt.store.failures import storage_errors
+from qslm_opt.store.held_back import ComparisonRecords, delete_comparisons
 from qslm_opt.store.power import PowerRecords, delete_power
 from qslm_opt.store.prepare import check_version, schema_version
 from qslm_opt.store.rows import StudyRow, is_alive, own_process, seconds_of
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from qslm_opt.store.rows import StudyState
 
 
-class Repository(PowerRecords):
+class Repository(PowerRecords, ComparisonRecords):
     """Studies and trials of one storage. Safe to use from several threads.
 
     With ``read_only`` an SQLite file is opened so that nothing can be written, and a writer is never
@@ -262,6 +263,7 @@ class Repository(PowerRecords):
         """Delete our rows of a study; Optuna's are deleted through Optuna."""
         with self._write() as connection:
             delete_power(connection, [uuid])
+            delete_comparisons(connection, [uuid])
             for table in (RUN, STUDY):
                 connection.execute(delete(table).where(table.c.uuid == uuid))
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from qslm_opt.evaluate.bounds import MetricBound
 from qslm_opt.hierarchy.tree import Hierarchy
-from qslm_opt.results import Baseline
+from qslm_opt.results import Baseline, Comparison
 from qslm_opt.spec import StudySpec
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class StudyRow:
     stop_requested: bool = False
     extra: list[str] = field(default_factory=list)
     """Digests that workers measured ahead and the finished search did not need."""
+    held_back: Mapping[str, Comparison] = field(default_factory=dict)
+    """Digest, or ``baseline`` → what was measured on the data that the search never saw."""
 
 
 def own_process() -> tuple[int, str]:
@@ -115,7 +117,12 @@ def is_alive(pid: int, host: str, heartbeat: float, now: float) -> bool:
 
 
 def study_row(
-    row: RowMapping, name: str, runs: Sequence[RowMapping], counts: Mapping[str, int], now: float
+    row: RowMapping,
+    name: str,
+    runs: Sequence[RowMapping],
+    counts: Mapping[str, int],
+    now: float,
+    held_back: Mapping[str, Comparison] | None = None,
 ) -> StudyRow:
     """Decode a row of ``qslm_study`` with the processes registered on it."""
     spec = StudySpec.from_mapping(row["spec"])
@@ -144,6 +151,7 @@ def study_row(
         reason=row["reason"] if state == row["state"] else "",  # else another worker left it
         stop_requested=row["stop_requested"] is not None,
         extra=row["extra"] or [],
+        held_back=held_back or {},
     )
 
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Connection, func, inspect, select, text
 
+from qslm_opt.store.held_back import read_comparisons
 from qslm_opt.store.rows import StudyRow, study_row
 from qslm_opt.store.tables import (
+    COMPARISON,
     OPTUNA_STUDIES,
     OPTUNA_STUDY_ATTRIBUTES,
     OPTUNA_SYSTEM_ATTRIBUTES,
@@ -73,8 +75,12 @@ def read_studies(connection: Connection, places: Sequence[Place]) -> list[StudyR
     for run in connection.execute(select(RUN).where(RUN.c.uuid.in_(wanted))).mappings():
         runs[run["uuid"]].append(run)
     counts = _counts(connection, [place.study_id for place in places if place.study_id is not None])
+    held = read_comparisons(connection, wanted, "held back")
     now = database_time(connection)
-    return [study_row(by_uuid[p.uuid], p.name, runs[p.uuid], counts[p.study_id], now) for p in places]
+    return [
+        study_row(by_uuid[p.uuid], p.name, runs[p.uuid], counts[p.study_id], now, held[p.uuid])
+        for p in places
+    ]
 
 
 def database_time(connection: Connection) -> float:
@@ -106,6 +112,7 @@ def _highest(connection: Connection) -> Iterator[int]:
         select(func.count()).select_from(STUDY),
         select(func.count()).select_from(RUN),
         select(func.max(RUN.c.heartbeat)),
+        select(func.count()).select_from(COMPARISON),
     ]
     if inspect(connection).has_table(OPTUNA_TRIALS.name):
         growing = (

@@ -139,6 +139,21 @@ POWER_WINDOW = Table(
 )
 """The PowerWindow of a trial; ``ended`` is when its window did."""
 
+COMPARISON = Table(
+    "qslm_comparison",
+    METADATA,
+    Column("study_uuid", String(36), primary_key=True),
+    Column("part", String(16), primary_key=True),
+    Column("digest", String(64), primary_key=True),
+    Column("ended", Double, nullable=False),
+    Column("measured", JSON, nullable=False),
+    Column("items", JSON(none_as_null=True)),
+)
+"""A setting's Comparison with the unquantized model on a ``part`` of the data: searched, or held back.
+
+``digest`` is the setting's, or ``baseline``; ``items`` are the Items that it was made of.
+"""
+
 OPTUNA_STUDIES = table("studies", column("study_id", Integer), column("study_name", String))
 OPTUNA_STUDY_ATTRIBUTES = table(
     "study_user_attributes", column("study_id", Integer), column("key", String), column("value_json", Text)

@@ -23,7 +23,7 @@ from qslm_opt.store.failures import storage_errors
 from qslm_opt.store.prepare import schema_version
 from qslm_opt.store.records import OTHERS
 from qslm_opt.store.studies import find_places
-from qslm_opt.store.tables import POWER_DEVICE, STUDY
+from qslm_opt.store.tables import COMPARISON, POWER_DEVICE, STUDY
 from qslm_opt.store.urls import is_sqlite, refuse_proxy
 
 CHUNK = 500
@@ -153,7 +153,7 @@ def _others(connection: Connection, table: Table, uuid: str) -> Iterator[dict[st
         query = select(table).where(table.c.lane.in_(lanes))
     columns = [column.name for column in table.columns]
     rows = connection.execute(query.order_by(*table.primary_key.columns))
-    for part in rows.partitions(CHUNK):
+    for part in rows.partitions(1 if table is COMPARISON else CHUNK):  # items make long lines
         yield {"kind": "rows", "table": table.name, "columns": columns, "rows": [list(row) for row in part]}
 
 

@@ -44,7 +44,7 @@ STATES: Mapping[str, TrialState] = {
 """Optuna's names of trial states and ours."""
 _ATTRIBUTES = (
     "uuid", "setting", "digest", "bytes", "fp32_bytes", "value", "loss", "used", "seconds", "power_w",
-    "energy_j", "firing_rate", "reason",
+    "energy_j", "firing_rate", "reason", "share",
 )  # fmt: skip
 _CONSTRAINTS = ("metric", "memory")
 PARAMS = ("tier", "unit", "bits")
@@ -153,7 +153,7 @@ def _record(
     widths: Sequence[int],
 ) -> TrialRecord:
     number, _, state, start, end, *attributes, metric, memory, tier, unit, bits = row
-    (uuid, setting, digest, size, whole, value, loss, used, seconds, power, energy, firing, reason) = (
+    uuid, setting, digest, size, whole, value, loss, used, seconds, power, energy, firing, reason, share = (
         attributes
     )
     known = _string(digest)
@@ -183,6 +183,7 @@ def _record(
         finished=_local(end),
         extra=known in extra,
         reason="" if reason is None else json.loads(reason),
+        share=1.0 if share is None else float(share),
     )
 
 

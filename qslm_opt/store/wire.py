@@ -10,12 +10,12 @@ from typing import Any
 
 from qslm_opt import errors
 from qslm_opt.hierarchy.tree import Hierarchy
-from qslm_opt.results import Baseline, PowerDevice, PowerSample, PowerWindow, TrialRecord
+from qslm_opt.results import Baseline, Comparison, PowerDevice, PowerSample, PowerWindow, TrialRecord
 from qslm_opt.spec import StudySpec
 from qslm_opt.store.rows import StudyRow
 
 SERVICE, METHOD = "qslm.Store", "Call"
-SCHEMA = 2
+SCHEMA = 3
 """Version of what is said on the wire; both ends must have the same."""
 
 
@@ -25,6 +25,7 @@ def encode_study(row: StudyRow) -> dict[str, Any]:
     baseline = None if row.baseline is None else row.baseline.to_json()
     return {
         **plain, "spec": row.spec.to_json(), "hierarchy": row.hierarchy.to_json(), "baseline": baseline,
+        "held_back": encode_comparisons(row.held_back),
     }  # fmt: skip
 
 
@@ -35,8 +36,19 @@ def decode_study(value: Mapping[str, Any]) -> StudyRow:
         "spec": StudySpec.from_json(value["spec"]),
         "hierarchy": Hierarchy.from_json(value["hierarchy"]),
         "baseline": None if baseline is None else Baseline.from_json(baseline),
+        "held_back": decode_comparisons(value["held_back"]),
     }
     return StudyRow(**{**value, **made})
+
+
+def encode_comparisons(found: Mapping[str, Comparison]) -> dict[str, Any]:
+    """Return digest → comparison as a JSON-ready object."""
+    return {digest: comparison.to_json() for digest, comparison in found.items()}
+
+
+def decode_comparisons(value: Mapping[str, Any]) -> dict[str, Comparison]:
+    """Rebuild from ``encode_comparisons``."""
+    return {digest: Comparison.from_json(measured) for digest, measured in value.items()}
 
 
 def encode_trial(record: TrialRecord) -> dict[str, Any]:

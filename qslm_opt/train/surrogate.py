@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import threshold
 
 from qslm_opt.kernels.mix.reference import norm_shift_mix_reference
 from qslm_opt.kernels.ops import Ops, count_spikes, plain
@@ -60,28 +59,55 @@ class _LifScan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, current: Tensor) -> Tensor:
-        # The membrane is kept negated: then one kernel does the hard reset (threshold keeps −h > −1).
-        negative = current.transpose(0, 1).neg()  # (T, B, D)
-        h = torch.empty_like(negative, memory_format=torch.contiguous_format)
-        v = torch.zeros_like(h[0])
-        for t in range(h.shape[0]):
-            torch.lerp(v, negative[t], 0.5, out=h[t])
-            v = threshold(h[t], -1.0, 0.0)
-        h = h.neg_()
+        h = _potentials(current)
         ctx.save_for_backward(h)
-        return (h >= 1).to(h.dtype).transpose(0, 1)
+        return (h >= 1).to(h.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (h,) = ctx.saved_tensors
-        slope = atan_gradient(h - 1)
-        own = grads[0].transpose(0, 1) * slope
-        through = ((h < 1).to(h.dtype) - h * slope) / 2
-        out = torch.empty_like(own, memory_format=torch.contiguous_format)
-        after = torch.zeros_like(own[0])
-        for t in reversed(range(h.shape[0])):
-            after = torch.addcmul(own[t], through[t], after, out=out[t])
-        return out.div_(2).transpose(0, 1)
+        return _current_gradients(h, grads[0].contiguous())
+
+
+def _potentials(current: Tensor) -> Tensor:
+    """Return h [B, T, D]: by a kernel for float32, else by a loop in torch."""
+    current = current.detach().contiguous()
+    if current.dtype == torch.float32 and current.is_cuda:
+        from qslm_opt.kernels.lif import gradient_cuda
+
+        return gradient_cuda.forward(current)
+    h = torch.empty_like(current)
+    if current.dtype == torch.float32:
+        from qslm_opt.kernels.lif import gradient_cpu
+
+        gradient_cpu.forward(current.numpy(), h.numpy())
+        return h
+    v = torch.zeros_like(h[:, 0])
+    for t in range(h.shape[1]):
+        h[:, t] = torch.lerp(v, current[:, t], 0.5)
+        v = h[:, t] * (h[:, t] < 1)
+    return h
+
+
+def _current_gradients(h: Tensor, grad: Tensor) -> Tensor:
+    """Return ∂u [B, T, D] for the gradient of the spikes, both contiguous."""
+    if h.dtype == torch.float32 and h.is_cuda:
+        from qslm_opt.kernels.lif import gradient_cuda
+
+        return gradient_cuda.backward(h, grad, ALPHA)
+    out = torch.empty_like(h)
+    if h.dtype == torch.float32:
+        from qslm_opt.kernels.lif import gradient_cpu
+
+        gradient_cpu.backward(h.numpy(), grad.numpy(), ALPHA, out.numpy())
+        return out
+    slope = atan_gradient(h - 1)
+    through = ((h < 1).to(h.dtype) - h * slope) / 2
+    after = torch.zeros_like(h[:, 0])
+    for t in reversed(range(h.shape[1])):
+        after = grad[:, t] * slope[:, t] + through[:, t] * after
+        out[:, t] = after / 2
+    return out
 
 
 def lif_scan(current: Tensor) -> Tensor:

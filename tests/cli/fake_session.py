@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,13 +41,21 @@ class FakeSession:
         bound: Any = None,
         report: Callable[[Progress], bool] | None = None,
         meter: Any = None,
+        every: int = 1,
     ) -> tuple[Evaluation, None]:
         self.runs += 1
         if self._interrupt_after is not None and self.runs > self._interrupt_after:
             raise KeyboardInterrupt
         if report is not None:
             report(Progress(50, 100, 45, 15.0, None))
-        return self._evaluate(setting), None
+        run = self._evaluate(setting)
+        return (run if every == 1 else replace(run, n=100 // every, used=100 // every)), None
+
+    def under(self, spec: StudySpec) -> FakeSession:
+        return FakeSession(spec, self._interrupt_after, self._cost)
+
+    def drift(self, setting: QuantSetting) -> tuple[float, int, float]:
+        return 100.0 - self._evaluate(setting).correct, 5, 0.001
 
     def measure(self, setting: QuantSetting, meter: Any, seconds: float, stop: Any) -> None:
         return None

@@ -177,7 +177,10 @@ def test_evaluate_says_the_same_in_one_line(model: Path, text: Path) -> None:
     assert value["n"] == 192
     assert "correct" in value
     assert value["correct"] is None
-    assert line.startswith(f"perplexity {digits(value['value'], 7)} (192 predicted tokens); ")
+    error = value["standard_error"]
+    assert value["ci_low"] < value["value"] - error < value["value"] + error < value["ci_high"]
+    shown = f"{digits(value['value'], 7)} ± {digits(error, 2)}"
+    assert line.startswith(f"perplexity {shown} (192 predicted tokens); ")
     assert line.count("\n") == 1
 
 

@@ -50,7 +50,7 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[FakeSession]
 
 
 def test_every_key_of_a_spec_is_a_flag_of_create() -> None:
-    renamed = {"pins": "pin"}
+    renamed = {"pins": "pin", "ties": "tie"}
     keys = {renamed.get(field.name, field.name) for field in fields(StudySpec)}
     assert keys <= set(inspect.signature(study_create.create).parameters)
 
@@ -82,20 +82,39 @@ def test_every_flag_reaches_the_spec(
     assert opened[0].runs == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "key", "value"),
+    [
+        (["--exclude", "attention.*"], "exclude", ("attention.*",)),
+        (["--tie", "input,attention.0/att.key"], "ties", ("input,attention.0/att.key",)),
+    ],
+)
+def test_exclusions_and_ties_reach_the_spec(
+    url: str, sessions: Callable[..., list[FakeSession]], words: list[str], key: str, value: tuple[str, ...]
+) -> None:
+    opened = sessions()
+    assert run(["study", "create", "x", *FLAGS, "--max-drop", "0.1", *words, "--no-run"]) == (
+        0 if key == "ties" else 4  # float32 of the excluded block alone is above the budget
+    )
+    assert getattr(opened[0].spec, key) == value
+
+
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "case.toml"
     file.write_text(
         'model = "m"\ntask = "sst2"\nmax_drop = 0.02\nmemory_budget = "1MB"\nlambda = 0.5\n'
-        '[pins]\ninput = "fp16"\noutput = "fp16"\n'
+        'exclude = ["a", "b"]\nties = ["c.*"]\n[pins]\ninput = "fp16"\noutput = "fp16"\n'
     )
     plain = make_spec(None, file, {"max_drop": None})
     assert (plain.name, plain.max_drop, plain.lam) == ("case", 0.02, 0.5)
     changed = make_spec(
-        "other", file, {"min_accuracy": 0.8, "lambda": 0.1, "pins": {"output": "sign"}, "model": None}
-    )
+        "other", file, {"min_accuracy": 0.8, "lambda": 0.1, "pins": {"output": "sign"}, "model": None,
+                      "exclude": ("b", "d")}
+    )  # fmt: skip
     assert (changed.name, changed.model, changed.lam) == ("other", "m", 0.1)
     assert (changed.max_drop, changed.min_accuracy) == (None, 0.8)
     assert changed.pins == {"input": "fp16", "output": "sign"}
+    assert (changed.exclude, changed.ties) == (("a", "b", "d"), ("c.*",))
 
 
 def test_wrong_specs_are_refused_with_the_fix(tmp_path: Path) -> None:

@@ -87,7 +87,11 @@ def test_show_json_has_every_key_of_the_contract(
         "bytes": FP32_BYTES,
         "n": 100,
         "correct": 90,
+        "ci_low": pytest.approx(0.825634, abs=1e-6),  # Wilson: R's prop.test(90, 100, correct = FALSE)
+        "ci_high": pytest.approx(0.944771, abs=1e-6),
+        "confidence_level": 0.95,
     }
+    assert value["generalisation"] is None
     assert value["constraints"]["metric"] == {"name": "accuracy", "bound": 0.85, "max_drop": 0.05}
     assert value["constraints"]["memory"] == {"budget": BUDGET, "memory_budget": "10kB"}
     assert [(t["tier"], t["done"], t["total"], t["best"]) for t in value["tiers"]] == [
@@ -108,9 +112,9 @@ def test_show_json_has_every_key_of_the_contract(
 def test_show_for_people_says_what_was_found(filled: FakeStudy, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["study", "show", "s", "--lambda", "0"]) == 0
     out = capsys.readouterr().out
-    assert "accuracy 90.00 % over 100" in out
+    assert "accuracy 90.00 % over 100 (95 % interval 82.6–94.5)" in out
     assert "accuracy at most 5 points below the baseline: 85.00 %" in out
-    assert "best at λ = 0: trial 1, accuracy 88.50 % (-1.50 pp), 9.00 kB (−77.5 %)" in out
+    assert "best at λ = 0: trial 1, accuracy 88.50 % [80.2–93.0] (-1.50 pp), 9.00 kB (−77.5 %)" in out
     assert "\x1b" not in out
 
 

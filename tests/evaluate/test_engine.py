@@ -14,6 +14,7 @@ from qslm_opt.data.taskdata import build  # noqa: E402
 from qslm_opt.errors import DeviceError, NumericsError, UsageError  # noqa: E402
 from qslm_opt.evaluate.batches import make_batches  # noqa: E402
 from qslm_opt.evaluate.bounds import MetricBound  # noqa: E402
+from qslm_opt.evaluate.confidence import ConfidentBound  # noqa: E402
 from qslm_opt.evaluate.engine import Engine, pick_device  # noqa: E402
 from qslm_opt.formats import FP32, SIGN, Format  # noqa: E402
 from qslm_opt.hierarchy.discover import discover  # noqa: E402
@@ -150,6 +151,47 @@ def test_stopping_at_a_certain_violation_never_changes_the_decision(data) -> Non
     assert stopped_once
 
 
+@pytest.mark.parametrize("data", [lm_data(), class_data(120)], ids=["lm", "classification"])
+def test_items_are_those_of_the_data_however_it_is_cut(data) -> None:
+    """Batch size, reordering and what is kept do not move an outcome to another sentence or window."""
+    one, many = engine(data, batch=1, reorder=False), engine(data, batch=16)
+    for setting in some_settings(3, one.hierarchy):
+        alone = one.evaluate(setting, items=True)
+        together = many.evaluate(setting, parent=UNQUANTIZED, items=True)
+        assert alone.items is not None and together.items is not None
+        np.testing.assert_allclose(together.items.losses, alone.items.losses, rtol=1e-4, atol=1e-5)
+        assert float(alone.items.losses.sum()) == pytest.approx(alone.nll_sum, rel=1e-5)
+        if alone.correct is not None:
+            assert together.items.right.sum() == together.correct
+            assert (together.items.right == alone.items.right).mean() > 0.98  # a loss may be a tie
+        else:
+            assert together.items.tokens.tolist() == [len(ids) - 1 for ids in data.sequences]
+
+
+@pytest.mark.parametrize("data", [lm_data(30), class_data(120)], ids=["lm", "classification"])
+def test_stopping_with_a_confidence_never_changes_the_decision(data) -> None:
+    """The run that stops early and the full run agree on whether the confidence limit meets the bound."""
+    stopped = 0
+    base = engine(data).evaluate(UNQUANTIZED, parent=UNQUANTIZED, items=True)
+    assert base.items is not None
+    for setting in some_settings(8, engine(data).hierarchy):
+        full = engine(data).evaluate(setting, items=True)
+        for share in (0.8, 0.97, 1.03, 1.3):
+            limit = base.correct * share if base.correct is not None else base.value * share
+            bound = ConfidentBound(base.metric, data.n, limit, 0.9, baseline=base.items, absolute=False)
+            violated = bound.slack(bound.judged(full.value, full.items)) > 0
+            run = engine(data).evaluate(
+                setting, parent=UNQUANTIZED, bound=bound, items=True,
+                report=lambda p, bound=bound: bound.certain(p.best_case),
+            )  # fmt: skip
+            stopped += run.stopped
+            if run.stopped:
+                assert violated
+            else:
+                assert (bound.slack(bound.judged(run.value, run.items)) > 0) == violated
+    assert stopped
+
+
 def test_batches_hold_every_sequence_once_and_pad_little() -> None:
     """Sentences are sorted by length; windows keep their order; nothing is lost."""
     data, cpu = class_data(), torch.device("cpu")
@@ -220,3 +262,26 @@ def test_a_fresh_evaluation_uses_nothing_that_is_kept_and_gives_the_same_numbers
     assert numbers(fresh) == numbers(kept)
     made.evaluate(setting, parent=UNQUANTIZED)
     assert made.reused  # and what is kept is still there
+
+
+@pytest.mark.parametrize("data", [lm_data(), class_data()], ids=["lm", "classification"])
+def test_a_share_of_the_data_is_that_data_alone_and_leaves_the_whole_as_it_was(data) -> None:
+    """Every third sequence gives the numbers of an engine on those; whole evaluations in between stay."""
+    e, alone = engine(data), engine(data.every(3))
+    whole = [numbers(engine(data).evaluate(s, parent=UNQUANTIZED)) for s in some_settings(4, e.hierarchy)]
+    for setting, expected in zip(some_settings(4, e.hierarchy), whole, strict=True):
+        part = e.evaluate(setting, parent=UNQUANTIZED, every=3)
+        assert part.n == part.used == data.every(3).n < data.n
+        assert part.loss == pytest.approx(alone.evaluate(setting).loss, rel=1e-6)
+        assert part.data_hash == f"{data.data_hash}/3"
+        assert numbers(e.evaluate(setting, parent=UNQUANTIZED)) == expected
+
+
+def test_what_is_forgotten_is_computed_again_with_the_same_numbers() -> None:
+    e, setting = engine(lm_data()), QuantSetting({"network": Format.parse("int3/channel/affine")})
+    before = numbers(e.evaluate(setting, parent=UNQUANTIZED))
+    e.evaluate(setting, parent=setting)
+    assert e.reused
+    e.forget()
+    assert numbers(e.evaluate(setting, parent=UNQUANTIZED)) == before
+    assert not e.reused

@@ -71,9 +71,12 @@ def test_candidates_are_measured_for_the_window_and_others_keep_what_was_sampled
     ran = [t for t in trials if t.used]
     candidates = [t for t in ran if t.feasible]
     assert 0 < len(candidates) < len(ran)
-    assert [seconds for _, seconds in made.measured] == [2.0] * len(candidates)
-    assert [setting.to_json() for setting, _ in made.measured] == [t.setting for t in candidates]
-    assert {t.uuid: LONG if t.feasible else SHORT for t in ran} == windows
+    assert [seconds for _, seconds in made.measured] == [2.0] * (len(candidates) + 1)
+    asked = [setting.to_json() for setting, _ in made.measured]
+    assert asked == [*(t.setting for t in candidates), UNQUANTIZED.to_json()]
+    with Repository(url) as repository:
+        baseline = repository.study("toy").uuid
+    assert {baseline: LONG, **{t.uuid: LONG if t.feasible else SHORT for t in ran}} == windows
     assert {(t.power_w, t.energy_j) for t in candidates} == {(61.0, 15.0)}  # of a whole run
     assert {(t.power_w, t.energy_j) for t in ran if not t.feasible} == {(60.0, 12.5)}
     with Repository(url) as repository:
@@ -155,6 +158,22 @@ def test_no_verdict_depends_on_the_power(url: str, tmp_path: Path) -> None:
     assert set(windows.values()) == {SHORT}
     said = [line for line in listener.lines if "power of this candidate" in line]
     assert said[0] == "the power of this candidate was not measured: RuntimeError: the bus is gone"
+
+
+def test_the_baseline_is_measured_once_and_only_when_nobody_else_works(url: str) -> None:
+    made = session()
+    create_study(STUDY, url, made)
+    with Repository(url) as repository:
+        uuid = repository.study("toy").uuid
+        repository.beat(uuid, 1, "another host", "block")
+        run_study("toy", url, made, listener=Recorder(), meter=ToyMeter())
+        assert uuid not in repository.power_windows(uuid)
+        repository.end_run(uuid, 1, "another host")
+        count = len(made.measured)
+        for _ in range(2):
+            run_study("toy", url, made, listener=Recorder(), meter=ToyMeter())
+        assert repository.power_windows(uuid)[uuid] == LONG
+    assert len(made.measured) == count + 1
 
 
 def test_ctrl_c_in_the_longer_measurement_keeps_the_trial_and_ends_the_run(url: str) -> None:

@@ -81,6 +81,98 @@ def test_the_users_pin_wins_over_the_sign_format():
     assert space(tree, sign_embedding=True, pins={"input": "fp16"}).pins == {"input": fp16}
 
 
+def test_excluded_units_stay_in_float32_and_are_counted_so():
+    of = space(exclude=["attention.*/att.key", "output"])
+    assert of.modules == ("input/emb", "attention.0/ffn.key", "attention.1/ffn.key")
+    setting = of.setting_of(of.uniform(4))
+    formats = setting.resolve(of.hierarchy)
+    assert {name for name, fmt in formats.items() if fmt == FP32} == {
+        "blocks.0.att.key.weight", "blocks.1.att.key.weight", "head.weight"
+    }  # fmt: skip
+    assert str(formats["ln_out.weight"]) == "fp16"
+    assert of.memory(of.uniform(4)) == live_bytes(of.hierarchy, setting)
+    pinned = space(pins={"attention.0/att.key": "fp16", "attention.1/att.key": "fp16", "output": "fp16"})
+    assert of.memory(of.uniform(4)) > pinned.memory(pinned.uniform(4))
+
+
+def test_an_excluded_embedding_keeps_its_float32_also_where_only_signs_are_read():
+    of = space(hierarchy(sign_only=True), sign_embedding=True, exclude=["input"])
+    assert of.pins == {"input/emb": FP32}
+
+
+def test_a_tie_is_one_unit_wherever_its_members_are():
+    of = space(ties=["attention.*/att.key", "input/emb, output/head"])
+    assert of.ties == (("input/emb", "output/head"), ("attention.0/att.key", "attention.1/att.key"))
+    levels = of.with_level(of.uniform(8), "attention.1/att.key", 3)
+    assert dict(zip(of.modules, levels, strict=True)) == {
+        "input/emb": 8, "attention.0/att.key": 3, "attention.0/ffn.key": 8, "attention.1/att.key": 3,
+        "attention.1/ffn.key": 8, "output/head": 8,
+    }  # fmt: skip
+    assert of.setting_of(levels).digest(of.hierarchy) == of.digest(levels)
+    assert of.memory(levels) == live_bytes(of.hierarchy, of.setting_of(levels))
+
+
+def test_a_tie_that_spans_blocks_moves_with_none_of_them_but_in_the_module_tier():
+    of = space(ties=["attention.*/att.key", "input/emb, output/head"])
+    order = ("output", "attention.1", "input", "attention.0")
+    assert of.moves.block_targets(order) == ("attention.1", "attention.0")
+    assert of.moves.module_targets(order) == (
+        "input/emb", "attention.0/att.key", "attention.1/ffn.key", "attention.0/ffn.key"
+    )  # fmt: skip
+    moved = of.with_level(of.uniform(8), "attention.1", 3)
+    assert [u for u, bits in zip(of.modules, moved, strict=True) if bits == 3] == ["attention.1/ffn.key"]
+
+
+def test_a_tie_inside_a_block_moves_with_it_and_is_one_unit_of_the_module_tier():
+    of = space(ties=["attention.0"])
+    order = ("attention.0", "attention.1")
+    assert of.moves.block_targets(order) == order
+    assert of.moves.module_targets(order) == (
+        "attention.0/att.key", "attention.1/att.key", "attention.1/ffn.key"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "ties", [(), ["attention.*/att.key"], ["attention.0", "input,output"], ["attention.*,output/head"]]
+)
+def test_every_module_moves_with_one_of_the_smallest_and_one_of_the_largest_units(ties):
+    of = space(ties=ties)
+    for units in (of.moves.smallest, of.moves.largest):
+        assert sorted(i for unit in units for i in of.positions(unit)) == list(range(len(of.modules)))
+
+
+def test_the_sensitivity_of_a_block_is_that_of_all_that_is_tied_to_it():
+    of = space(ties=["input/emb,output/head"])
+    levels = of.alone("output", 4)
+    assert [unit for unit, bits in zip(of.modules, levels, strict=True) if bits == 4] == [
+        "input/emb", "output/head"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"exclude": ["attention.7/att.key"]}, r"exclude 'attention.7/att.key' names no unit.*Did you mean"),
+        ({"exclude": ["attention.*/att.kye"]}, "names no unit of this model"),
+        ({"exclude": ["network"]}, "leaves nothing to search"),
+        ({"exclude": ["*"]}, "pins or exclusions leave nothing to search"),
+        ({"exclude": ["attention.0/ln1"]}, "would change nothing.*they stay at 'fixed'"),
+        ({"exclude": ["attention.0"], "pins": {"attention.0/att.key": "fp16"}}, "both excluded .*pinned"),
+        ({"exclude": ["attention.0/att.key"], "pins": {"attention.0": "fp16"}}, "both excluded .*pinned"),
+        ({"ties": ["attention.0/att.key"]}, "has one member, attention.0/att.key; name at least two"),
+        ({"ties": ["attention.0/att.kye,output"]}, "names no unit.*Did you mean 'attention.0/att.key'"),
+        ({"ties": ["attention.*/att.key", "attention.0"]}, "is in the ties .*; join them, or take it out"),
+        ({"ties": ["attention.*"], "pins": {"attention.1": "fp16"}}, "holds attention.1/att.key, which is"),
+        ({"ties": ["attention.*"], "exclude": ["attention.1"]}, "which is kept at fp32"),
+        ({"ties": ["input,output"], "sign_embedding": True}, "only the signs are read.*--no-sign-embedding"),
+        ({"ties": ["attention.0/att.key,output/head"]}, "the task never reads them"),
+    ],
+)
+def test_an_exclusion_or_a_tie_that_cannot_be_is_refused(changes, message):
+    with pytest.raises(SettingError, match=message):
+        space(hierarchy(sign_only=True, dead_head="head" in str(changes)), **changes)
+
+
 def test_a_dead_head_is_not_searched():
     assert "output" not in space(hierarchy(dead_head=True)).blocks
 
@@ -99,7 +191,7 @@ def test_a_pin_that_cannot_be_is_refused(pin, message):
 
 
 def test_pinning_everything_is_refused():
-    with pytest.raises(SettingError, match="4 pins leave nothing to search"):
+    with pytest.raises(SettingError, match="4 pins or exclusions leave nothing to search"):
         space(pins=dict.fromkeys(["input", "attention.0", "attention.1", "output"], "fp16"))
 
 

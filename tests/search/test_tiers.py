@@ -18,6 +18,10 @@ from qslm_opt.search.walk import Walk
 from tests.search.toy import Metric, chosen, hierarchy, spec
 
 Say = Callable[[Proposal], Verdict]
+TIES = st.sampled_from(
+    [(), (), ("attention.*/att.key",), ("input/emb,output/head",), ("attention.0",),
+     ("attention.*/ffn.key", "attention.0/att.key,output"), ("attention.*,output/head",)]
+)  # fmt: skip
 QUICK = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -42,13 +46,14 @@ def problems(draw: st.DrawFn) -> tuple[SearchSpace, Metric]:
         )
     )
     wide = spec(
-        memory_budget="100%", precisions=levels, pins=pins, sign_embedding=True,
+        memory_budget="100%", precisions=levels, pins=pins, sign_embedding=True, ties=draw(TIES),
+        exclude=draw(st.sampled_from([(), ("attention.1/att.key",), ("output",)])),
         sensitivity_precisions=draw(st.sampled_from([None, [4], [8, 3]])),
         fixed=draw(st.sampled_from(["fp16", "fp32"])),
     )  # fmt: skip
     try:
         free = SearchSpace.of(wide, tree)
-    except SettingError:  # everything is pinned
+    except SettingError:  # everything is pinned, or a tie or an exclusion that cannot be
         free = SearchSpace.of(spec(memory_budget="100%", precisions=levels), tree)
     low, high = free.smallest()[0], free.memory(free.uniform(32))
     budget = low + int((high - low) * draw(st.floats(0, 0.6)))
@@ -61,15 +66,16 @@ def problems(draw: st.DrawFn) -> tuple[SearchSpace, Metric]:
         free.quantizer,
         free.pins,
         budget,
+        free.ties,
     )
     noise = draw(st.sampled_from([0.0, 0.05, 0.5]))
     limit = draw(st.floats(0.9, 2.5))
     return space, Metric(space, draw(st.integers(0, 10**6)), noise, limit)
 
 
-def sequential(space: SearchSpace, say: Say) -> tuple[Walk, list[Proposal]]:
+def sequential(space: SearchSpace, say: Say, make: Callable = Walk) -> tuple[Walk, list[Proposal]]:
     """One worker, one trial after the other; returns the walk and what was proposed."""
-    walk, verdicts, told = Walk(space), {}, []
+    walk, verdicts, told = make(space), {}, []
     while (proposal := next(walk.proposals(verdicts), None)) is not None:
         told.append(proposal)
         verdicts[proposal.digest] = say(proposal)
@@ -89,11 +95,26 @@ def reference(space: SearchSpace, metric: Metric) -> tuple[list[str], Levels]:
     def fits(levels: Levels) -> bool:
         return space.memory(levels) <= space.budget
 
+    def tie(unit: str) -> tuple[str, ...]:
+        return next((group for group in space.ties if unit in group), (unit,))
+
+    def spans(unit: str) -> bool:
+        return len({member.split("/")[0] for member in tie(unit)}) > 1
+
+    def moved(unit: str) -> list[str]:
+        if "/" in unit:
+            return list(tie(unit))
+        return [m for m in space.modules if m.startswith(f"{unit}/") and not spans(m)]
+
+    def lowered(levels: Levels, units: list[str], bits) -> Levels:
+        return tuple(bits if m in units else b for m, b in zip(space.modules, levels, strict=True))
+
     fp32, sensitivity = space.uniform(32), {}
     for block in space.blocks:
         sums = []
         for bits in space.sensitivity_precisions:
-            levels = space.with_level(fp32, block, bits)
+            inside = [m for m in space.modules if m.startswith(f"{block}/")]
+            levels = lowered(fp32, [other for m in inside for other in tie(m)], bits)
             ok(levels, FP32)
             sums.append(metric.loss(space.setting_of(levels, FP32)))
         sensitivity[block] = sum(sums) / len(sums)
@@ -103,15 +124,15 @@ def reference(space: SearchSpace, metric: Metric) -> tuple[list[str], Levels]:
     if not good:
         above = [n for n in reversed(space.precisions) if not fits(space.uniform(n))]
         incumbent = next((space.uniform(n) for n in above if ok(space.uniform(n))), fp32)
-    attention = [b for b in order if b.startswith("attention")]
-    targets = [*order, *(m for b in attention for m in space.modules_of(b))]
+    inside = [m for b in order for m in space.modules if m.startswith(f"{b}/")]
+    one_by_one = [tie(m)[0] for m in inside if m.startswith("attention") or spans(m)]
+    targets = [*(b for b in order if moved(b)), *dict.fromkeys(one_by_one)]
     for i, unit in enumerate(targets):
-        later = targets[i:] if i >= len(order) else [*order[i:], *targets[len(order) :]]
-        while (lower := space.below(incumbent[space.positions(unit)[0]])) is not None:
-            levels = space.with_level(incumbent, unit, lower)
+        while (lower := space.below(incumbent[space.modules.index(moved(unit)[0])])) is not None:
+            levels = lowered(incumbent, moved(unit), lower)
             smallest = levels
-            for other in later:
-                smallest = space.with_level(smallest, other, space.lowest)
+            for other in targets[i:]:
+                smallest = lowered(smallest, moved(other), space.lowest)
             if not fits(levels) and not fits(smallest):
                 visited.append(space.digest(levels))
                 return list(dict.fromkeys(visited)), incumbent
@@ -143,9 +164,11 @@ def test_workers_disorder_and_kills_change_nothing(problem, workers, seed):
     assert results(walk) == results(expected)
 
 
-def disorderly(space: SearchSpace, say: Say, workers: int, rng: random.Random) -> Walk:
+def disorderly(
+    space: SearchSpace, say: Say, workers: int, rng: random.Random, make: Callable = Walk
+) -> Walk:
     """Workers that start, end and die in any order; now and then the walk is rebuilt from its verdicts."""
-    walk, verdicts, running = Walk(space), {}, {}
+    walk, verdicts, running = make(space), {}, {}
     for _ in range(20000):
         if walk.extend(verdicts).done:
             return walk
@@ -154,7 +177,7 @@ def disorderly(space: SearchSpace, say: Say, workers: int, rng: random.Random) -
             if running:
                 running.pop(rng.choice(sorted(running)))
         elif action < 0.1:  # everybody is killed; somebody resumes
-            running, walk = {}, Walk(space)
+            running, walk = {}, make(space)
         elif action < 0.55 and len(running) < workers:
             proposal = next(walk.proposals(verdicts, running), None)
             if proposal is not None:
@@ -230,6 +253,17 @@ def test_pins_hold_in_every_setting(problem):
     for proposal in told:
         setting = space.setting_of(proposal.levels, proposal.fixed)
         assert {unit: setting.format_of(unit) for unit in pinned} == pinned
+
+
+@QUICK
+@given(problems())
+def test_tied_modules_have_the_same_bits_in_every_setting(problem):
+    space, metric = problem
+    _, told = sequential(space, metric.verdict)
+    for proposal in told:
+        setting = space.setting_of(proposal.levels, proposal.fixed)
+        for tie in space.ties:
+            assert len({setting.format_of(unit) for unit in tie}) == 1
 
 
 @QUICK

@@ -28,7 +28,7 @@ def table(*readings) -> VerdictTable:
 
 
 def test_each_kind_of_trial_has_its_verdict():
-    assert MEASURED.verdict == Verdict(True, True, 3.0, 1.1)
+    assert MEASURED.verdict == Verdict(True, True, 3.0, 1.1, slack=-0.1)
     assert STOPPED.verdict == Verdict(False, True, None, 4.0)
     assert NO_RUN.verdict == Verdict(None, False)
     assert (FAILED.verdict, FAILED.blame) == (None, True)

@@ -26,11 +26,15 @@ from qslm_opt.results import (
     TrialRecord,
 )
 from qslm_opt.search.driver import run_study
+from qslm_opt.search.machine import setting_of
 from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.tiers import Proposal, Verdict
 from qslm_opt.setting import UNQUANTIZED, QuantSetting
 from qslm_opt.spec import StudySpec
 from qslm_opt.store import open_repository
+
+TUNED = 0.4
+"""Share of a setting's loss above the baseline that tuning leaves."""
 
 
 def hierarchy(
@@ -94,6 +98,8 @@ class Metric:
             weight = random.Random(f"{self.seed}/{unit}").random()
             bits = setting.format_of(unit).bits
             total += weight * (0.0 if bits >= 16 else 2.0 ** (1 - bits))
+        if setting.tune:
+            total = 1.0 + (total - 1.0) * TUNED
         digest = setting.digest(self.space.hierarchy)
         return total + self.noise * random.Random(f"{self.seed}/{digest}").uniform(-1, 1)
 
@@ -101,9 +107,13 @@ class Metric:
         """What an evaluation of ``proposal`` would say."""
         if not proposal.run:
             return Verdict(None, False)
-        loss = self.loss(self.space.setting_of(proposal.levels, proposal.fixed))
-        ok = loss <= self.limit
-        return Verdict(ok, proposal.memory_ok, value=exp(loss), loss=loss)
+        loss = self.loss(setting_of(self.space, proposal))
+        if proposal.drift:
+            return Verdict(None, proposal.memory_ok, drift=loss - 1)
+        if proposal.every > 1:
+            return Verdict(None, proposal.memory_ok, loss=loss)
+        ok, slack = loss <= self.limit, exp(loss) / exp(self.limit) - 1
+        return Verdict(ok, proposal.memory_ok, value=exp(loss), loss=loss, slack=slack)
 
 
 def chosen(candidates: Sequence[tuple[float, int]], lam: float, fp32: int) -> int | None:
@@ -127,6 +137,7 @@ class Toy:
     ran: list[QuantSetting] = field(default_factory=list)
     measured: list[tuple[QuantSetting, float]] = field(default_factory=list)
     baselines: int = 0
+    drifted: int = 0
 
     def fingerprint(self) -> dict[str, str]:
         return {**self.hashes, "spec": self.spec.hash(), "code": "1"}
@@ -146,9 +157,16 @@ class Toy:
         bound: Any = None,
         report: Any = None,
         meter: Any = None,
+        every: int = 1,
     ) -> tuple[Evaluation, None]:
         self.ran.append(setting)
-        return self._evaluate(setting, bound, report), None
+        run = self._evaluate(setting, bound, report)
+        return (run if every == 1 else replace(run, n=run.n // every, used=run.used // every,
+                                               nll_sum=run.nll_sum / every)), None
+
+    def drift(self, setting: QuantSetting) -> tuple[float, int, float]:
+        self.drifted += 1
+        return self.loss_of(setting) - 1, 50, 0.001
 
     def measure(self, setting: QuantSetting, meter: Any, seconds: float, stop: Any) -> PowerWindow | None:
         self.measured.append((setting, seconds))

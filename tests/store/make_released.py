@@ -46,6 +46,14 @@ with Repository(url) as repository:  # since schema 2
         repository.add_power_device(PowerDevice("lane", study, "host", 7, "cuda:0", started=1.8e9))
         repository.add_power_samples("lane", [PowerSample(1.8e9 + i, 200.0 + i, 2**30) for i in range(30)])
         repository.set_power_window(study, trial, PowerWindow("nvml", 30, 1.0, 215.0, 9.0, 1.0, ended=1.8e9))
+    if hasattr(repository, "add_comparison"):  # since schema 3
+        from qslm_opt.items import Items
+        from qslm_opt.results import Comparison
+
+        items = Items.empty(3, [5, 5, 4])
+        items.add([0, 1, 2], [9.5, 8.25, 7.0], None)
+        found = Comparison("perplexity", 5.86, 14, windows=3, low=4.0, high=8.0, error=0.5)
+        repository.add_comparison(study, "held back", "baseline", found, items)
 """
 
 

@@ -37,7 +37,8 @@ def test_a_new_file_has_our_tables_and_a_write_ahead_log(tmp_path: Path) -> None
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     power = {f"qslm_power_{name}" for name in ("device", "sample", "rollup", "state", "window")}
-    assert {name for (name,) in rows} == {"qslm_schema", "qslm_study", "qslm_run"} | power
+    ours = {"qslm_schema", "qslm_study", "qslm_run", "qslm_comparison"}
+    assert {name for (name,) in rows} == ours | power
     assert version_of(path) == len(migrations.MIGRATIONS)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 import pytest
 
+from qslm_opt.results import Comparison
 from qslm_opt.search.driver import run_study
 from qslm_opt.store import Repository, migrations, prepare
 from tests.search.toy import Recorder, toy
@@ -63,6 +64,19 @@ def test_power_of_a_released_file_is_read(released: tuple[int, Path]) -> None:
         uuid = repository.study("done").uuid
         assert len(repository.power_devices(uuid)) == len(repository.power_windows(uuid)) == (version >= 2)
         assert len(repository.power_samples("lane", 0, 2e9)) == (30 if version >= 2 else 0)
+
+
+def test_comparisons_of_a_released_file_are_read(released: tuple[int, Path]) -> None:
+    version, path = released
+    prepare(url_of(path))
+    with Repository(url_of(path)) as repository:
+        study = repository.study("done")
+        assert list(study.held_back) == ["baseline"] * (version >= 3)
+        items = repository.items(study.uuid, "held back", "baseline")
+        assert (items is not None) == (version >= 3)
+        repository.add_comparison(study.uuid, "searched", "d", Comparison("perplexity", 5.0, 14), None)
+        assert repository.comparisons(study.uuid, "searched")["d"].value == 5.0
+        assert items is None or [float(loss) for loss in items.losses] == [9.5, 8.25, 7.0]
 
 
 def test_its_studies_are_read_and_a_half_done_one_goes_on_to_the_same_end(

@@ -97,3 +97,23 @@ def test_every_weight_gets_a_gradient_through_the_spikes() -> None:
     (h * torch.randn(h.shape, generator=torch.Generator().manual_seed(1))).sum().backward()
     without = [name for name, tensor in p.items() if tensor.grad is None or not tensor.grad.abs().max() > 0]
     assert without == ["head.weight"], "only the head is not read here"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 17, 65), (2, 40, 7)])
+def test_the_float32_kernels_have_the_spikes_and_gradients_of_the_loop(
+    shape: tuple[int, int, int], device: str
+) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device")
+    generator = torch.Generator().manual_seed(3)
+    # Multiples of 1/64 and halvings over few steps: float32 and float64 see the same potentials.
+    coarse = (torch.randn(shape, generator=generator) * 128).round() / 64
+    weight = torch.randn(shape, generator=generator)
+    current = coarse.to(device).requires_grad_()
+    exact = coarse.double().requires_grad_()
+    found, wanted = lif_scan(current), lif_scan(exact)
+    assert float((found.detach().cpu() != wanted.detach()).float().mean()) == 0
+    (one,) = torch.autograd.grad((found * weight.to(device)).sum(), current)
+    (other,) = torch.autograd.grad((wanted * weight.double()).sum(), exact)
+    torch.testing.assert_close(one.cpu().double(), other, rtol=1e-5, atol=1e-5)

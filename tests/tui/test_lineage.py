@@ -6,11 +6,12 @@ from dataclasses import replace
 
 from qslm_opt.formats import FP32, SIGN, Format
 from qslm_opt.hierarchy.tree import NETWORK
+from qslm_opt.lineage import Change, changes, effect, formats_of
 from qslm_opt.setting import QuantSetting
 from tests.tui.fakes import CHANNEL, Study, tree
 from tests.tui.test_model import view_of
 from tui.compare import change_words, changes_between, diff_runs
-from tui.lineage import Change, changes, effect, formats_of, parent
+from tui.lineage import parent
 
 TREE = tree(3)
 INT4, INT8 = CHANNEL.with_bits(4), CHANNEL.with_bits(8)

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from qslm_opt.results import TrialRecord
+from qslm_opt.results import Comparison, TrialRecord
+from qslm_opt.stats import share_interval
 from tests.tui.driving import shown, until
 from tests.tui.fakes import START, Study
 from tui.events import failed_text, gain_text, why_text
 from tui.export import COLUMNS, to_csv, to_json
 from tui.model import StudyView
+from tui.ranking import chosen_lines
 from tui.shares import shares_of
 from tui.why import next_choice, why_line
 from tui.widgets.best import best_lines
@@ -135,3 +137,28 @@ def test_a_moment_in_a_recording_is_local_time() -> None:
 
     assert seconds_of(START.isoformat()) == START.timestamp()
     assert seconds_of("nonsense") is None and datetime.fromtimestamp(START.timestamp()) == START
+
+
+def test_the_best_says_how_sure_it_is_and_what_it_is_on_held_back_data() -> None:
+    study = Study(metric="accuracy").fill()
+    view = view_of(study)
+    best = view.best(0.2)
+    assert best is not None and best.value is not None
+    low, high = share_interval(best.value, 872)
+    assert f"[{100 * low:.1f}–{100 * high:.1f}]" in words_of(best_lines(view, 0.2, True, 100))
+    assert "held" not in words_of(best_lines(view, 0.2, True, 100))
+    found = Comparison("accuracy", 0.81, 400, low=0.769, high=0.845, change=-0.0125, p=0.31, slack=-0.01)
+    held = replace(study.row(), held_back={best.digest: found})
+    view = replace(view, row=held)
+    wanted = "held  81.00 % [76.9–84.5]  -1.25 pp  p 0.31  in bound"
+    assert wanted in words_of(best_lines(view, 0.2, True, 100))
+    text = "".join(words for words, _ in chosen_lines(view, best, view.ranked(0.2), None, 100))
+    assert "held back: 81.00 % [76.9–84.5]  -1.25 pp  p 0.31  in bound" in text
+    worse = replace(study.row(), held_back={best.digest: replace(found, slack=0.02)})
+    assert "past bound" in words_of(best_lines(replace(view, row=worse), 0.2, True, 100))
+    failed = replace(study.row(), held_back={best.digest: Comparison("accuracy", None, 400, reason="NaN")})
+    assert "held  NaN" in words_of(best_lines(replace(view, row=failed), 0.2, True, 100))
+
+
+def words_of(lines: list[list[tuple[str, str]]]) -> str:
+    return "\n".join("".join(words for words, _ in runs) for runs in lines)

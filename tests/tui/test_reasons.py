@@ -69,6 +69,29 @@ def test_what_was_never_searched_says_so() -> None:
     assert reason(study, "attention.3").reason == "Pinned by the study."
 
 
+def test_an_excluded_unit_says_so() -> None:
+    study = Study()
+    study.spec = replace(study.spec, exclude=("attention.3",))
+    searched = [block for block in study.blocks if block != "attention.3"]
+    kept = study.add("global", "network", 4, dict.fromkeys(searched, 4))
+    found = reason(study, "attention.3", kept.number)
+    assert (found.bits, found.reason) == ("32 bits", "Excluded by the study: float32.")
+
+
+def test_a_tied_module_is_judged_by_the_trial_of_its_tie() -> None:
+    study = Study().fill()
+    view = view_of(study)
+    moved = next(t for t in study.trials if t.tier == "module")
+    block, _, name = moved.unit.partition("/")
+    other = next(b for b in study.blocks if b.startswith("attention") and b != block)
+    before = lower_trial(view, f"{other}/{name}", moved.bits + 0.5)
+    study.spec = replace(study.spec, ties=(f"{block}/{name},{other}/{name}",))
+    tied = lower_trial(view_of(study), f"{other}/{name}", moved.bits + 0.5)
+    assert tied is not None
+    assert tied.unit in (moved.unit, f"{other}/{name}")
+    assert tied != before
+
+
 def test_without_a_lower_trial_the_lowest_precision_or_the_search_is_the_reason() -> None:
     study = Study().fill("global", running=False)
     study.trials = [t for t in study.trials if t.tier != "global" or t.bits >= 4]

@@ -26,6 +26,8 @@ def room_cell(record: TrialRecord, key: str) -> Cell:
 
     The sensitivity tier is no candidate: nothing is amiss when it is past a limit, and no budget is asked.
     """
+    if record.cheap:
+        return glyphs().dash, "dim"
     if record.tier == "sensitivity":
         return glyphs().dash if key == "memory" else room_text(record, key), "dim"
     return room_text(record, key), "infeasible" if record.slack.get(key, 0.0) > 0 else ""

@@ -10,6 +10,7 @@ from textual.widgets import Static
 from qslm_opt.errors import QslmError
 from tui.bitmap import bits_bar, bits_lines
 from tui.glyphs import glyphs
+from tui.held import held_line, interval_text
 from tui.notices import closest_text
 from tui.text import bytes_text, clip, metric_text, percent, room_text
 from tui.why import next_choice, why_line
@@ -66,6 +67,8 @@ def best_lines(view: StudyView, lam: float, tall: bool, width: int) -> list[list
         lines.append([("bits ", "dim"), (clip(_bar(view, best), width - 5), "bar")])
         why = why_line(view, best, lam, short=True)
         lines += [[("why  ", "dim"), (clip(why, width - 5), "")]] if why else []
+    held = held_line(view, best)
+    lines += [[("held  " if tall else "held ", "dim"), (clip(held, width - 6), "")]] if held else []
     choice = next_choice(view, lam)
     lines.append([("next  " if tall else "next ", "dim"), (clip(choice, width - 6), "")])
     return lines
@@ -75,7 +78,8 @@ def _numbers(view: StudyView, best: TrialRecord, width: int) -> list[Run]:
     signs = glyphs()
     head = f"{signs.best} #{best.number} "
     value = metric_text(view.metric, best.value)
-    rest = f"  {bytes_text(best.bytes)} {signs.minus}{percent(best.saving)}"
+    chance = interval_text(view, best)
+    rest = f"{chance}  {bytes_text(best.bytes)} {signs.minus}{percent(best.saving)}"
     word = "acc" if view.metric == "accuracy" else "ppl"
     room = f"  room: {word} {room_text(best, 'metric')}, mem {room_text(best, 'memory')}"
     left = width - len(head) - len(value)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from textual.content import Content
 from textual.widgets import Static
 
+from qslm_opt.spec import STRATEGIES
 from tui.glyphs import glyphs
-from tui.lanes import TIERS
 from tui.text import clip, clip_unit, duration, metric_text, significant
 from tui.times import moment
 from tui.widgets.paint import line
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Run = tuple[str, str]
 _MOST_RUNNING = 3
+_TIERS = frozenset(tier for tiers in STRATEGIES.values() for tier in tiers)
 
 
 class Lanes(Static):
@@ -103,7 +104,7 @@ def _between(phase: str | None) -> str:
     """Return what is done while no trial runs."""
     if phase == "baseline":
         return "measuring the unquantized baseline"
-    return f"{phase} tier: choosing the next trial" if phase in TIERS else phase or "no trial is running"
+    return f"{phase} tier: choosing the next trial" if phase in _TIERS else phase or "no trial is running"
 
 
 class Running(Static):
