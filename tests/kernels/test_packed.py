@@ -13,9 +13,10 @@ from qslm_opt.errors import NumericsError  # noqa: E402
 from qslm_opt.formats import Format  # noqa: E402
 from qslm_opt.kernels.packed import reference  # noqa: E402
 from qslm_opt.kernels.packed.arena import KIND, TERNARY, build_arena, planes  # noqa: E402
-from qslm_opt.kernels.packed.cpu import product, room  # noqa: E402
+from qslm_opt.kernels.packed.cpu import product  # noqa: E402
 from qslm_opt.kernels.packed.held import FEW_ROWS, PACKED_NUMBA, Buffer, HeldWeight  # noqa: E402
 from qslm_opt.kernels.packed.place import hold  # noqa: E402
+from qslm_opt.kernels.packed.spread import room  # noqa: E402
 from qslm_opt.quant.pack import pack_codes, unpack_codes  # noqa: E402
 from tests.kernels.packed_cases import FORMATS, SHAPES, activations, packed_case, tolerance  # noqa: E402
 

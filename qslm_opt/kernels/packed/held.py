@@ -100,6 +100,6 @@ def _nll(h: Tensor, weight: Weight, targets: Tensor) -> Tensor:
 PACKED_NUMBA: Ops = replace(NUMBA, name="numba-packed", linear=_linear, nll=_nll)
 """The numba version of the operations over weights that stay packed.
 
-More than ``FEW_ROWS`` rows of activations give bit for bit what the plain version gives: the same float32 weights go to the
-same library.
+More than ``FEW_ROWS`` rows of activations give bit for bit what the plain version gives: the same float32
+weights go to the same library.
 """

@@ -9,7 +9,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from qslm_opt.kernels.packed.arena import Views
-from qslm_opt.kernels.packed.cpu import SUMS, Room, read_row
+from qslm_opt.kernels.packed.cpu import SUMS, read_row
+from qslm_opt.kernels.packed.spread import Room
 from qslm_opt.kernels.vector import FAST, exp_nonpositive, sigmoid
 
 Array = NDArray[np.float32]
