@@ -209,16 +209,21 @@ def test_a_target_of_the_other_metric_is_refused():
 def test_the_value_that_could_be_met_is_named(changes, baseline, words):
     made = spec(**{"max_increase": None, **changes})
     with pytest.raises(InfeasibleError, match=words):
-        require_baseline(made, baseline)
+        require_baseline(made, baseline, MetricBound.of(made, baseline))
+
+
+def require(max_perplexity, baseline):
+    made = spec(max_increase=None, max_perplexity=max_perplexity)
+    require_baseline(made, baseline, MetricBound.of(made, baseline))
 
 
 @given(st.floats(1.0001, 1e6))
 def test_the_named_value_is_one_that_the_model_meets(value):
     baseline = dataclasses.replace(PERPLEXITY, value=value)
     with pytest.raises(InfeasibleError) as caught:
-        require_baseline(spec(max_increase=None, max_perplexity=1.0), baseline)
+        require(1.0, baseline)
     named = float(str(caught.value).partition("meets: --max-perplexity ")[2].split()[0])
-    require_baseline(spec(max_increase=None, max_perplexity=named), baseline)
+    require(named, baseline)
     assert named <= value * 1.0001
 
 

@@ -14,6 +14,7 @@ from qslm_opt.search.machine import setting_of
 from qslm_opt.search.strategies import Strategy
 from qslm_opt.search.summary import RunSummary
 from qslm_opt.setting import QuantSetting
+from qslm_opt.store import Repository
 from tests.search.test_tiers import disorderly, problems, sequential
 from tests.search.toy import Recorder, spec, toy
 
@@ -69,7 +70,7 @@ def test_with_a_smooth_metric_no_uniform_level_is_smaller_than_the_answer(proble
         <= metric.limit
     ]  # fmt: skip
     assert not good or smallest(path) <= min(good)
-    assert sum(p.tune > 0 for p in told) <= 4 + len(space.modules).bit_length()
+    assert sum(p.tune > 0 for p in told) <= 5 + len(space.modules).bit_length()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -97,3 +98,12 @@ def test_a_study_stores_what_was_tuned_and_ranks_it(tmp_path):
 def test_steps_out_of_range_are_refused():
     with pytest.raises(SpecError, match="tune -1 is out of range"):
         spec(tune=-1)
+
+
+def test_an_answer_that_cannot_be_smaller_is_tuned_itself(tmp_path):
+    summary = run(tmp_path / "a.db", tune=50, precisions=(8, 6))
+    assert summary.best is not None and summary.evaluations["tuned"] == 1
+    with Repository(f"sqlite:///{tmp_path}/a.db") as repository:
+        trials = repository.trials("toy")
+    (tuned,) = [t for t in trials if t.tier == "tuned"]
+    assert tuned.bytes == min(t.bytes for t in trials if t.value is not None and t.tier == "global")
