@@ -115,7 +115,7 @@ class Tuned:
     def _between(
         self, good: Levels | None, below: Levels, seen: _Seen
     ) -> Generator[Ask, Answers, Levels | None]:
-        """Bisect how many modules of ``good`` take the levels of ``below``; return the smallest good levels."""
+        """Bisect how many modules of ``good`` take the levels of ``below``; return the smallest good."""
         if good is None:
             return None
         places = [i for i in self._by_harm(seen) if below[i] < good[i]]
