@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from qslm_opt.models.spikegpt import SpikeGPTConfig
 
 _WARM_UP_SHARE = 0.05
+LONG = 30.0
+"""Seconds of work left from which progress is told, ten times in all."""
 _PLAIN_STEPS = 3
 """Plain steps on a side stream before the step is recorded as a CUDA graph."""
 
@@ -54,11 +56,16 @@ def tune(
     losses: list[Tensor] = []
     for step in range(config.steps):
         losses.append(run.step(_share(step, config.steps)))
-        if (step + 1) % max(1, config.steps // 4) == 0:
+        if (step + 1) % max(1, config.steps // 10) == 0:
             loss = float(losses[-1])
             if not isfinite(loss):
-                raise NumericsError(f"tuning: the loss at step {step + 1} is {loss}; lower the rates.")
-            narrate(f"tuning: step {step + 1} of {config.steps}, divergence {loss:.4f} nats")
+                raise NumericsError(
+                    f"the loss of tuning is {loss} at step {step + 1}; use fewer steps, more bits, or --tune 0."
+                )
+            spent = perf_counter() - start
+            left = spent / (step + 1) * (config.steps - step - 1)
+            if left > LONG:
+                narrate(f"step {step + 1} of {config.steps}, divergence {loss:.4f} nats, {left:.0f} s left")
         if stop():
             break
     tenth = max(1, len(losses) // 10)

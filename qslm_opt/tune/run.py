@@ -47,7 +47,7 @@ def tuned(
     narrate(f"tuning {setting.tune} steps on {len(text.sequences):,} sequences of split {text.split!r}")
     config = TuneConfig(steps=setting.tune, tokens=TOKENS[device.type])
     student = Student(teacher, hierarchy, setting, moments)
-    report = tune(student, teacher, cfg, text, config, lambda _: None)
+    report = tune(student, teacher, cfg, text, config, narrate)
     narrate(
         f"tuned in {report.seconds:.1f} s: divergence {report.first_loss:.4f} → {report.last_loss:.4f} nats, "
         f"{100 * report.changed_codes:.1f} % of the codes changed"
