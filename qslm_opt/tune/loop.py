@@ -60,7 +60,7 @@ def tune(
             loss = float(losses[-1])
             if not isfinite(loss):
                 raise NumericsError(
-                    f"the loss of tuning is {loss} at step {step + 1}; use fewer steps, more bits, or --tune 0."
+                    f"the loss of tuning is {loss} at step {step + 1}; use fewer steps or more bits."
                 )
             spent = perf_counter() - start
             left = spent / (step + 1) * (config.steps - step - 1)
