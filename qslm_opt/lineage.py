@@ -116,9 +116,9 @@ def ancestors(
 
 
 def _may_be_parent(other: TrialRecord, record: TrialRecord) -> bool:
-    """The incumbent met the metric's bound, needs more bytes, and is no trial of the sensitivity tier."""
+    """The incumbent met the metric's bound, needs more bytes, and others may build on its tier."""
     met = other.value is not None and other.slack.get("metric", 1.0) <= 0
-    return met and other.bytes > record.bytes and other.tier != "sensitivity"
+    return met and other.bytes > record.bytes and other.tier not in ("sensitivity", "tuned")
 
 
 def _differs_only_in(mine: Formats, others: Formats, unit: str, bits: float) -> bool:

@@ -103,6 +103,11 @@ class Session:
                 f"settings would be tuned on split {data.split!r}, which the model is measured on; "
                 "give another --calibration-split."
             )
+        if self.held_back is not None and data.split == self.held_back.split:
+            raise UsageError(
+                f"settings would be tuned on split {data.split!r}, which the result is reported on; "
+                "give another --calibration-split or --report-split."
+            )
         return data
 
     def _tune(
@@ -167,11 +172,12 @@ class Session:
     def under(self, spec: StudySpec) -> Session:
         """Return a session of another search of the same model and data.
 
-        What evaluations left (weights, activations) is dropped. Only keys that say how is searched may
-        differ: model, data and device are those of this session. The baseline and the calibration are not
-        measured again.
+        What evaluations left (weights, tuned codes, activations) is dropped. Only keys that say how is
+        searched may differ: model, data and device are those of this session. The baseline and the
+        calibration are not measured again.
         """
         self.engine.forget()
+        self._tuned.clear()
         other = copy(self)
         other.spec = spec
         return other

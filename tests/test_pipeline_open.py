@@ -78,3 +78,19 @@ def test_calibration_text_beyond_the_vocabulary_is_refused(monkeypatch: pytest.M
     monkeypatch.setattr(pipeline, "load_task", beyond)
     with pytest.raises(ModelError, match="gives token id 1000000, but the model's vocabulary"):
         open_with(quantizer="gptq", calibration=2)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"report_split": "train"}, "would be tuned on split 'train', which the result is reported on"),
+        ({"split": "train"}, "would be tuned on split 'train', which the model is measured on"),
+        (
+            {"limit": 4, "hold_back": 0.5, "calibration_split": "test"},
+            "would be tuned on split 'test', which the model is measured on",
+        ),
+    ],
+)
+def test_settings_are_never_tuned_on_what_is_measured_or_reported(keys: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        open_with(tune=1, **keys)

@@ -16,14 +16,18 @@ SCHEMA = 1
 COLUMNS = (
     "number", "state", "feasible", "tier", "unit", "bits", "value", "loss", "bytes", "fp32_bytes", "saving",
     "slack_metric", "slack_memory", "used", "seconds", "power_w", "energy_j", "firing_rate", "started",
-    "finished", "digest", "uuid",
+    "finished", "digest", "uuid", "share",
 )  # fmt: skip
-"""Columns of the CSV; sizes in bytes, times in local ISO 8601, slack relative (0 or below is feasible)."""
+"""Columns of the CSV; sizes in bytes, times in local ISO 8601, slack relative (0 or below is feasible).
+
+Below a share of 1 of the data, a trial says nothing of the metric's bound.
+"""
 
 
 def trial_row(record: TrialRecord) -> dict[str, Any]:
     """Return the columns of one trial."""
-    slack = {f"slack_{key}": value for key, value in record.slack.items()}
+    known = {key: value for key, value in record.slack.items() if key != "metric" or not record.cheap}
+    slack = {f"slack_{key}": value for key, value in known.items()}
     return {name: slack.get(name) if name.startswith("slack_") else getattr(record, name) for name in COLUMNS}
 
 

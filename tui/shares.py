@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qslm_opt.spec import TUNED
 from tui.times import seconds_of
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class TimeShares:
     seconds: float
     """Wall time."""
     evaluation: float
-    """The model runs."""
+    """The model runs, and the tuning before them."""
     storage: float
     """The rest of the trials: quantizing, verdict, writing."""
     sampler: float
@@ -46,7 +47,7 @@ class TimeShares:
 def shares_of(ended: Sequence[TrialRecord]) -> TimeShares | None:
     """Return where the time of the last 20 trials went; None with fewer than two, or without times."""
     last = ended[-LAST:]
-    spans = [(a, b, min(t.seconds or 0.0, b - a)) for t in last for a, b in [_span(t)] if a < b]
+    spans = [(a, b, _model_seconds(t, b - a)) for t in last for a, b in [_span(t)] if a < b]
     if len(spans) < 2:
         return None
     spans.sort()
@@ -66,6 +67,11 @@ def shares_of(ended: Sequence[TrialRecord]) -> TimeShares | None:
         len(spans), wall, busy * ran / wall, busy * (1 - ran) / wall, sampler / wall, idle / wall,
         sum(joules) / len(joules) if joules else None,
     )  # fmt: skip
+
+
+def _model_seconds(trial: TrialRecord, lasted: float) -> float:
+    """Return what the model took of a trial that lasted so long; of a tuned one all, as tuning is most."""
+    return lasted if trial.tier == TUNED else min(trial.seconds or 0.0, lasted)
 
 
 def _span(trial: TrialRecord) -> tuple[float, float]:

@@ -21,9 +21,9 @@ ExportFormat = Literal["json", "csv", "jsonl", "study"]
 COLUMNS = (
     "trial", "state", "tier", "unit", "bits", "value", "bytes", "saving", "feasible", "slack_metric",
     "slack_memory", "loss", "used", "seconds", "power_w", "energy_j", "firing_rate", "started", "finished",
-    "digest", "setting",
+    "digest", "setting", "share",
 )  # fmt: skip
-"""Columns of CSV and keys of JSON lines, in order."""
+"""Columns of CSV and keys of JSON lines, in order; below a share of 1, a trial says nothing of the metric."""
 
 
 def export_text(facts: StudyFacts, fmt: ExportFormat, trial: int | None) -> str:
@@ -87,7 +87,7 @@ def _line(row: dict[str, Any]) -> str:
 def _row(t: TrialRecord) -> dict[str, Any]:
     values = (
         t.number, t.state, t.tier, t.unit, t.bits, t.value, t.bytes, t.saving, t.feasible,
-        t.slack.get("metric"), t.slack.get("memory"), t.loss, t.used, t.seconds, t.power_w, t.energy_j,
-        t.firing_rate, t.started, t.finished, t.digest, t.setting,
+        None if t.cheap else t.slack.get("metric"), t.slack.get("memory"), t.loss, t.used, t.seconds,
+        t.power_w, t.energy_j, t.firing_rate, t.started, t.finished, t.digest, t.setting, t.share,
     )  # fmt: skip
     return dict(zip(COLUMNS, values, strict=True))

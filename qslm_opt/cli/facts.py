@@ -155,7 +155,8 @@ class StudyFacts:
             text = f"at most {spec.max_increase} above the baseline"
         else:
             text = f"at most {spec.max_perplexity:g}"
-        return f"{self.metric} {text}" + ("" if bound is None else f": {metric_value(self.metric, bound)}")
+        sure = "" if spec.confidence is None else f", with {100 * spec.confidence:g} % confidence"
+        return f"{self.metric} {text}{'' if bound is None else f': {metric_value(self.metric, bound)}'}{sure}"
 
     def no_candidate(self, more: str = "") -> QslmError:
         """Return why there is no candidate: exit code 4 where the search has ended, else 1."""

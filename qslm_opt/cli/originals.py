@@ -109,7 +109,11 @@ def _plain(
 def _calibrated(spec: StudySpec, setting: QuantSetting, narrate: Callable[[str], None]) -> Original:
     from qslm_opt.pipeline import Session
 
-    wanted = replace(spec, quantizer=setting.quantizer, tune=setting.tune, limit=1)
+    # Nothing is measured here: of the data only the calibration text counts.
+    wanted = replace(
+        spec, quantizer=setting.quantizer, tune=setting.tune, limit=1, hold_back=0.0, report_split=None,
+        confidence=None,
+    )  # fmt: skip
     session = Session.open(wanted, narrate)
     codes, hashes = session.codes(setting), session.fingerprint()
     calibration = _facts(session.calibration) if "calibration" in hashes else None

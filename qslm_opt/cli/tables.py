@@ -69,8 +69,6 @@ def print_study(facts: StudyFacts) -> None:
             words = interval_words(base.metric, chance["ci_low"], chance["ci_high"])
             n += f" (95 % interval {words})"
         lines["baseline"] = f"{base.metric} {value} over {n}, {size(base.bytes)} in float32"
-    if row.spec.confidence is not None:
-        lines["bound"] += f", with {100 * row.spec.confidence:g} % confidence"
     if "baseline" in row.held_back:
         told = held_back_words(facts.metric, row.held_back["baseline"])
         lines["held back"] = f"{data_words(row)}: unquantized {told}"

@@ -18,7 +18,7 @@ from qslm_opt.formats import FP32
 from qslm_opt.rank import Ranked, closest, rank
 from qslm_opt.search.machine import Verdict
 from qslm_opt.search.space import SearchSpace
-from qslm_opt.search.targets import best_case, judged, require_baseline
+from qslm_opt.search.targets import best_case, judged, require_baseline, same_bound
 from qslm_opt.search.verdicts import VerdictTable, read
 from qslm_opt.search.walk import Walk
 
@@ -114,12 +114,13 @@ def answer(
 
     Raises:
         InfeasibleError: no setting reaches the memory budget; the message has the smallest bytes.
-        UsageError: the bound holds with a confidence, which the stored values alone cannot say.
+        UsageError: another bound with a confidence, about which the stored values alone say nothing.
     """
-    if spec.confidence is not None:
+    if spec.confidence is not None and not same_bound(before, spec):
         raise UsageError(
-            f"study {before.name!r} holds its bound with confidence {spec.confidence}, which needs the "
-            "outcome of every sentence or window; search again with 'study create' instead."
+            f"study {before.name!r} holds its bound with confidence {spec.confidence}, and another bound "
+            "needs the outcome of every sentence or window; ask for another --memory-budget or --lambda "
+            "alone, or search again with 'study create'."
         )
     space = SearchSpace.of(spec, hierarchy)
     old, bound = MetricBound.of(before, baseline), MetricBound.of(spec, baseline)

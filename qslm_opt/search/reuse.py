@@ -44,8 +44,8 @@ def check_source(source: StudyRow, fingerprint: Mapping[str, str]) -> None:
     if source.baseline is None:
         raise UsageError(f"study {source.name!r} has measured nothing yet; leave --from out.")
     parts = (source.fingerprint.keys() | fingerprint.keys()) - {"spec"}
-    if not source.spec.tune:
-        parts.discard("tuning")  # nothing that it measured was tuned
+    if "tuning" not in fingerprint or not source.spec.tune:
+        parts.discard("tuning")  # nothing is tuned, or nothing that it measured was
     differing = [
         f"{part} {source.fingerprint.get(part, 'none')[:16]} → {fingerprint.get(part, 'none')[:16]}"
         for part in sorted(parts)

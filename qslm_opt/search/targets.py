@@ -49,6 +49,16 @@ def require_same_evaluations(spec: StudySpec, made: StudySpec) -> None:
                 f"{key} {after.get(key)!r} is not that of study {spec.name!r} ({before.get(key)!r}), whose "
                 "evaluations would not hold; leave it or --from out."
             )
+    if spec.confidence is not None and not same_bound(spec, made):
+        raise SpecError(
+            f"study {spec.name!r} holds its bound with confidence {spec.confidence}, and what it stored says "
+            f"nothing about another one ({_asked(made)}); keep {_asked(spec)}, or leave --from out."
+        )
+
+
+def same_bound(one: StudySpec, other: StudySpec) -> bool:
+    """Return whether two specs give the same bound on the metric."""
+    return all(getattr(one, key) == getattr(other, key) for key in BOUNDS)
 
 
 def require_baseline(spec: StudySpec, baseline: Baseline, bound: MetricBound) -> MetricBound:
@@ -87,13 +97,17 @@ def judged(
 
     ``before`` is the bound that it ran under. Measured to the end: exactly known. Stopped early: known to
     violate where the best metric that was still possible then does; else its value may lie on either side.
-    Not run, or only a share of the data: open. Failed trials are as they were.
+    Not run, or only a share of the data: open. Failed trials are as they were. With a confidence both bounds
+    are the same: what was held against it was the confidence limit, which the stored slack alone tells.
     """
     if trial.state == "failed":
         return trial
     if trial.cheap:
         return None
     memory = trial.bytes / budget - 1
+    if bound.confidence is not None:
+        settled = trial.value is not None or best_case(trial, before) is not None
+        return replace(trial, slack={**trial.slack, "memory": memory}, extra=False) if settled else None
     if trial.state == "complete" and trial.value is not None:
         return replace(trial, slack={"metric": bound.slack(trial.value), "memory": memory}, extra=False)
     best = best_case(trial, before)

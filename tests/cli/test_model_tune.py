@@ -57,3 +57,22 @@ def test_a_tuned_setting_is_evaluated_packed_and_verified(ask, tmp_path: Path):
 def test_what_cannot_be_tuned_is_said(ask, words, said):
     code, _, err = ask("model", "evaluate", "demo", *TASK, "--limit", "4", *words)
     assert code == 2 and said in err
+
+
+def test_a_tuned_trial_of_a_study_that_holds_data_back_is_packed(monkeypatch: pytest.MonkeyPatch):
+    """What is measured does not matter there: one sentence cannot be halved."""
+    from qslm_opt.cli import originals
+    from qslm_opt.pipeline import Session
+    from qslm_opt.setting import QuantSetting
+    from qslm_opt.spec import StudySpec
+
+    monkeypatch.setattr(Session, "codes", lambda *_: {})
+    values = {
+        "name": "x", "model": "demo", "task": "demo-classify", "max_drop": 0.1, "memory_budget": "50%",
+        "hold_back": 0.5, "confidence": 0.9, "tune": 3, "device": "cpu",
+    }  # fmt: skip
+    made = originals.original_codes(
+        "demo", QuantSetting.from_value(TUNED), kind="classification", spec=StudySpec.from_mapping(values),
+        embed_spike="on", rescale_every=0, device="cpu", narrate=lambda _: None,
+    )  # fmt: skip
+    assert made.tuning is not None and made.tuning["split"] == "train"

@@ -272,6 +272,12 @@ def test_what_was_measured_otherwise_is_refused(finished):
     row = finished[1]
     session = toy(STUDY)
     check_source(row, session.fingerprint())
+    tuned = dataclasses.replace(
+        row, spec=dataclasses.replace(STUDY, tune=2), fingerprint={**row.fingerprint, "tuning": "a"}
+    )
+    check_source(tuned, session.fingerprint())  # that study's tuned settings are none of this one's
+    with pytest.raises(FingerprintError, match="another tuning a → b"):
+        check_source(tuned, {**session.fingerprint(), "tuning": "b"})
     session.hashes["weights"] = "x" * 64
     with pytest.raises(FingerprintError, match=r"another weights w+ → x+; leave --from out"):
         check_source(row, session.fingerprint())

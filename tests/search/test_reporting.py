@@ -5,18 +5,22 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from math import exp
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qslm_opt.errors import InfeasibleError
+from qslm_opt.errors import InfeasibleError, SpecError, UsageError
 from qslm_opt.rank import CONFIRMED, pareto, rank, to_confirm
 from qslm_opt.results import TrialRecord
+from qslm_opt.search.answer import answer
 from qslm_opt.search.driver import create_study, run_study
 from qslm_opt.search.interrupts import Interrupts
 from qslm_opt.search.reporting import Reporting, due
+from qslm_opt.search.reuse import reuse
+from qslm_opt.search.targets import require_same_evaluations
 from qslm_opt.setting import UNQUANTIZED
 from qslm_opt.store import Repository
 from qslm_opt.store.held_back import delete_comparisons
@@ -215,6 +219,40 @@ def test_another_process_takes_the_baselines_items_from_the_storage(url: str) ->
         assert [(t.digest, t.value, t.slack) for t in one.trials("toy")] == [
             (t.digest, t.value, t.slack) for t in two.trials("toy")
         ]
+
+
+def test_what_a_confidence_refused_stays_refused_in_a_study_from_another(url: str) -> None:
+    """Its metric alone may well meet the bound: the stored verdict holds, not the value."""
+    study = held_spec(hold_back=0.0, confidence=0.99)
+    run(url, created(url, study))
+    again = replace(study, name="again", lam=1.0)
+    session = created(url, again)
+    reuse("toy", again, url)
+    assert run_study("again", url, session, listener=Recorder()).state == "finished"
+    with Repository(url) as repository:
+        row, trials = repository.study("toy"), repository.trials("toy")
+        before = {t.digest: t.slack["metric"] for t in trials}
+        copied = {t.digest: t for t in repository.trials("again") if t.digest in before}
+    assert all(copied[digest].slack["metric"] == before[digest] for digest in copied)
+    refused = [t for t in copied.values() if t.value is not None and not t.feasible]
+    assert any(t.value <= row.bound for t in refused)
+    found = answer(again, row.spec, row.hierarchy, row.baseline, trials)
+    assert {r.record.digest for r in found.ranked} == {
+        t.digest for t in trials if t.value and before[t.digest] <= 0 and t.bytes <= found.budget
+    }
+
+
+def test_another_bound_with_a_confidence_cannot_be_answered_from_what_is_stored(url: str) -> None:
+    study = held_spec(hold_back=0.0, confidence=0.9)
+    run(url, created(url, study))
+    other = replace(study, max_increase="7%")
+    with Repository(url) as repository:
+        row, trials = repository.study("toy"), repository.trials("toy")
+    with pytest.raises(UsageError, match="another bound needs the outcome of every sentence or window"):
+        answer(other, row.spec, row.hierarchy, row.baseline, trials)
+    with pytest.raises(SpecError, match=r"says nothing about another one \(--max-increase 7%\)"):
+        require_same_evaluations(study, other)
+    require_same_evaluations(study, replace(study, memory_budget="20%", lam=1.0))
 
 
 def test_a_bound_that_the_data_cannot_show_ends_the_study_at_once(url: str) -> None:

@@ -85,6 +85,12 @@ def test_a_model_run_longer_than_its_trial_is_cut() -> None:
     assert found is not None and found.evaluation == pytest.approx(0.5)
 
 
+def test_tuning_is_no_time_of_the_storage() -> None:
+    one, two = (replace(t, tier="tuned") for t in Study().fill().trials[:2])
+    found = shares_of([timed(one, 0, 10, 0.5), timed(two, 10, 20, 0.5)])
+    assert found is not None and found.evaluation == 1 and found.storage == 0
+
+
 def test_the_widest_block_has_its_reason_and_a_larger_lambda_its_choice() -> None:
     view = view_of(Study().fill())
     best = view.best(20.0)

@@ -82,22 +82,23 @@ def _search(report: Report) -> Markup:
     n = report.facts.row.baseline.n if report.facts.row.baseline else 0
     rows = [_tier(row) for row in (*report.tiers, total(report.tiers))]
     columns = (
-        "tier", "trials", "complete", "pruned, not run", "pruned, stopped", "failed", "open", "not needed",
-        "model runs", "whole evaluations", "seconds",
+        "tier", "trials", "complete", "pruned, not run", "pruned, stopped", "cheap", "failed", "open",
+        "not needed", "model runs", "whole evaluations", "seconds",
     )  # fmt: skip
     order = ", ".join(report.facts.row.order)
     lead = f"Blocks from the least to the most sensitive: {order}." if order else ""
     caption = (
         f"Trials by tier. Whole evaluations: the shares of the {n:,} {report.facts.item}s that were "
-        "computed, added up. Seconds: wall time of the model runs, added up."
+        "computed, added up. Cheap: over a share of the data, without a verdict. Seconds: wall time of the "
+        "model runs, added up."
     )
     return join((tag("p", lead), table(caption, columns, rows, ("tier",))))
 
 
 def _tier(row: TierRow) -> list[object]:
     shares = "n/a" if row.shares is None else f"{row.shares:,.1f}"
-    return [row.tier, row.trials, row.complete, row.unrun, row.stopped, row.failed, row.open, row.unneeded,
-            row.evaluations, shares, f"{row.seconds:,.1f}"]  # fmt: skip
+    return [row.tier, row.trials, row.complete, row.unrun, row.stopped, row.cheap, row.failed, row.open,
+            row.unneeded, row.evaluations, shares, f"{row.seconds:,.1f}"]  # fmt: skip
 
 
 def _machine(report: Report) -> Markup:

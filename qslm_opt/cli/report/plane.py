@@ -58,7 +58,7 @@ class Plane:
     """What the metric must reach; None before the baseline is known."""
     budget: int
     unmeasured: int
-    """Trials that ended without a number: their violation was certain before the end."""
+    """Trials that ended without a number: their violation was certain before the end. No cheap ones."""
 
     def of(self, *kinds: Kind) -> list[Point]:
         """Return the points of some kinds."""
@@ -83,7 +83,7 @@ def plane(facts: StudyFacts) -> Plane | None:
         None if facts.best is None else points[facts.best.record.number],
         None if near is None else points.get(near.number),
         facts.baseline, facts.fp32_bytes, facts.row.bound, facts.row.budget,
-        sum(t.state == "pruned" for t in facts.trials),
+        sum(t.state == "pruned" and not t.cheap for t in facts.trials),
     )  # fmt: skip
 
 

@@ -47,6 +47,9 @@ def _commands(report: Report, url: str, lam: float | None) -> dict[str, str]:
     file = f"{file_stem(name)}.json"
     at = () if lam is None else ("--lambda", repr(lam))
     model, packed = report.facts.row.spec.model, f"{file_stem(name)}-packed"
+    spec = report.facts.row.spec
+    # No command evaluates the part of a split that was searched on.
+    again = {} if spec.hold_back else {"measure it again": _measure(spec, file)}
     return {
         "get the model, packed": command(
             "model", "pack", model, "--study", name, *at, "--output", packed, url=url
@@ -54,7 +57,7 @@ def _commands(report: Report, url: str, lam: float | None) -> dict[str, str]:
         "write the chosen setting to a file": command(
             "study", "export", name, *at, "--output", file, url=url
         ),
-        "measure it again": _measure(report.facts.row.spec, file),
+        **again,
     }
 
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from qslm_opt.cli.facts import ran
 from qslm_opt.cli.report.sweeps import metric_loss
-from qslm_opt.lineage import ancestors, changes, trial_formats
+from qslm_opt.lineage import ancestors, changes, read_setting, trial_formats
 
 if TYPE_CHECKING:
     from qslm_opt.cli.facts import StudyFacts
     from qslm_opt.results import TrialRecord
 
 _ENDED = ("complete", "pruned", "failed")
-_COUNTS = ("trials", "complete", "unrun", "stopped", "failed", "open", "unneeded", "evaluations")
+_COUNTS = ("trials", "complete", "unrun", "stopped", "cheap", "failed", "open", "unneeded", "evaluations")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class TierRow:
     """Pruned by arithmetic: the model never ran."""
     stopped: int
     """Pruned in the run, as soon as the violation was certain."""
+    cheap: int
+    """Computed over a share of the data only: nothing about the bound."""
     failed: int
     open: int
     """Running or waiting."""
@@ -91,7 +93,8 @@ def _tier(facts: StudyFacts, name: str, trials: list[TrialRecord]) -> TierRow:
         len(trials),
         sum(t.state == "complete" for t in trials),
         sum(not ran(t) for t in pruned),
-        sum(ran(t) for t in pruned),
+        sum(ran(t) and not t.cheap for t in pruned),
+        sum(ran(t) and t.cheap for t in pruned),
         sum(t.state == "failed" for t in trials),
         sum(t.state not in _ENDED for t in trials),
         sum(t.extra for t in trials),
@@ -122,7 +125,9 @@ def lineage(facts: StudyFacts) -> list[Step]:
 
 
 def _made(trial: TrialRecord) -> str:
-    return f"its whole setting, proposed in the {trial.tier} tier ({trial.unit} at {trial.bits} bits)"
+    setting = read_setting(trial.setting)
+    tuned = f", tuned by {setting.tune:,} steps" if setting is not None and setting.tune else ""
+    return f"its whole setting, proposed in the {trial.tier} tier ({trial.unit} at {trial.bits} bits){tuned}"
 
 
 def _step(facts: StudyFacts, trial: TrialRecord, what: str) -> Step:

@@ -13,6 +13,7 @@ from qslm_opt.cli.report import machine, story, sweeps
 from qslm_opt.cli.report.bits import bit_map
 from qslm_opt.cli.report.chance import HeldBack, Interval, held_back, interval
 from qslm_opt.cli.report.data import Report
+from qslm_opt.cli.report.source import _commands
 from qslm_opt.evaluate.memory import live_bytes
 from qslm_opt.formats import FP32, SIGN
 from qslm_opt.hierarchy.tree import NETWORK, Block, Hierarchy, Module, TensorInfo
@@ -210,10 +211,51 @@ def test_tiers_add_up() -> None:
     whole = story.total(rows)
     assert whole.trials == len(study.trials)
     assert whole.open == 1
-    assert whole.complete + whole.unrun + whole.stopped + whole.failed + whole.open == whole.trials
+    ends = whole.complete, whole.unrun, whole.stopped, whole.cheap, whole.failed, whole.open
+    assert sum(ends) == whole.trials
     assert whole.evaluations == sum(t.used > 0 for t in study.trials)
     assert whole.shares == pytest.approx(whole.evaluations)
     assert whole.seconds == pytest.approx(18.4 * whole.evaluations)
+
+
+def test_a_cheap_trial_was_not_stopped_for_a_certain_violation() -> None:
+    study = ended()
+    before = report_of(study)
+    was, plane = story.total(before.tiers), before.plane
+    last = study.trials[-1]
+    cheap = replace(
+        last, number=last.number + 1, tier="steps", state="pruned", value=None, used=100, share=0.25,
+        slack={"metric": 0.0, "memory": -0.5},
+    )  # fmt: skip
+    study.trials.append(cheap)
+    after = report_of(study)
+    now = story.total(after.tiers)
+    assert (now.cheap, now.stopped) == (was.cheap + 1, was.stopped)
+    assert plane is not None and after.plane is not None
+    assert after.plane.unmeasured == plane.unmeasured
+
+
+def test_a_tuned_choice_says_by_how_many_steps() -> None:
+    study = ended()
+    best = report_of(study).choice
+    assert best is not None
+    setting = json.dumps({**json.loads(best.setting), "tune": 300})
+    study.trials[best.number] = replace(best, tier="tuned", setting=setting)
+    assert report_of(study).lineage[1].what.endswith("tuned by 300 steps")
+
+
+def test_no_command_says_that_it_measures_the_searched_part_of_a_split_again() -> None:
+    study = ended()
+    assert "measure it again" in _commands(report_of(study), "sqlite:///q.db", None)
+    study.spec = replace(study.spec, hold_back=0.5)
+    found = _commands(report_of(study), "sqlite:///q.db", None)
+    assert "measure it again" not in found and "get the model, packed" in found
+
+
+def test_the_bound_of_a_study_with_confidence_says_so() -> None:
+    study = ended()
+    study.spec = replace(study.spec, confidence=0.9)
+    assert report_of(study).facts.bound_text().endswith(", with 90 % confidence")
 
 
 def test_a_tier_that_this_release_does_not_know_is_shown_too() -> None:
