@@ -109,7 +109,10 @@ def _plain(
 def _calibrated(spec: StudySpec, setting: QuantSetting, narrate: Callable[[str], None]) -> Original:
     from qslm_opt.pipeline import Session
 
-    wanted = replace(spec, quantizer=setting.quantizer, tune=setting.tune, limit=1, hold_back=0.0, report_split=None)
+    # One sequence and no held-back ones: codes come from the calibration text alone.
+    wanted = replace(
+        spec, quantizer=setting.quantizer, tune=setting.tune, limit=1, hold_back=0.0, report_split=None
+    )
     session = Session.open(wanted, narrate)
     codes, hashes = session.codes(setting), session.fingerprint()
     calibration = _facts(session.calibration) if "calibration" in hashes else None

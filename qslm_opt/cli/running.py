@@ -149,13 +149,14 @@ def before_taking(facts: StudyFacts) -> list[str]:
 
     That held-back data disagrees with it, and that another candidate is smaller, each in a sentence.
     """
-    best, words = facts.best, []
+    best = facts.best
+    words: list[str] = []
     if best is None:
         return words
     held = facts.row.held_back.get(best.record.digest)
     if held is not None and held.value is not None and not held.within:
         words.append(
-            f"on held-back data trial {best.record.number} is beyond the bound (✗ above), so nothing is proven "
+            f"on held-back data trial {best.record.number} is beyond the bound (✗), so nothing is proven "
             "yet: search on more data, or demand more with --confidence 0.95"
         )
     least = min((entry.record for entry in facts.ranked), key=lambda record: record.bytes)

@@ -104,7 +104,7 @@ def test_a_study_with_held_back_data_and_gptq_is_packed(ask: Ask, tmp_path: Path
     url = f"sqlite:///{tmp_path}/h.db"
     words = (*STUDY, "--quantizer", "gptq", "--calibration", "4", "--hold-back", "0.5", "--storage", url)
     assert run(["study", "create", "h", *words]) == 0
-    code, out, err = ask("pack", "demo", "--study", "h", "--storage", url, "-o", tmp_path / "out")
+    code, _, err = ask("pack", "demo", "--study", "h", "--storage", url, "-o", tmp_path / "out")
     assert code == 0, err
     assert ask("verify", tmp_path / "out", "--study", "h", "--storage", url)[0] == 0
 
