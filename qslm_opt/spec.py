@@ -228,7 +228,8 @@ class StudySpec:
         for key in ("name", "model", "task", "memory_budget"):
             if key not in merged:
                 given = "NAME" if key == "name" else f"--{key.replace('_', '-')}"
-                raise SpecError(f"the study has no {key}; give {given} or the key {key!r} in --spec.")
+                more = " (100% rules nothing out)" if key == "memory_budget" else ""
+                raise SpecError(f"the study has no {key}; give {given} or the key {key!r} in --spec{more}.")
         return cls(**merged)
 
     @classmethod

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from qslm_opt.cli.output import console, metric_change, metric_value, narrate, size, watts
 from qslm_opt.search.deadline import clock
+from qslm_opt.search.verdicts import INTERRUPTED
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn, Task
@@ -190,7 +191,7 @@ def trial_line(record: TrialRecord, metric: str, baseline: float) -> str:
 def verdict(record: TrialRecord) -> str:
     """Return what a finished trial means."""
     if record.state == "failed":
-        return "failed"
+        return "interrupted, runs again" if (record.reason or "").startswith(INTERRUPTED) else "failed"
     if record.cheap:
         return "measured"
     metric, memory = record.slack.get("metric", 0.0) > 0, record.slack.get("memory", 0.0) > 0

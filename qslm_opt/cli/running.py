@@ -18,7 +18,7 @@ from qslm_opt.cli.background import log_file as log_file
 from qslm_opt.cli.facts import ENDED, StudyFacts
 from qslm_opt.cli.meters import REST_KEY, meter_of, told_at_rest
 from qslm_opt.cli.options import command, reading
-from qslm_opt.cli.output import narrate, print_json
+from qslm_opt.cli.output import narrate, print_json, size
 from qslm_opt.cli.placement import Place, describe, held_to, places_of
 from qslm_opt.cli.progress import make_listener
 from qslm_opt.cli.tables import print_candidates
@@ -144,6 +144,30 @@ def take_away(facts: StudyFacts, url: str) -> str:
     return command("model", "pack", row.spec.model, *words, url=url)
 
 
+def before_taking(facts: StudyFacts) -> list[str]:
+    """Return what to know before the best setting is taken away.
+
+    That held-back data disagrees with it, and that another candidate is smaller, each in a sentence.
+    """
+    best = facts.best
+    words: list[str] = []
+    if best is None:
+        return words
+    held = facts.row.held_back.get(best.record.digest)
+    if held is not None and held.value is not None and not held.within:
+        words.append(
+            f"on held-back data trial {best.record.number} is beyond the bound (✗), so nothing is proven "
+            "yet: search on more data, or demand more with --confidence 0.95"
+        )
+    least = min((entry.record for entry in facts.ranked), key=lambda record: record.bytes)
+    if least.bytes < best.record.bytes:
+        words.append(
+            f"the smallest candidate is trial {least.number}, {size(least.bytes)}; --trial {least.number} "
+            f"takes it in place of what λ = {facts.lam:g} prefers"
+        )
+    return words
+
+
 def report(name: str, url: str, *, as_json: bool = False, ended: bool = False) -> None:
     """Print a study's candidates; raise InfeasibleError when it has ended without one.
 
@@ -157,6 +181,8 @@ def report(name: str, url: str, *, as_json: bool = False, ended: bool = False) -
         print_candidates(facts, rows[:SHOWN], len(rows))
         if facts.row.state == "finished" and facts.best is not None:
             narrate(f"finished; take trial {facts.best.record.number} away: {take_away(facts, url)}")
+            for words in before_taking(facts):
+                narrate(words)
     if not rows and (ended or facts.row.state in ENDED):
         raise InfeasibleError(f"{facts.nothing_feasible()}.")
 

@@ -24,7 +24,7 @@ from qslm_opt.cli.options import (
     writing,
 )
 from qslm_opt.cli.output import narrate, print_json, size
-from qslm_opt.cli.running import read_facts, take_away
+from qslm_opt.cli.running import before_taking, read_facts, take_away
 from qslm_opt.cli.study_answer import answer
 from qslm_opt.cli.study_create import create, resume
 from qslm_opt.cli.study_report import report
@@ -70,6 +70,8 @@ def show(name: Name, lam: Lambda = None, storage: Storage = None, json: Json = F
         narrate(facts.nothing_feasible() if facts.row.state in ENDED else facts.nothing_yet())
     elif facts.best is not None and facts.row.state in ENDED:
         narrate(f"take it away: {take_away(facts, storage_url(storage))}")
+        for words in before_taking(facts):
+            narrate(words)
 
 
 @app.command()

@@ -76,7 +76,7 @@ def open_running(
     empty = StoredModel(
         stored.config, {}, stored.tokenizer, source, stored.packed, stored.file_bytes, stored.payload_bytes
     )
-    narrate("compiling the step of a token, unless that was done before")
+    narrate("compiling the step of a token, unless that was done before (up to two minutes)")
     stepper.feed(0)
     stepper.synchronise()
     return Running(empty, stepper, place, watch)

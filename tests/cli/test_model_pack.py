@@ -100,6 +100,15 @@ def test_a_study_is_packed_verified_and_measured_as_it_was(ask: Ask, study: str,
     assert again["packed"]["checksum"] == found["checksum"]
 
 
+def test_a_study_with_held_back_data_and_gptq_is_packed(ask: Ask, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/h.db"
+    words = (*STUDY, "--quantizer", "gptq", "--calibration", "4", "--hold-back", "0.5", "--storage", url)
+    assert run(["study", "create", "h", *words]) == 0
+    code, _, err = ask("pack", "demo", "--study", "h", "--storage", url, "-o", tmp_path / "out")
+    assert code == 0, err
+    assert ask("verify", tmp_path / "out", "--study", "h", "--storage", url)[0] == 0
+
+
 def test_a_trial_is_packed_by_its_number(ask: Ask, study: str, tmp_path: Path) -> None:
     words = ("pack", "demo", "--study", "s", "--storage", study, "-o", tmp_path / "out", "--json")
     assert value(ask(*words, "--trial", 0))["study"] == {"name": "s", "trial": 0}

@@ -182,6 +182,7 @@ def test_a_table_is_printed_without_json_and_no_progress_on_stderr_with_progress
     assert captured.err == (
         "study 'x' is created; watch it live: qslm-opt watch x\n"
         "finished; take trial 7 away: qslm-opt model pack demo --study x --output x-packed\n"
+        "the smallest candidate is trial 9, 4.67 kB; --trial 9 takes it in place of what λ = 0.2 prefers\n"
     )
 
 

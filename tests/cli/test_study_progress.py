@@ -31,6 +31,10 @@ def record(**changes: Any) -> TrialRecord:
             "4 bits: 12.3 MB (−87.7 %), over the budget",
         ),
         ({"value": None, "state": "failed", "slack": {}}, "4 bits: 12.3 MB (−87.7 %), failed"),
+        (
+            {"value": None, "state": "failed", "slack": {}, "reason": "interrupted: the deadline came"},
+            "4 bits: 12.3 MB (−87.7 %), interrupted, runs again",
+        ),
     ],
 )
 def test_a_finished_trial_is_one_line(changes: dict[str, Any], end: str) -> None:
