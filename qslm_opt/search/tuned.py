@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from itertools import chain
 from math import inf, isfinite
 from typing import TYPE_CHECKING
 
@@ -115,44 +116,47 @@ class Tuned:
     def _between(
         self, good: Levels | None, below: Levels, seen: _Seen
     ) -> Generator[Ask, Answers, Levels | None]:
-        """Bisect how many modules of ``good`` take the levels of ``below``; return the smallest good."""
+        """Bisect how many units of ``good`` take the levels of ``below``; return the smallest good.
+
+        A unit is a module, or all that are tied to one another.
+        """
         if good is None:
             return None
-        places = [i for i in self._by_harm(seen) if below[i] < good[i]]
-        low, high = 0, len(places)  # modules of places[:low] may, those of places[:high] may not
+        units = [unit for unit in self._by_harm(seen) if below[unit[0]] < good[unit[0]]]
+        low, high = 0, len(units)  # units[:low] may, units[:high] may not
         while high - low > 1:
             middle = (low + high) // 2
-            levels = self._mixed(good, below, places[:middle])
-            ends = (self._mixed(good, below, places[:end]) for end in (low, high))
+            levels = self._mixed(good, below, units[:middle])
+            ends = (self._mixed(good, below, units[:end]) for end in (low, high))
             more, fewer = (self.space.memory(end) for end in ends)
             if more - fewer <= NEAR * more:
                 break
             if self.space.memory(levels) > self.space.budget:
                 low = middle
                 continue
-            (verdict,) = yield self._ask(levels, self._mixed(good, below, places[:low]), seen)
+            (verdict,) = yield self._ask(levels, self._mixed(good, below, units[:low]), seen)
             if verdict.metric_ok:
                 low = middle
             else:
                 high = middle
-        return self._mixed(good, below, places[:low])
+        return self._mixed(good, below, units[:low])
 
-    def _mixed(self, good: Levels, below: Levels, places: list[int]) -> Levels:
+    def _mixed(self, good: Levels, below: Levels, units: list[tuple[int, ...]]) -> Levels:
         levels = list(good)
-        for i in places:
+        for i in chain.from_iterable(units):
             levels[i] = below[i]
         return tuple(levels)
 
-    def _by_harm(self, seen: _Seen) -> list[int]:
-        """Return the positions of the modules, those of least harm for the bytes they save first."""
+    def _by_harm(self, seen: _Seen) -> list[tuple[int, ...]]:
+        """Return the positions of each unit, those of least harm for the bytes they save first."""
         place = {block: i for i, block in enumerate(seen.order or self.space.blocks)}
 
-        def key(i: int) -> tuple[float, int, int]:
-            unit = self.space.modules[i]
+        def key(unit: str) -> tuple[float, int, int]:
+            i = self.space.positions(unit)[0]
             block = unit.partition("/")[0]
             return seen.harm.get(unit, seen.harm.get(block, 0.0)), place.get(block, len(place)), i
 
-        return sorted(range(len(self.space.modules)), key=key)
+        return [self.space.positions(unit) for unit in sorted(self.space.moves.smallest, key=key)]
 
     def _ask(self, levels: Levels, parent: Levels, seen: _Seen) -> Ask:
         bits = usual_bits(self.space, levels)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from qslm_opt.errors import SpecError
 from qslm_opt.search.driver import create_study, run_study
-from qslm_opt.search.machine import setting_of
+from qslm_opt.search.machine import Verdict, setting_of
+from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.strategies import Strategy
 from qslm_opt.search.summary import RunSummary
 from qslm_opt.setting import QuantSetting
@@ -107,3 +108,21 @@ def test_an_answer_that_cannot_be_smaller_is_tuned_itself(tmp_path):
         trials = repository.trials("toy")
     (tuned,) = [t for t in trials if t.tier == "tuned"]
     assert tuned.bytes == min(t.bytes for t in trials if t.value is not None and t.tier == "global")
+
+
+@pytest.mark.parametrize("ties", [("attention.*/att.key",), ("attention.*",), ("attention.0/*",)])
+def test_tied_modules_are_tuned_at_the_same_bits(ties):
+    made = spec(ties=ties, memory_budget="60%")
+    space = SearchSpace.of(made, toy(made).hierarchy)
+    wanted = [space.positions(unit) for unit in space.moves.smallest]
+    asked = []
+    for limit in range(12, 60, 4):  # so that bisections end in all places
+
+        def verdict(proposal, share=limit / 100):
+            good = proposal.bytes >= share * space.memory(space.uniform(space.precisions[0]))
+            return Verdict(good and bool(proposal.tune), proposal.memory_ok, 1.0, 1.0)
+
+        _, told = sequential(space, verdict, strategy("knapsack").path)
+        asked += [p for p in told if p.tune]
+    assert asked
+    assert all(len({p.levels[i] for i in places}) == 1 for p in asked for places in wanted)
