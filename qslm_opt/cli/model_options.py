@@ -9,7 +9,8 @@ import typer
 Model = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="'demo', a folder, a .pth file, or a Hugging Face id.", show_default=False
+        metavar="MODEL", help="'demo', a folder (packed ones too), a .pth file, or a Hugging Face id.",
+        show_default=False,
     ),
 ]
 Task = Annotated[

@@ -169,9 +169,11 @@ def _from_study(
     made.check(facts.row.fingerprint, f"study {study!r}")
     ran, here = facts.row.fingerprint.get("arithmetic", ""), made.fingerprint["arithmetic"]
     if ran.partition("/")[0] != here.partition("/")[0]:
+        many = "many differ, so measure the result with 'model evaluate'"
+        differ = many if chosen.tune else "single ones may differ"
         narrate(
             f"note: the study ran on {ran.partition('/')[0]}, the codes are made on "
-            f"{here.partition('/')[0]}; single ones may differ"
+            f"{here.partition('/')[0]}; {differ}"
         )
     return made, {"task": spec.task, "study": {"name": study, "trial": record.number}}, chosen
 
