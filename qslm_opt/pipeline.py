@@ -33,10 +33,6 @@ if TYPE_CHECKING:
     from qslm_opt.spec import StudySpec
 
 
-_KEPT_TUNED = 8
-"""Tuned settings whose codes are kept: they are evaluated on the searched data, then on held-back data."""
-
-
 class Session:
     """A model, a task's data and the engine that evaluates settings on them."""
 
@@ -62,7 +58,6 @@ class Session:
         self.held_back, self._narrate = held_back, narrate
         self.keeps_items = spec.compares
         """Whether runs keep what each sentence or window came to."""
-        self._tuned: dict[str, dict[str, QuantizedTensor | Tensor]] = {}
         self.engine = Engine(
             model, hierarchy, data, device=spec.device, batch=spec.window_batch, matmul=spec.matmul,
             prefix_bytes=prefix_bytes, reorder=reorder, calibration=lambda: self.calibration,
@@ -113,17 +108,12 @@ class Session:
     def _tune(
         self, setting: QuantSetting, tensors: Mapping[str, Tensor], moments: Moments
     ) -> dict[str, QuantizedTensor | Tensor]:
-        """Return the stored tensors of a tuned setting; those of the last few are kept."""
+        """Return the stored tensors of a tuned setting."""
         from qslm_opt.tune.run import tuned
 
-        key = setting.to_json()
-        if key not in self._tuned:
-            self._tuned[key] = tuned(
-                setting, tensors, moments, self.model.config, self.hierarchy, self.tuning_text, self._narrate
-            )
-            if len(self._tuned) > _KEPT_TUNED:
-                del self._tuned[next(iter(self._tuned))]
-        return self._tuned[key]
+        return tuned(
+            setting, tensors, moments, self.model.config, self.hierarchy, self.tuning_text, self._narrate
+        )
 
     @classmethod
     def open(
@@ -177,7 +167,6 @@ class Session:
         calibration are not measured again.
         """
         self.engine.forget()
-        self._tuned.clear()
         other = copy(self)
         other.spec = spec
         return other
@@ -263,8 +252,7 @@ class Session:
         spec = self.spec
         return Engine(
             self.model, self.hierarchy, self.held_back, device=spec.device, batch=spec.window_batch,
-            matmul=spec.matmul, prefix_bytes=0, reorder=False, calibration=lambda: self.calibration,
-            tuner=self._tune, narrate=self._narrate,
+            ops=self.engine.ops, prefix_bytes=0, reorder=False, weights_of=self.engine, narrate=self._narrate,
         )  # fmt: skip
 
     def evaluate_held_back(

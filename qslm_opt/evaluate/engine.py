@@ -134,6 +134,7 @@ class Engine:
         calibration: Callable[[], TaskData] | None = None,
         tuner: Tuner | None = None,
         stay_packed: bool = False,
+        weights_of: Engine | None = None,
         narrate: Callable[[str], None] = silent,
     ) -> None:
         """Place the model on ``device``.
@@ -149,6 +150,7 @@ class Engine:
             calibration: gives the text that calibrated quantizers look at; asked for once, when one does.
             tuner: tunes settings that say so, see ``QuantizedView``.
             stay_packed: hold the codes of a packed model and dequantize where they are read.
+            weights_of: engine of the same model, device and ``ops`` whose kept weights are computed with.
             narrate: told once, in one line, when memory runs out and batches get smaller.
         """
         if not data.sequences or not data.n:
@@ -166,7 +168,10 @@ class Engine:
         self.ops = ops
         self._tuner = tuner
         free, total = self._gpu_bytes()
-        self._view = self._view_of(model, stay_packed, min(CACHE_BYTES[kind], int(WEIGHTS_SHARE * free)))
+        cache_bytes = min(CACHE_BYTES[kind], int(WEIGHTS_SHARE * free))
+        self._view: QuantizedView | PackedView | ResidentView = (
+            weights_of._view if weights_of else self._view_of(model, stay_packed, cache_bytes)
+        )
         self._model = model.without_tensors() if stay_packed else model
         self._calibration = calibration
         self._moments: dict[str, Tensor] | None = None

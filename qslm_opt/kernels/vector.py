@@ -11,6 +11,8 @@ from numba.extending import intrinsic
 
 FAST = {"nsz", "arcp", "contract", "afn"}
 """Float liberties the kernels take: none that assumes finite numbers or reorders sums."""
+SUMS = FAST | {"reassoc"}
+"""Where sums, too, may be reordered into vector lanes."""
 
 _LOG2E = np.float32(1.4426950408889634)
 _LN2_HIGH = np.float32(0.693359375)

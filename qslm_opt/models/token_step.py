@@ -12,10 +12,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from qslm_opt.kernels.mix.cpu import layer_norm
 from qslm_opt.kernels.packed.arena import Views
-from qslm_opt.kernels.packed.cpu import SUMS, product, read_row
+from qslm_opt.kernels.packed.cpu import product, read_row
 from qslm_opt.kernels.packed.spread import Room, room
-from qslm_opt.kernels.packed.step import blend, gated_wkv, heaviside, layer_norm, lif_add, relu2, vector
+from qslm_opt.kernels.packed.step import blend, gated_wkv, heaviside, lif_add, relu2, vector
+from qslm_opt.kernels.vector import SUMS
 from qslm_opt.kernels.wkv.reference import NEVER
 
 if TYPE_CHECKING:

@@ -33,7 +33,8 @@ Moments = Callable[[], "Mapping[str, Tensor]"]
 """Gives the mean of x xᵀ over the inputs x of each matrix, by its name."""
 Tuner = Callable[["QuantSetting", "Mapping[str, Tensor]", Moments], "Mapping[str, QuantizedTensor | Tensor]"]
 """Gives the stored tensors of a tuned setting, by name, from the originals."""
-_KEPT_TUNED = 4
+_KEPT_TUNED = 8
+"""Tuned settings whose codes are kept: they are measured on the searched data, then on held-back data."""
 CACHE_BYTES = {"cpu": 2**31, "cuda": 2**34}
 """Most memory of the quantized tensors that are kept, by device type."""
 
@@ -85,8 +86,9 @@ class QuantizedView:
         return self._cached
 
     def clear(self) -> None:
-        """Drop what is cached, but what tuning made."""
+        """Drop what is cached."""
         self._cache.clear()
+        self._tuned.clear()
         self._cached = 0
 
     def apply(self, setting: QuantSetting) -> dict[str, Weight]:

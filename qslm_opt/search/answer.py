@@ -18,6 +18,7 @@ from qslm_opt.formats import FP32
 from qslm_opt.rank import Ranked, closest, rank
 from qslm_opt.search.machine import Verdict
 from qslm_opt.search.space import SearchSpace
+from qslm_opt.search.strategies import machine_of
 from qslm_opt.search.targets import best_case, judged, require_baseline, same_bound
 from qslm_opt.search.verdicts import VerdictTable, read
 from qslm_opt.search.walk import Walk
@@ -169,7 +170,7 @@ def _replay(
     space: SearchSpace, spec: StudySpec, table: dict[str, Verdict], known: Sequence[TrialRecord],
     trials: Sequence[TrialRecord], old: MetricBound,
 ) -> Replay:  # fmt: skip
-    path = _path(spec, space, old.n)
+    path = machine_of(spec, space, old.n)
     pending = replayed(path, table)
     visited = {step.proposal.digest for step in path.candidates}
     chosen = rank([t for t in known if t.digest in visited], spec.metric, spec.lam)
@@ -191,15 +192,6 @@ def replayed(path: Path, table: dict[str, Verdict]) -> Proposal | None:
             return needed[0]
         table.update(told)
     return None
-
-
-def _path(spec: StudySpec, space: SearchSpace, n: int) -> Path:
-    """Return the search of a study; only other strategies than the tiers import Optuna."""
-    if spec.strategy == "tiered" and not spec.tune:
-        return Walk(space, spec.evaluations)
-    from qslm_opt.search.strategies import machine_of
-
-    return machine_of(spec, space, n)
 
 
 def _step(proposal: Proposal, trials: Sequence[TrialRecord], old: MetricBound) -> OpenStep:

@@ -194,6 +194,28 @@ class Trail:
             self.tallies[step.proposal.tier].add(light)
 
 
+class TrailFacts:
+    """What any path says of itself by its trail alone."""
+
+    _trail: Trail
+    steps: list[Step]
+
+    @property
+    def spent(self) -> float:
+        """Full evaluations so far; a cheap one counts as its share."""
+        return self._trail.spent
+
+    @property
+    def visited(self) -> tuple[str, ...]:
+        """Digests on the path, in order: the search's result is made of these alone."""
+        return tuple(self._trail.ran)
+
+    @property
+    def candidates(self) -> tuple[Step, ...]:
+        """The visited settings that were measured to the end and meet both constraints, in order."""
+        return tuple(step for step in self.steps if step.candidate)
+
+
 class Path(Protocol):
     """One course of a strategy over a growing table of verdicts."""
 

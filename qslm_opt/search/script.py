@@ -14,7 +14,7 @@ from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
-from qslm_opt.search.machine import Proposal, Step, Tally, Tier, TierProgress, Trail, Verdict
+from qslm_opt.search.machine import Proposal, Step, Tally, Tier, TierProgress, Trail, TrailFacts, Verdict
 
 if TYPE_CHECKING:
     from qslm_opt.search.space import SearchSpace
@@ -58,7 +58,7 @@ class Machine(Protocol):
         """Return about how many settings a tier asks for."""
 
 
-class ScriptPath:
+class ScriptPath(TrailFacts):
     """The path of a script; ``most`` full evaluations end it."""
 
     def __init__(self, machine: Machine, most: float | None = None) -> None:
@@ -167,21 +167,6 @@ class ScriptPath:
     def tier(self) -> Tier | None:
         """The tier the path is in; None at the end."""
         return None if self._ask is None else self._ask.proposals[0].tier
-
-    @property
-    def spent(self) -> float:
-        """Full evaluations so far; a cheap one counts as its share."""
-        return self._trail.spent
-
-    @property
-    def visited(self) -> tuple[str, ...]:
-        """Digests on the path, in order: the search's result is made of these alone."""
-        return tuple(self._trail.ran)
-
-    @property
-    def candidates(self) -> tuple[Step, ...]:
-        """The visited settings that were measured to the end and meet both constraints, in order."""
-        return tuple(step for step in self.steps if step.candidate)
 
     @property
     def incumbent(self) -> Levels:

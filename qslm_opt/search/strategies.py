@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from qslm_opt.search.allocation import Knapsack
 from qslm_opt.search.beam import Beam
-from qslm_opt.search.sampled import Sampled
 from qslm_opt.search.script import Machine, ScriptPath
 from qslm_opt.search.tuned import Tuned
 from qslm_opt.search.walk import Walk
@@ -58,6 +57,8 @@ class Strategy:
     def machine(self, space: SearchSpace) -> Machine:
         """Return the script machine; that of the tiers is a beam of one incumbent."""
         if self.name in SAMPLERS:
+            from qslm_opt.search.sampled import Sampled  # imports Optuna
+
             return Sampled(space, self.name, self.seed, self.evaluations or SAMPLERS[self.name], self.tiers)
         return MACHINES[self.name](self, space)
 

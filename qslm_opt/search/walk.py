@@ -8,13 +8,13 @@ from heapq import heappop, heappush
 from itertools import count
 from math import inf
 
-from qslm_opt.search.machine import Proposal, Step, Tally, Tier, TierProgress, Trail, Verdict
+from qslm_opt.search.machine import Proposal, Step, Tally, Tier, TierProgress, Trail, TrailFacts, Verdict
 from qslm_opt.search.space import SearchSpace
 from qslm_opt.search.tables import Levels
 from qslm_opt.search.tiers import TIERS, State, TierMachine
 
 
-class Walk:
+class Walk(TrailFacts):
     """The one sequential path through the tiers; ``extend`` moves it on as verdicts arrive.
 
     Verdicts of visited digests must not change in between; build a new walk when one did.
@@ -45,25 +45,10 @@ class Walk:
         return self.state.phase == "done" or self._trail.spent >= self._most
 
     @property
-    def spent(self) -> float:
-        """Evaluations so far."""
-        return self._trail.spent
-
-    @property
     def tier(self) -> Tier | None:
         """The tier the walk is in; None at the end."""
         phase = "global" if self.state.phase == "upward" else self.state.phase
         return None if self.done else phase
-
-    @property
-    def visited(self) -> tuple[str, ...]:
-        """Digests on the walk, in order: the search's result is made of these alone."""
-        return tuple(self._trail.ran)
-
-    @property
-    def candidates(self) -> tuple[Step, ...]:
-        """The visited settings that were measured to the end and meet both constraints, in order."""
-        return tuple(step for step in self.steps if step.candidate)
 
     @property
     def incumbent(self) -> Levels:

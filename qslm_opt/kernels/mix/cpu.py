@@ -6,18 +6,17 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from qslm_opt.kernels.vector import FAST
+from qslm_opt.kernels.vector import SUMS
 
 SPAN = 32
 """Tokens of one task; its first token's predecessor is normalised again, 1/32 of the work."""
 
 Array = NDArray[np.float32]
-SUMS = FAST | {"reassoc"}
-"""LayerNorm's sums may be reordered into vector lanes."""
 
 
 @njit(inline="always", fastmath=SUMS)  # type: ignore[untyped-decorator]
-def _normalise(x: Array, weight: Array, bias: Array, out: Array) -> None:
+def layer_norm(x: Array, weight: Array, bias: Array, out: Array) -> None:
+    """Write LayerNorm (eps 1e-5) of ``x`` [D] to ``out``."""
     width = x.shape[0]
     total = np.float32(0.0)
     for j in range(width):
@@ -46,9 +45,9 @@ def norm_shift_mix(
         if first == 0:
             before[:] = last[b]
         else:
-            _normalise(x[b, first - 1], weight, bias, before)
+            layer_norm(x[b, first - 1], weight, bias, before)
         for t in range(first, min(first + SPAN, tokens)):
-            _normalise(x[b, t], weight, bias, here)
+            layer_norm(x[b, t], weight, bias, here)
             for m in range(mixes.shape[0]):
                 for j in range(width):
                     f = mixes[m, j]

@@ -8,14 +8,13 @@ from numba import njit, prange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qslm_opt.kernels.vector import FAST, exp_nonpositive
+from qslm_opt.kernels.vector import SUMS, exp_nonpositive
 
 LOGITS = 2**22
 """Logits that exist at once: 16 MiB, which stay in the last-level cache between product and sum."""
 LANES = 64
 
 Array = NDArray[np.float32]
-SUMS = FAST | {"reassoc"}
 
 
 @njit(parallel=True, fastmath=SUMS, cache=True)  # type: ignore[untyped-decorator]

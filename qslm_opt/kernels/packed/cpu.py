@@ -23,10 +23,7 @@ from qslm_opt.kernels.packed.arena import (
     Views,
 )
 from qslm_opt.kernels.packed.spread import Array, Codes, Room, Row, spread_block, unhalf_all
-from qslm_opt.kernels.vector import FAST, join8
-
-SUMS = FAST | {"reassoc"}
-"""Sums may be reordered into vector lanes."""
+from qslm_opt.kernels.vector import FAST, SUMS, join8
 
 
 @njit(fastmath=FAST)  # type: ignore[untyped-decorator]

@@ -9,28 +9,12 @@ from numba import njit
 from numpy.typing import NDArray
 
 from qslm_opt.kernels.packed.arena import Views
-from qslm_opt.kernels.packed.cpu import SUMS, read_row
+from qslm_opt.kernels.packed.cpu import read_row
 from qslm_opt.kernels.packed.spread import Room
 from qslm_opt.kernels.vector import FAST, exp_nonpositive, sigmoid
 
 Array = NDArray[np.float32]
 _ONE, _HALF = np.float32(1.0), np.float32(0.5)
-
-
-@njit(fastmath=SUMS)  # type: ignore[untyped-decorator]
-def layer_norm(x: Array, weight: Array, bias: Array, out: Array) -> None:
-    """Write LayerNorm (eps 1e-5) of ``x`` [D] to ``out``."""
-    width = x.shape[0]
-    total = np.float32(0.0)
-    for j in range(width):
-        total += x[j]
-    mean = total / np.float32(width)
-    total = np.float32(0.0)
-    for j in range(width):
-        total += (x[j] - mean) * (x[j] - mean)
-    scale = _ONE / np.sqrt(total / np.float32(width) + np.float32(1e-5))
-    for j in range(width):
-        out[j] = (x[j] - mean) * scale * weight[j] + bias[j]
 
 
 @njit(fastmath=FAST)  # type: ignore[untyped-decorator]
