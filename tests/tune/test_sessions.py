@@ -8,10 +8,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-import qslm_opt.tune.run as tuning  # noqa: E402
-from qslm_opt.pipeline import Session  # noqa: E402
-from qslm_opt.setting import QuantSetting  # noqa: E402
-from qslm_opt.spec import StudySpec  # noqa: E402
+import qslm_opt.tune.run as tuning
+from qslm_opt.pipeline import Session
+from qslm_opt.setting import QuantSetting
+from qslm_opt.spec import StudySpec
 
 
 def test_both_data_sets_share_the_tuned_weights_and_another_search_tunes_anew(monkeypatch):
