@@ -7,48 +7,44 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from qslm_opt.errors import ModelError
-from qslm_opt.hierarchy.tree import Block, BlockKind, Hierarchy, Module, Role, TensorInfo
+from qslm_opt.hierarchy.tree import Block, BlockKind, Hierarchy, Module, TensorInfo
 
 if TYPE_CHECKING:
-    from qslm_opt.models.spikegpt import SpikeGPTConfig
+    from qslm_opt.models.config import ModelConfig
 
     Shapes = Mapping[str, tuple[int, ...]]
     Kind = Literal["classification", "lm"]
 
 NO_TIES: Mapping[str, str] = MappingProxyType({})
-_EMB, _HEAD, _CLASSIFIER = "emb.weight", "head.weight", "classifier.weight"
-_MATRICES = {"att": ("key", "value", "receptance", "output"), "ffn": ("key", "receptance", "value")}
-_MIXES = {"att": "kvr", "ffn": "kr"}
+_KINDS: Mapping[str, BlockKind] = {"input": "input", "attention": "attention", "output": "output", "aux": "aux"}
 
 
 def discover(
-    config: SpikeGPTConfig, shapes: Shapes, kind: Kind, ties: Mapping[str, str] = NO_TIES
+    config: ModelConfig, shapes: Shapes, kind: Kind, ties: Mapping[str, str] = NO_TIES
 ) -> Hierarchy:
-    """Return the tree ``input``, ``attention.i``, ``output`` of a SpikeGPT.
+    """Return the tree ``input``, ``attention.i``, ``output`` and, where something is stored that no task
+    reads, ``aux``.
 
     Args:
-        shapes: every tensor of the checkpoint, authors' name → shape.
+        shapes: every tensor of the checkpoint, canonical name → shape.
         kind: the task's; a head that it never reads is not live.
         ties: name → name of the tensor whose storage it shares; counted once, where it is live.
 
     Raises:
         ModelError: a tensor has no place in the tree, or one that the tree needs is missing.
     """
-    has_classifier = bool(config.n_labels)
-    live = {name: _is_live(name, kind, has_classifier) for name in shapes}
+    live = {name: config.is_live(name, kind) for name in shapes}
     owners = _owners(live, ties)
-    modules = _modules(config)
+    modules = config.modules()
     placed = {name for names in modules.values() for name in names}
-    _check_complete(placed, shapes)
-    read_whole = any(live[n] and owners[n] == owners[_EMB] for n in shapes if n != _EMB)
-    sign_only = config.embedding_spikes and not read_whole
+    _check_complete(config.title, placed, shapes)
     tensors = {
         name: TensorInfo(
             name=name,
             shape=tuple(shapes[name]),
-            role=_role(name),
+            role=config.role(name),
             live=live[name],
-            sign_only=sign_only and name == _EMB,
+            sign_only=config.reads_sign_only(name) and not _read_elsewhere(name, live, owners),
             tied_to=owners[name] if owners[name] != name else None,
         )
         for name in placed
@@ -56,60 +52,16 @@ def discover(
     found = [Module(unit, tuple(tensors[n] for n in names)) for unit, names in modules.items()]
     units = dict.fromkeys(unit.partition("/")[0] for unit in modules)
     blocks = (Block(u, _kind(u), tuple(m for m in found if m.unit.startswith(f"{u}/"))) for u in units)
-    return Hierarchy("spikegpt", tuple(blocks))
-
-
-def _modules(config: SpikeGPTConfig) -> dict[str, list[str]]:
-    """Return module unit → its tensors' names, in the order in which the model computes."""
-    modules = {"input/emb": [_EMB], "input/ln0": _norm("blocks.0.ln0")}
-    for i in range(config.n_layer):
-        unit, name, first = f"attention.{i}", f"blocks.{i}", config.att_name(i)
-        modules[f"{unit}/ln1"] = _norm(f"{name}.ln1")
-        modules |= _mixer(f"{unit}/{first}", f"{name}.{first}", "att" if first == "att" else "ffn")
-        modules[f"{unit}/ln2"] = _norm(f"{name}.ln2")
-        modules |= _mixer(f"{unit}/ffn", f"{name}.ffn", "ffn")
-    modules["output/ln_out"] = _norm("ln_out")
-    if config.has_head:
-        modules["output/head"] = [_HEAD]
-    if config.n_labels:
-        modules["output/classifier"] = [_CLASSIFIER]
-    return modules
-
-
-def _norm(name: str) -> list[str]:
-    return [f"{name}.weight", f"{name}.bias"]
-
-
-def _mixer(unit: str, name: str, kind: str) -> dict[str, list[str]]:
-    modules = {f"{unit}.{m}": [f"{name}.{m}.weight"] for m in _MATRICES[kind]}
-    vectors = ["time_decay", "time_first"] if kind == "att" else []
-    vectors += [f"time_mix_{z}" for z in _MIXES[kind]]
-    return modules | {f"{unit}.time": [f"{name}.{v}" for v in vectors]}
+    return Hierarchy(config.family, tuple(blocks))
 
 
 def _kind(unit: str) -> BlockKind:
-    if unit == "input":
-        return "input"
-    return "output" if unit == "output" else "attention"
+    return _KINDS[unit.partition(".")[0]]
 
 
-def _role(name: str) -> Role:
-    if name == _EMB:
-        return "embedding"
-    if name in (_HEAD, _CLASSIFIER):
-        return "head"
-    part = name.split(".")[-2 if name.endswith((".weight", ".bias")) else -1]
-    if part.startswith("ln"):
-        return "norm"
-    if part.startswith("time_mix"):
-        return "mix"
-    return "decay" if part.startswith("time_") else "matrix"
-
-
-def _is_live(name: str, kind: Kind, has_classifier: bool) -> bool:
-    if name == _CLASSIFIER:
-        return kind == "classification"
-    return name != _HEAD or kind == "lm" or not has_classifier
+def _read_elsewhere(name: str, live: Mapping[str, bool], owners: Mapping[str, str]) -> bool:
+    """Return whether the same storage is read under another name, as more than signs."""
+    return any(live[other] and owners[other] == owners[name] for other in live if other != name)
 
 
 def _owners(live: Mapping[str, bool], ties: Mapping[str, str]) -> dict[str, str]:
@@ -124,10 +76,10 @@ def _owners(live: Mapping[str, bool], ties: Mapping[str, str]) -> dict[str, str]
     return owners
 
 
-def _check_complete(placed: set[str], shapes: Shapes) -> None:
+def _check_complete(title: str, placed: set[str], shapes: Shapes) -> None:
     for name in shapes:
         if name not in placed:
-            raise ModelError(f"tensor {name!r} has no place in SpikeGPT; load the model with its own config.")
+            raise ModelError(f"tensor {name!r} has no place in {title}; load the model with its own config.")
     for name in sorted(placed):
         if name not in shapes:
             raise ModelError(f"tensor {name!r} is missing; load the complete checkpoint.")

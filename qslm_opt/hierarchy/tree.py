@@ -16,7 +16,8 @@ from typing import Any, Literal
 from qslm_opt.errors import SettingError, did_you_mean
 
 Role = Literal["embedding", "matrix", "head", "norm", "bias", "mix", "decay"]
-BlockKind = Literal["input", "attention", "output"]
+BlockKind = Literal["input", "attention", "output", "aux"]
+"""``aux`` holds what is stored and no task reads."""
 
 NETWORK = "network"
 SEARCHED_ROLES: frozenset[str] = frozenset({"embedding", "matrix", "head"})
@@ -68,7 +69,7 @@ class Module:
 
 @dataclass(frozen=True)
 class Block:
-    """One block: the input, an attention block, or the output."""
+    """One block: the input, an attention block, the output, or what no task reads."""
 
     unit: str
     kind: BlockKind

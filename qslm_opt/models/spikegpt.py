@@ -14,145 +14,28 @@ Source: Zhu et al., SpikeGPT (TMLR 2024) and the behaviour of its released code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from qslm_opt.errors import ModelError, did_you_mean
+from qslm_opt.errors import ModelError
+from qslm_opt.models.family import Family, Fired, Inputs
+from qslm_opt.models.spikegpt_config import MODEL_TYPES, SpikeGPTConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from qslm_opt.kernels.ops import Ops
     from qslm_opt.kernels.products import Current
+    from qslm_opt.models.config import ModelConfig
 
     Tensors = Mapping[str, Any]
     """Name → Tensor; matrices may be what the version's ``Ops.weight`` made of them."""
 
-MODEL_TYPES = ("RWKV", "RWKV-ffnPre")
 READ_BY_ROW = ("emb.weight",)
 """Tensors of which one row is read for a token."""
-CHARACTER_VOCAB = 77
-"""Vocabulary of the authors' character model, the only one their RNN form runs with the Heaviside."""
-
-
-@dataclass(frozen=True)
-class SpikeGPTConfig:
-    """Sizes and semantics of one SpikeGPT."""
-
-    vocab_size: int
-    n_layer: int
-    n_embd: int
-    model_type: str = "RWKV"
-    """``RWKV``, or ``RWKV-ffnPre``: block 0 has a second channel mix in place of its time mix."""
-    n_ffn: int = 0
-    """Hidden width of the channel mix; 0 means 4·n_embd."""
-    n_labels: int = 0
-    """Rows of the classification head; 0 when the checkpoint has none."""
-    has_head: bool = True
-    ctx_len: int = 1024
-    embed_spike: str = "on"
-    """Heaviside on the embedding: ``on``, ``off``, or ``auto`` (on only for a vocabulary of 77)."""
-    rescale_every: int = 0
-    """Halve the residual after every so many blocks, with the block outputs scaled to match; 0 never."""
-
-    def __post_init__(self) -> None:
-        if self.n_ffn == 0:
-            object.__setattr__(self, "n_ffn", 4 * self.n_embd)
-        for key in ("vocab_size", "n_layer", "n_embd", "n_ffn", "ctx_len"):
-            if getattr(self, key) < 1:
-                raise ModelError(f"{key} {getattr(self, key)} is out of range; it must be at least 1.")
-        if self.model_type not in MODEL_TYPES:
-            raise ModelError(f"model_type {self.model_type!r} is unknown; use one of {MODEL_TYPES}.")
-        if self.embed_spike not in ("on", "off", "auto"):
-            raise ModelError(f"embed_spike {self.embed_spike!r} is unknown; use on, off or auto.")
-
-    @property
-    def embedding_spikes(self) -> bool:
-        """Whether the embedding goes through the Heaviside, so that only its sign matters."""
-        if self.embed_spike == "auto":
-            return self.vocab_size == CHARACTER_VOCAB
-        return self.embed_spike == "on"
-
-    def att_name(self, i: int) -> str:
-        """Return the name of block i's first sub-layer: ``att``, or ``ffnPre`` where it replaces it."""
-        return "ffnPre" if i == 0 and self.model_type == "RWKV-ffnPre" else "att"
-
-    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return every tensor of the checkpoint with its shape, in the authors' order."""
-        d = self.n_embd
-        shapes: dict[str, tuple[int, ...]] = {"emb.weight": (self.vocab_size, d)}
-        for i in range(self.n_layer):
-            names = ("ln1", "ln2", "ln0") if i == 0 else ("ln1", "ln2")
-            shapes |= {f"blocks.{i}.{n}.{part}": (d,) for n in names for part in ("weight", "bias")}
-            first = self.att_name(i)
-            inner = self._time_mix_shapes() if first == "att" else self._channel_mix_shapes()
-            shapes |= {f"blocks.{i}.{first}.{n}": shape for n, shape in inner.items()}
-            shapes |= {f"blocks.{i}.ffn.{n}": shape for n, shape in self._channel_mix_shapes().items()}
-        shapes |= {"ln_out.weight": (d,), "ln_out.bias": (d,)}
-        if self.has_head:
-            shapes["head.weight"] = (self.vocab_size, d)
-        if self.n_labels:
-            shapes["classifier.weight"] = (self.n_labels, d)
-        return shapes
-
-    def _time_mix_shapes(self) -> dict[str, tuple[int, ...]]:
-        d = self.n_embd
-        vectors: dict[str, tuple[int, ...]] = {"time_decay": (d,), "time_first": (d,)}
-        vectors |= {f"time_mix_{z}": (1, 1, d) for z in "kvr"}
-        return vectors | {f"{m}.weight": (d, d) for m in ("key", "value", "receptance", "output")}
-
-    def _channel_mix_shapes(self) -> dict[str, tuple[int, ...]]:
-        d, f = self.n_embd, self.n_ffn
-        shapes: dict[str, tuple[int, ...]] = {f"time_mix_{z}": (1, 1, d) for z in "kr"}
-        return shapes | {"key.weight": (f, d), "receptance.weight": (d, d), "value.weight": (d, f)}
-
-    @classmethod
-    def from_shapes(
-        cls, shapes: Mapping[str, tuple[int, ...]], **overrides: Any
-    ) -> SpikeGPTConfig:
-        """Infer the config from a checkpoint's names and shapes; ``overrides`` win.
-
-        Raises:
-            ModelError: when the names are not SpikeGPT's, or an override is unknown.
-        """
-        known = {f.name for f in fields(cls)}
-        for key in overrides:
-            if key not in known:
-                raise ModelError(f"config key {key!r} is unknown.{did_you_mean(key, known)}")
-        emb = shapes.get("emb.weight")
-        places = (name.split(".")[1] for name in shapes if name.startswith("blocks."))
-        blocks = {int(place) for place in places if place.isdecimal()}
-        if emb is None or len(emb) != 2 or not blocks:
-            raise ModelError(
-                "the checkpoint is no SpikeGPT: it has no two-dimensional 'emb.weight', or no 'blocks.N.*'; "
-                "give a SpikeGPT checkpoint with the authors' names."
-            )
-        pre = any(name.startswith("blocks.0.ffnPre.") for name in shapes)
-        inferred = {
-            "vocab_size": emb[0],
-            "n_embd": emb[1],
-            "n_layer": max(blocks) + 1,
-            "model_type": "RWKV-ffnPre" if pre else "RWKV",
-            "n_ffn": shapes.get("blocks.0.ffn.key.weight", (0,))[0],
-            "n_labels": shapes.get("classifier.weight", (0,))[0],
-            "has_head": "head.weight" in shapes,
-        }
-        return cls(**{**inferred, **overrides})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dict that ``from_dict`` reads back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SpikeGPTConfig:
-        """Rebuild from ``to_dict``; keys that are not this config's are ignored."""
-        known = {f.name for f in fields(cls)}
-        return cls(**{k: v for k, v in values.items() if k in known})
-
-    def with_semantics(self, embed_spike: str, rescale_every: int) -> SpikeGPTConfig:
-        """Return a copy with another reading of the public checkpoint (see SpikeGPT's two forms)."""
-        return replace(self, embed_spike=embed_spike, rescale_every=rescale_every)
+AUTHORS_TYPE = "rwkv_type"
+"""Key of the authors' ``model_type`` in a config.json, where ``model_type`` has to be the family."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +84,7 @@ def run_block(
     state: BlockState,
     ops: Ops,
     lengths: Tensor | None = None,
-) -> tuple[Tensor, BlockState, Tensor]:
+) -> tuple[Tensor, BlockState, tuple[Tensor, Tensor]]:
     """Run block i over T tokens.
 
     Args:
@@ -211,7 +94,8 @@ def run_block(
         lengths: tokens of each window that are not padding [B]; only counting reads it.
 
     Returns:
-        The new residual stream, the state after the last token, and the spikes per window [B].
+        The new residual stream, the state after the last token, and the spikes per window [B] of the first
+        and the second sub-layer.
     """
     from qslm_opt.kernels.ops import divided
 
@@ -230,7 +114,7 @@ def run_block(
     x, lif_ffn, count2 = ops.lif_add(x, divided(y, scale) if scale != 1 else y, gate, state.lif_ffn, lengths)
     if cfg.rescale_every and (i + 1) % cfg.rescale_every == 0:
         x = x / 2
-    return x, BlockState(att_last, ffn_last, wkv, lif_att, lif_ffn), count1 + count2
+    return x, BlockState(att_last, ffn_last, wkv, lif_att, lif_ffn), (count1, count2)
 
 
 def time_mix(
@@ -310,7 +194,79 @@ def forward(
         states = [empty_state(x.shape[0], cfg.n_embd, x) for _ in range(cfg.n_layer)]
     after, spikes = [], x.new_zeros(x.shape[0]).double()
     for i, state in enumerate(states):
-        x, state, count = run_block(p, cfg, i, x, state, ops, lengths)
+        x, state, (first, second) = run_block(p, cfg, i, x, state, ops, lengths)
         after.append(state)
-        spikes = spikes + count
+        spikes = spikes + (first + second)
     return finish(p, cfg, x), after, spikes
+
+
+class SpikeGPT(Family):
+    """The family: whole windows and sentences, from the empty state."""
+
+    config_class: ClassVar[type[ModelConfig]] = SpikeGPTConfig
+
+    def recognises(self, names: Collection[str]) -> bool:
+        """See ``Family``."""
+        return "emb.weight" in names and "blocks.0.ln0.weight" in names
+
+    def declared(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """See ``Family``; ``model_type`` may be the family, or the authors' own."""
+        found = dict(values)
+        family = found.get("model_type", self.name)
+        if family not in (self.name, *MODEL_TYPES):
+            raise ModelError(f"is of model_type {family!r}; qslm-opt reads {self.name!r}.")
+        if family == self.name:
+            found["model_type"] = found.get(AUTHORS_TYPE, MODEL_TYPES[0])
+            if AUTHORS_TYPE not in found:
+                del found["model_type"]
+        return super().declared(found)
+
+    def config_json(self, config: ModelConfig) -> dict[str, Any]:
+        """See ``Family``; it is what ``from_pretrained`` reads, too."""
+        kind = "SpikeGPTForSequenceClassification" if config.labels else "SpikeGPTForCausalLM"
+        values = config.to_dict()
+        family = {"model_type": self.name, AUTHORS_TYPE: values["model_type"]}
+        return {"architectures": [kind], **values, **family}
+
+    def products(self, config: ModelConfig) -> dict[str, bool]:
+        """See ``Family``."""
+        return products(_own(config))
+
+    def read_by_row(self, config: ModelConfig) -> tuple[str, ...]:
+        """See ``Family``."""
+        return READ_BY_ROW
+
+    def embed(self, p: Tensors, config: ModelConfig, inputs: Inputs, ops: Ops, fired: Fired) -> Tensor:
+        """See ``Family``."""
+        return embed(p, _own(config), inputs.ids)
+
+    def run_block(
+        self, p: Tensors, config: ModelConfig, i: int, x: Tensor, inputs: Inputs, ops: Ops, fired: Fired
+    ) -> Tensor:
+        """See ``Family``."""
+        cfg = _own(config)
+        state = empty_state(x.shape[0], cfg.n_embd, x)
+        x, _, counts = run_block(p, cfg, i, x, state, ops, inputs.lengths)
+        for part, count in zip((cfg.att_name(i), "ffn"), counts, strict=True):
+            fired.put(f"blocks.{i}.{part}", count.sum(dtype=count.dtype))
+        return x
+
+    def finish(self, p: Tensors, config: ModelConfig, x: Tensor, inputs: Inputs, ops: Ops) -> Tensor:
+        """See ``Family``: [B, T, D]."""
+        return finish(p, _own(config), x)
+
+    def head(self, config: ModelConfig) -> str:
+        """See ``Family``."""
+        return "head.weight"
+
+    def class_logits(self, p: Tensors, config: ModelConfig, h: Tensor, inputs: Inputs) -> Tensor:
+        """See ``Family``."""
+        lengths = inputs.lengths
+        if lengths is None:
+            lengths = h.new_full(h.shape[:1], h.shape[1]).long()
+        return class_logits(p, h, lengths)
+
+
+def _own(config: ModelConfig) -> SpikeGPTConfig:
+    assert isinstance(config, SpikeGPTConfig)
+    return config

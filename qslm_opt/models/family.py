@@ -1,0 +1,184 @@
+"""The interface of a model family: how a checkpoint is read, and its arithmetic as a pure function of tensors.
+
+Shapes: B sequences, T tokens of each, padded on the right, S time steps, N neurons. What stands between two
+blocks, the stream ``x``, is one tensor whose shape is the family's own. Neurons start at rest in every call
+and nothing is kept between two, so there is no state to reset and no mode to set.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from qslm_opt.kernels.ops import Ops
+    from qslm_opt.models.config import ModelConfig
+
+    Tensors = Mapping[str, Any]
+    """Name → Tensor; matrices may be what the version's ``Ops.weight`` made of them."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Sequences that are computed together."""
+
+    ids: Tensor
+    """(B, T) int64, padded on the right."""
+    lengths: Tensor | None
+    """(B,) tokens of each sequence; None when nothing is padded."""
+
+    def inside(self) -> Tensor | None:
+        """Return (B, T) bool, True where a token is not padding; None when none is."""
+        if self.lengths is None:
+            return None
+        import torch
+
+        return torch.arange(self.ids.shape[1], device=self.ids.device) < self.lengths[:, None]
+
+
+class Fired:
+    """Counts spikes by site while blocks run; padding never counts."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._inside = inputs.inside()
+        self.counts: dict[str, Tensor] = {}
+        """Site → spikes, a float64 scalar; NaN where a current was not finite."""
+
+    def add(self, site: str, spikes: Tensor, v: Tensor | None = None) -> None:
+        """Count the spikes [B, T, N], or [S, B, T, N] of S time steps, of either sign.
+
+        With ``v``, the membrane potentials after the last step: a neuron whose current was not a number never
+        fires, and only its potential tells.
+        """
+        import torch
+
+        per_token = torch.count_nonzero(spikes, dim=-1)  # (…, B, T)
+        if self._inside is not None:
+            per_token = per_token * self._inside
+        count = per_token.sum(dtype=torch.float64)
+        self.put(site, count if v is None else count + (v * 0).sum(dtype=torch.float64))
+
+    def put(self, site: str, count: Tensor) -> None:
+        """Note a site's spikes, a float64 scalar, as a kernel counted them."""
+        self.counts[site] = count
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a sentence becomes token ids."""
+
+    special: bool = False
+    """Whether the tokenizer's special tokens stand around it ([CLS] … [SEP])."""
+    longest: int | None = None
+    """Most ids of a sentence, special ones included; the rest is cut off. None: as long as it is."""
+    pad_to: int | None = None
+    """Every sentence is padded to so many ids, and its pads are tokens like others; None: only batches are
+    padded, and pads count nowhere."""
+
+
+class Family(ABC):
+    """One model family. An instance has no state: it names functions.
+
+    A family that another package brings is registered by an entry point in the group ``qslm_opt.families``,
+    and is right when ``qslm_opt.conformance.check_family`` passes.
+    """
+
+    config_class: ClassVar[type[ModelConfig]]
+
+    @property
+    def name(self) -> str:
+        """Name in the registry."""
+        return self.config_class.family
+
+    # ---------------------------------------------------------------------------------------- reading
+    @abstractmethod
+    def recognises(self, names: Collection[str]) -> bool:
+        """Return whether a checkpoint with these names is one of this family; prefixes are gone."""
+
+    def prefixes(self) -> tuple[str, ...]:
+        """Return prefixes that training tools put in front of every name."""
+        return ("module.", "_orig_mod.")
+
+    def canonical(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of a checkpoint by canonical name; each alias is resolved.
+
+        Tensors that have another type than float (positions, counters) are gone where the forward pass does
+        not read them.
+
+        Raises:
+            ModelError: two names of one tensor hold different numbers.
+        """
+        return dict(stored)
+
+    def expanded(self, config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Undo ``canonical``: every name that the original code's ``load_state_dict`` asks for."""
+        return dict(tensors)
+
+    def declared(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the config keys that a ``config.json`` beside the checkpoint says, in our names.
+
+        Raises:
+            ModelError: the file is of another family, or says what this one cannot be.
+        """
+        return {key: value for key, value in values.items() if key in self.config_class.keys()}
+
+    def config_json(self, config: ModelConfig) -> dict[str, Any]:
+        """Return what ``declared`` reads back."""
+        return {"model_type": self.name, **config.to_dict()}
+
+    def encoding(self, config: ModelConfig) -> Encoding:
+        """Return how sentences are encoded."""
+        return Encoding()
+
+    # ------------------------------------------------------------------------------------- arithmetic
+    @abstractmethod
+    def products(self, config: ModelConfig) -> dict[str, bool]:
+        """Return the tensors read by ``ops.linear`` (False) or, as the head, by ``ops.nll`` (True) alone."""
+
+    def read_by_row(self, config: ModelConfig) -> tuple[str, ...]:
+        """Return tensors of which one row is read for a token, by ``rows_of``."""
+        return ()
+
+    @abstractmethod
+    def embed(self, p: Tensors, config: ModelConfig, inputs: Inputs, ops: Ops, fired: Fired) -> Tensor:
+        """Return the stream in front of block 0."""
+
+    @abstractmethod
+    def run_block(
+        self, p: Tensors, config: ModelConfig, i: int, x: Tensor, inputs: Inputs, ops: Ops, fired: Fired
+    ) -> Tensor:
+        """Return the stream behind block ``i``; it reads no tensor of another block."""
+
+    @abstractmethod
+    def finish(self, p: Tensors, config: ModelConfig, x: Tensor, inputs: Inputs, ops: Ops) -> Tensor:
+        """Return what the heads read, from the stream behind the last block: [B, T, D]; or [B, D] where a
+        family has no language-model head."""
+
+    def head(self, config: ModelConfig) -> str:
+        """Return the name of the language-model head [V, D]."""
+        raise NotImplementedError(f"{self.config_class.title} has no language-model head")
+
+    def class_logits(self, p: Tensors, config: ModelConfig, h: Tensor, inputs: Inputs) -> Tensor:
+        """Return class logits [B, C] of ``finish``'s output."""
+        raise NotImplementedError(f"{self.config_class.title} has no classification head")
+
+    # -------------------------------------------------------------------------------------- conclusions
+    def forward(self, p: Tensors, config: ModelConfig, inputs: Inputs, ops: Ops, fired: Fired) -> Tensor:
+        """Run the whole body: ``finish``'s output."""
+        x = self.embed(p, config, inputs, ops, fired)
+        for i in range(config.blocks):
+            x = self.run_block(p, config, i, x, inputs, ops, fired)
+        return self.finish(p, config, x, inputs, ops)
+
+    def logits(self, p: Tensors, config: ModelConfig, inputs: Inputs, ops: Ops, fired: Fired) -> Tensor:
+        """Return class logits [B, C] where the model classifies, else next-token logits [B, T, V]."""
+        from torch.nn.functional import linear
+
+        h = self.forward(p, config, inputs, ops, fired)
+        if config.labels:
+            return self.class_logits(p, config, h, inputs)
+        return linear(h, p[self.head(config)])

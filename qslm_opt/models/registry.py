@@ -1,0 +1,86 @@
+"""The model families: built in, registered by another package, or by the running program."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
+
+from qslm_opt.errors import ModelError, did_you_mean
+from qslm_opt.models.family import Family
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from qslm_opt.models.config import ModelConfig
+
+GROUP = "qslm_opt.families"
+"""Entry-point group: name → ``module:Class``, a ``Family`` without arguments."""
+BUILT_IN = {
+    "spikegpt": "qslm_opt.models.spikegpt:SpikeGPT",
+}
+_registered: dict[str, Family] = {}
+
+
+def register(family: Family) -> None:
+    """Make a family known to this process, in front of the others; the same name again replaces it."""
+    _registered[family.name] = family
+
+
+def family_names() -> tuple[str, ...]:
+    """Return the name of every family that is known."""
+    return tuple(dict.fromkeys([*_registered, *BUILT_IN, *_installed()]))
+
+
+def get_family(name: str) -> Family:
+    """Return a family by name; ModelError when there is none, or when another package's cannot be loaded."""
+    if name in _registered:
+        return _registered[name]
+    if name in BUILT_IN:
+        return _built_in(name)
+    point = _installed().get(name)
+    if point is None:
+        known = family_names()
+        raise ModelError(
+            f"model family {name!r} is unknown; use one of {', '.join(known)}.{did_you_mean(name, known)}"
+        )
+    return _loaded(point)
+
+
+def family_of(config: ModelConfig) -> Family:
+    """Return the family of a config."""
+    return get_family(config.family)
+
+
+def find_family(names: Collection[str]) -> Family | None:
+    """Return the first family that recognises a checkpoint with these names; None when none does."""
+    return next((f for f in map(get_family, family_names()) if f.recognises(names)), None)
+
+
+@cache
+def _built_in(name: str) -> Family:
+    module, _, attribute = BUILT_IN[name].partition(":")
+    made: Family = getattr(import_module(module), attribute)()
+    return made
+
+
+@cache
+def _installed() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP) if point.name not in BUILT_IN}
+
+
+@cache
+def _loaded(point: EntryPoint) -> Family:
+    try:
+        made = point.load()()
+    except Exception as error:  # noqa: BLE001 - another package's code may raise anything
+        raise ModelError(
+            f"model family {point.name!r} of {point.value} cannot be loaded ({error}); repair or remove the "
+            "package that brings it."
+        ) from None
+    if not isinstance(made, Family) or made.name != point.name:
+        raise ModelError(
+            f"model family {point.name!r} of {point.value} is no Family of that name; repair the package."
+        )
+    return made
