@@ -71,14 +71,7 @@ class Session:
         Raises:
             DataError, ModelError, UsageError: where it cannot be had, or the model cannot read it.
         """
-        spec = self.spec
-        data = load_task(
-            spec.task, self.model.need_tokenizer(), data_dir=spec.data,
-            split=spec.calibration_split or CALIBRATION_SPLIT[spec.task], window=spec.window,
-            limit=spec.calibration or CALIBRATION_SEQUENCES[TASK_KIND[spec.task]],
-        )  # fmt: skip
-        _check_tokens(self.model, data)
-        return data
+        return self._other_text(self.spec.calibration or CALIBRATION_SEQUENCES[TASK_KIND[self.spec.task]])
 
     @cached_property
     def tuning_text(self) -> TaskData:
@@ -87,22 +80,18 @@ class Session:
         Raises:
             DataError, ModelError, UsageError: where it cannot be had, or is what the model is measured on.
         """
+        data = self._other_text(None)
+        _check_unseen(self, data, "settings would be tuned")
+        return data
+
+    def _other_text(self, limit: int | None) -> TaskData:
+        """Return ``limit`` windows or sentences, all without it, of the split that is not measured on."""
         spec = self.spec
         data = load_task(
             spec.task, self.model.need_tokenizer(), data_dir=spec.data,
-            split=spec.calibration_split or CALIBRATION_SPLIT[spec.task], window=spec.window,
+            split=spec.calibration_split or CALIBRATION_SPLIT[spec.task], window=spec.window, limit=limit,
         )  # fmt: skip
         _check_tokens(self.model, data)
-        if data.split == self.data.split:
-            raise UsageError(
-                f"settings would be tuned on split {data.split!r}, which the model is measured on; "
-                "give another --calibration-split."
-            )
-        if self.held_back is not None and data.split == self.held_back.split:
-            raise UsageError(
-                f"settings would be tuned on split {data.split!r}, which the result is reported on; "
-                "give another --calibration-split or --report-split."
-            )
         return data
 
     def _tune(
@@ -154,7 +143,9 @@ class Session:
             spec, model, hierarchy, data, narrate, held_back=held_back, stay_packed=stay_packed
         )
         if is_calibrated(spec.quantizer):
-            _check_calibration(session)
+            _check_unseen(
+                session, session.calibration, f"quantizer {spec.quantizer!r} would be calibrated"
+            )
         if spec.tune:
             _ = session.tuning_text
         return session
@@ -310,18 +301,17 @@ def _formats(spec: StudySpec) -> Iterator[tuple[str, Iterator[Format]]]:
         yield f"pin {unit!r}", iter([Format.parse(text)])
 
 
-def _check_calibration(session: Session) -> None:
-    """Load the calibration text; UsageError when it is what the model is measured on."""
-    if session.calibration.split == session.data.split:
+def _check_unseen(session: Session, text: TaskData, what: str) -> None:
+    """Raise UsageError when ``text`` is what the model is measured on, or the result reported on."""
+    if text.split == session.data.split:
         raise UsageError(
-            f"quantizer {session.spec.quantizer!r} would be calibrated on split {session.data.split!r}, "
-            "which the model is measured on; give another --calibration-split."
+            f"{what} on split {text.split!r}, which the model is measured on; "
+            "give another --calibration-split."
         )
-    if session.held_back is not None and session.calibration.split == session.held_back.split:
+    if session.held_back is not None and text.split == session.held_back.split:
         raise UsageError(
-            f"quantizer {session.spec.quantizer!r} would be calibrated on split "
-            f"{session.calibration.split!r}, which the result is reported on; give another "
-            "--calibration-split or --report-split."
+            f"{what} on split {text.split!r}, which the result is reported on; "
+            "give another --calibration-split or --report-split."
         )
 
 

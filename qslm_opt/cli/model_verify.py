@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -139,8 +139,6 @@ def _model_of(facts: StudyFacts | None) -> str:
 def _agreement(
     packed: PackedModel, model: str | None, facts: StudyFacts | None, data: str | None, device: str | None
 ) -> Agreement:
-    from dataclasses import replace
-
     spec = replace(facts.row.spec, data=data or facts.row.spec.data) if facts else _spec_of(packed, data)
     own = packed.config
     made = original_codes(

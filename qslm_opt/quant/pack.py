@@ -77,7 +77,6 @@ def unpack_codes(data: Tensor, fmt: Format, count: int) -> Tensor:
     return 2 * values - 1 if fmt.kind == "sign" else values - code_offset(fmt)
 
 
-
 def _pack_ternary(values: Tensor) -> Tensor:
     padded = torch.nn.functional.pad(values, (0, -len(values) % CODES_PER_BYTE))
     return (padded.reshape(-1, CODES_PER_BYTE) * torch.tensor(_POWERS)).sum(-1).to(torch.uint8)

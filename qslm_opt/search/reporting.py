@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Protocol, cast
 from qslm_opt.errors import NumericsError
 from qslm_opt.evaluate.comparing import alone, compared, unmeasured
 from qslm_opt.rank import to_confirm
-from qslm_opt.results import Baseline
+from qslm_opt.results import Baseline, Evaluation
 from qslm_opt.setting import UNQUANTIZED, QuantSetting
 from qslm_opt.store.held_back import BASELINE
 from qslm_opt.store.rows import own_process
 
 if TYPE_CHECKING:
-    from qslm_opt.results import Comparison, Evaluation, TrialRecord
+    from qslm_opt.results import Comparison, TrialRecord
     from qslm_opt.search.attempt import SessionLike
     from qslm_opt.search.interrupts import Interrupts
     from qslm_opt.search.outcome import Outcome
@@ -154,8 +154,6 @@ class Reporting:
 
 
 def _run_of(baseline: Baseline) -> Evaluation:
-    from qslm_opt.results import Evaluation
-
     return replace(Evaluation.from_json(baseline.evaluation), items=baseline.items)
 
 
