@@ -5,10 +5,12 @@ The command line, the search and the tests all call ``Session.run``: the same ca
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
+from dataclasses import asdict
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qslm_opt.data import CALIBRATION_SEQUENCES, CALIBRATION_SPLIT, TASK_KIND, load_task, split_off
 from qslm_opt.errors import ModelError, SettingError, UsageError
@@ -16,6 +18,7 @@ from qslm_opt.evaluate.engine import CODE_VERSION, Engine, silent
 from qslm_opt.formats import Format, Layout
 from qslm_opt.hierarchy.discover import discover
 from qslm_opt.models import load_model
+from qslm_opt.models.registry import family_of
 from qslm_opt.quant import get_quantizer, is_calibrated
 from qslm_opt.results import Baseline, Evaluation, PowerWindow, Progress
 from qslm_opt.setting import UNQUANTIZED, QuantSetting
@@ -90,6 +93,7 @@ class Session:
         data = load_task(
             spec.task, self.model.need_tokenizer(), data_dir=spec.data,
             split=spec.calibration_split or CALIBRATION_SPLIT[spec.task], window=spec.window, limit=limit,
+            **_encoding(self.model),
         )  # fmt: skip
         _check_tokens(self.model, data)
         return data
@@ -119,9 +123,7 @@ class Session:
         check_formats(spec)
         _check_calibration_keys(spec)
         narrate(f"loading model {spec.model}")
-        model = load_model(
-            spec.model, embed_spike=spec.embed_spike, rescale_every=spec.rescale_every
-        )
+        model = load_model(spec.model, **spec.reading())
         if model.packed is not None and not packed:
             raise UsageError(
                 f"model {spec.model!r} is packed, and its weights cannot be quantized again; evaluate it as "
@@ -180,6 +182,10 @@ class Session:
             found["calibration"] = self.calibration.data_hash
         if self.spec.tune:
             found["tuning"] = self.tuning_text.data_hash
+        # What the spec says is in its hash; the rest comes from a config.json beside the weights.
+        semantics = self.model.config.semantics()
+        if semantics := {k: v for k, v in semantics.items() if getattr(self.spec, k, None) != v}:
+            found["config"] = json.dumps(semantics, sort_keys=True)
         if self.held_back is not None:
             found["held_back"] = self.held_back.data_hash
         return found
@@ -319,10 +325,15 @@ def _load(spec: StudySpec, model: LoadedModel, split: str | None) -> TaskData:
     """Load a split of the task's data; ModelError when the model cannot read it."""
     data = load_task(
         spec.task, model.need_tokenizer(), data_dir=spec.data, split=split,
-        window=spec.window, limit=spec.limit,
+        window=spec.window, limit=spec.limit, **_encoding(model),
     )  # fmt: skip
     _check_tokens(model, data)
     return data
+
+
+def _encoding(model: LoadedModel) -> dict[str, Any]:
+    """Return how the model's family encodes sentences, as ``load_task`` takes it."""
+    return asdict(family_of(model.config).encoding(model.config))
 
 
 def _check_report_split(spec: StudySpec, data: TaskData) -> None:
@@ -349,10 +360,16 @@ def _check_calibration_keys(spec: StudySpec) -> None:
 
 def _check_tokens(model: LoadedModel, data: TaskData) -> None:
     """Raise ModelError when a token of ``data`` has no row in the model's vocabulary."""
-    if data.max_id >= model.config.vocab_size:
+    longest = model.config.longest
+    if longest is not None and data.window is not None and data.window > longest:
+        raise UsageError(
+            f"windows of {data.window} tokens are too long for {model.source!r}, which reads {longest} at "
+            f"most; give --window {longest}."
+        )
+    if data.max_id >= model.config.vocabulary:
         raise ModelError(
             f"the tokenizer of {model.source!r} gives token id {data.max_id}, but the model's vocabulary "
-            f"has {model.config.vocab_size} rows; put the tokenizer the model was trained with beside it."
+            f"has {model.config.vocabulary} rows; put the tokenizer the model was trained with beside it."
         )
 
 
@@ -362,13 +379,13 @@ def _check_heads(model: LoadedModel, task: str, kind: str) -> None:
             f"model {model.source!r} is packed for {model.packed.kind} and has no head for task {task!r}; "
             "pack the original for that task."
         )
-    if kind == "classification" and not model.config.n_labels:
+    if kind == "classification" and not model.config.labels:
         raise ModelError(
-            f"task {task!r} needs a classification head, but {model.source!r} has no 'classifier.weight'; "
+            f"task {task!r} needs a classification head, but {model.source!r} has none; "
             "fine-tune the model for the task first."
         )
-    if kind == "lm" and not model.config.has_head:
+    if kind == "lm" and not model.config.generates:
         raise ModelError(
-            f"task {task!r} needs a language-model head, but {model.source!r} has no 'head.weight'; "
+            f"task {task!r} needs a language-model head, but {model.source!r} has none; "
             "use the checkpoint that still has it."
         )

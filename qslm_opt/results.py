@@ -46,6 +46,8 @@ class Evaluation:
     """Mean spikes per neuron and step over all neurons and ``used``; None when not counted."""
     silent: tuple[str, ...] = ()
     """Attention blocks none of whose neurons fired even once over ``used``."""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Mean spikes per neuron and step over ``used``, by site: neurons that fire together."""
     items: Items | None = field(default=None, compare=False, repr=False)
     """What each sentence or window came to; None unless asked for, and no part of ``to_json``."""
 

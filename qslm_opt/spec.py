@@ -44,11 +44,12 @@ TUNED = "tuned"
 """The tier that comes last in a study whose settings are tuned."""
 _LATER = (
     "calibration_split", "calibration", "hold_back", "report_split", "confidence", "strategy", "beam_width",
-    "evaluations", "gate", "every", "tune", "exclude", "ties",
+    "evaluations", "gate", "every", "tune", "exclude", "ties", "family", "tokenizer", "timesteps", "config",
 )  # fmt: skip
 """Keys that earlier releases had not: left out of the hash where they are as if not given."""
-_NOT_DECIDING = ("name", "device", "matmul", "lam", "seed", "model", "data", "power_window")
-"""Keys that the spec's hash leaves out: what model, data, device and matmul lead to is in the fingerprint."""
+_NOT_DECIDING = ("name", "device", "matmul", "lam", "seed", "model", "data", "tokenizer", "power_window")
+"""Keys that the spec's hash leaves out: what model, data, tokenizer, device and matmul lead to is in the
+fingerprint."""
 MOST_POWER_WINDOW = 600.0
 MOST_TUNE_STEPS = 100_000
 MOST_HELD_BACK = 0.9
@@ -115,6 +116,14 @@ class StudySpec:
     """Heaviside on the embedding: on, off or auto (auto: on only for a vocabulary of 77)."""
     rescale_every: int = 0
     """Halve the residual after every so many blocks; 0 never, 6 is the authors' RNN form."""
+    family: str | None = None
+    """Name of the model family, or a mapping file; None finds it by the tensors' names."""
+    tokenizer: str | None = None
+    """A ``tokenizer.json`` or ``vocab.txt`` elsewhere than beside the model."""
+    timesteps: int | None = None
+    """Steps over which every token is presented; None takes the model's own."""
+    config: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    """Keys of the model's config that its files do not say, or that are to be others."""
     strategy: str = "tiered"
     """How settings are searched: tiered, beam, knapsack, tpe, nsga2 or random."""
     beam_width: int = 4
@@ -151,7 +160,9 @@ class StudySpec:
             raise SpecError(
                 f"tune {self.tune} is out of range; it is the steps of tuning, 0 to {MOST_TUNE_STEPS:,}."
             )
-        for key in ("window", "limit", "window_batch", "calibration", "beam_width", "evaluations"):
+        for key in (
+            "window", "limit", "window_batch", "calibration", "beam_width", "evaluations", "timesteps"
+        ):  # fmt: skip
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise SpecError(f"{key} {value} is out of range; it must be at least 1.")
@@ -179,6 +190,14 @@ class StudySpec:
         parse_size(self.memory_budget)
         if self.max_increase is not None:
             parse_increase(self.max_increase)
+
+    def reading(self) -> dict[str, Any]:
+        """Return how the model is read, as keywords of ``load_model``."""
+        steps = {} if self.timesteps is None else {"timesteps": self.timesteps}
+        return {
+            "embed_spike": self.embed_spike, "rescale_every": self.rescale_every, "family": self.family,
+            "tokenizer": self.tokenizer, "overrides": {**self.config, **steps},
+        }  # fmt: skip
 
     @property
     def compares(self) -> bool:
@@ -243,7 +262,8 @@ class StudySpec:
 
         The seed does with Optuna's own samplers, which are random.
         """
-        usual = {f.name: json.loads(json.dumps(f.default)) for f in fields(self) if f.name in _LATER}
+        usual = {f.name: {} if f.name == "config" else json.loads(json.dumps(f.default))
+                 for f in fields(self) if f.name in _LATER}  # fmt: skip
         values = json.loads(self.to_json()).items()
         left_out = set(_NOT_DECIDING) - ({"seed"} if self.strategy in SAMPLERS else set())
         return {k: v for k, v in values if k not in left_out and (k not in usual or v != usual[k])}
@@ -258,12 +278,15 @@ class StudySpec:
         return replace(self, name=name)
 
     def located(self, folder: Path) -> StudySpec:
-        """Return a copy whose local model and data paths are absolute, so that it can be resumed anywhere.
+        """Return a copy whose local paths are absolute, so that it can be resumed anywhere.
 
         What does not exist below ``folder`` (``demo``, a hub id) stays as it is.
         """
-        model, data = _absolute(self.model, folder), self.data and _absolute(self.data, folder)
-        return replace(self, model=self.model if self.model == "demo" else model, data=data)
+        model = self.model if self.model == "demo" else _absolute(self.model, folder)
+        data, family, tokenizer = (
+            text and _absolute(text, folder) for text in (self.data, self.family, self.tokenizer)
+        )
+        return replace(self, model=model, data=data, family=family, tokenizer=tokenizer)
 
 
 def _absolute(text: str, folder: Path) -> str:
@@ -393,7 +416,8 @@ def _typed(key: str, value: Any) -> Any:
         "max_increase": (int, float, str), "memory_budget": (int, str),
         "window": (int,), "limit": (int,), "window_batch": (int,), "seed": (int,), "calibration": (int,),
         "beam_width": (int,), "evaluations": (int,), "every": (int,), "tune": (int,), "gate": (bool,),
-        "rescale_every": (int,), "sign_embedding": (bool,), "pins": (dict,),
+        "rescale_every": (int,), "sign_embedding": (bool,), "pins": (dict,), "timesteps": (int,),
+        "config": (dict,),
         "precisions": (list, tuple), "sensitivity_precisions": (list, tuple),
         "exclude": (list, tuple), "ties": (list, tuple),
     }  # fmt: skip
@@ -411,6 +435,11 @@ def _typed(key: str, value: Any) -> Any:
         if not all(isinstance(text, str) for text in value):
             raise SpecError(f'{key} {value!r} must hold texts, for instance ["attention.*/att.key"].')
         return tuple(value)
+    if key == "config":
+        for name, item in value.items():
+            if not isinstance(item, (str, int, float, bool)):
+                raise SpecError(f"config key {name!r} is {item!r}; write a number, a text, true or false.")
+        return dict(value)
     if key == "pins":
         for unit, text in value.items():
             if not isinstance(text, str):

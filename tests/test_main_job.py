@@ -28,7 +28,7 @@ from qslm_opt.cli.main import run
 from qslm_opt.evaluate.bounds import MetricBound
 from qslm_opt.evaluate.memory import live_bytes
 from qslm_opt.models.loading import save_model
-from qslm_opt.models.spikegpt import SpikeGPTConfig
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 from qslm_opt.pipeline import Session
 from qslm_opt.rank import score
 from qslm_opt.results import TrialRecord

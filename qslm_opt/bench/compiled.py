@@ -25,7 +25,7 @@ from qslm_opt.kernels.mix.reference import norm_shift_mix_reference
 from qslm_opt.kernels.ops import REFERENCE, Ops, count_spikes, plain
 from qslm_opt.kernels.products import Current
 from qslm_opt.kernels.wkv.reference import initial_state
-from qslm_opt.models.spikegpt import SpikeGPTConfig
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 
 COMPILE_SECONDS = 180.0
 """No further function is compiled after this; the version is then not measured."""

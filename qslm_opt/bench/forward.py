@@ -83,7 +83,7 @@ class Forward:
         """Return the loss of each token or sentence of a part of the batch, through so many blocks."""
         cfg, p = self.config, self.weights
         lengths = None if self.lengths is None else self.lengths[part]
-        x = spikegpt.embed(p, cfg, self.ids[part])
+        x = spikegpt.embed(p, cfg, self.ids[part], self.ops)
         for i in range(blocks):
             state = spikegpt.empty_state(x.shape[0], cfg.n_embd, x)
             x, _, _ = spikegpt.run_block(p, cfg, i, x, state, self.ops, lengths)

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from qslm_opt.data import TaskKind
-    from qslm_opt.models.spikegpt import SpikeGPTConfig
+    from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 
 OPERAND_BYTES = {"fp32": 4, "tf32": 4, "split": 4, "fp16": 2}
 """Bytes of one number of an activation or a weight as a product reads it; split has two float16 terms."""

@@ -26,7 +26,6 @@ from qslm_opt.quant.resident_view import ResidentTensors
 
 if TYPE_CHECKING:
     from qslm_opt.bench.shapes import Subject
-    from qslm_opt.models.loading import LoadedModel
 
 BITS = (2, 3, 4, 8)
 """Widths of packed weights that are measured."""
@@ -46,34 +45,35 @@ class Arm:
     weight_bytes: int
 
 
-def packed_model(model: LoadedModel, bits: int) -> StoredModel:
+def packed_model(subject: Subject, bits: int) -> StoredModel:
     """Return a model with channel/affine matrices, an embedding of signs, and the rest in float16."""
     tensors: dict[str, PackedTensor | Tensor] = {}
-    for name, tensor in model.tensors.items():
+    for name, tensor in subject.model.tensors.items():
         if tensor.dim() != 2:
             tensors[name] = tensor.half()
             continue
-        signs = name in READ_BY_ROW and model.config.embedding_spikes
+        signs = name in READ_BY_ROW and subject.config.embedding_spikes
         tensors[name] = PackedTensor.of(quantize(tensor, SIGN if signs else Layout().with_bits(bits)))
-    return _stored(model, tensors, packed=True)
+    return _stored(subject, tensors, packed=True)
 
 
-def _stored(model: LoadedModel, tensors: Mapping[str, Any], *, packed: bool) -> StoredModel:
+def _stored(subject: Subject, tensors: Mapping[str, Any], *, packed: bool) -> StoredModel:
     size = sum(tensor.nbytes for tensor in tensors.values())
-    return StoredModel(model.config, tensors, model.tokenizer, model.source, packed, size, size)
+    model = subject.model
+    return StoredModel(subject.config, tensors, model.tokenizer, model.source, packed, size, size)
 
 
 def generation_arms(subject: Subject) -> list[Arm]:
     """Return the arms of generation at batch 1; the first is float32 in the same kind of step."""
-    plain = _stored(subject.model, subject.model.tensors, packed=False)
+    plain = _stored(subject, subject.model.tensors, packed=False)
     if subject.device.type == "cpu":
         arms = [_compiled("fp32", plain), _torch_arm(subject)]
-        return arms + [_compiled(f"packed {bits} bits", packed_model(subject.model, bits)) for bits in BITS]
+        return arms + [_compiled(f"packed {bits} bits", packed_model(subject, bits)) for bits in BITS]
     from qslm_opt.evaluate.generate_cuda import STEP_PRECISIONS
 
     arms = [_captured(name, plain, subject.device, name) for name in STEP_PRECISIONS]
     for bits in BITS:
-        packed = packed_model(subject.model, bits)
+        packed = packed_model(subject, bits)
         arms.append(_captured(f"packed {bits} bits", packed, subject.device, "fp32"))
     return arms
 
@@ -137,8 +137,8 @@ def evaluation_arms(subject: Subject, batch: int, window: int) -> list[Arm]:
     precision = pick_precision(device.type)
     ops = packed_ops(device.type, precision)
     for bits in BITS:
-        held, size = hold(packed_model(model, bits).tensors, device, READ_BY_ROW)
-        asis = {*spikegpt.products(model.config), *READ_BY_ROW}
+        held, size = hold(packed_model(subject, bits).tensors, device, READ_BY_ROW)
+        asis = {*spikegpt.products(subject.config), *READ_BY_ROW}
         tensors = ResidentTensors(held, model.config.tensor_shapes(), asis)
         label = f"packed {bits} bits, {precision}"
         arms.append(_evaluation(subject, label, ops, tensors, size, batch, window))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from qslm_opt.kernels.ops import Ops, Weight
-    from qslm_opt.models.spikegpt import SpikeGPTConfig
+    from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 
 GPU_SHAPES = ((8192, 8192, 8192),)
 CPU_SHAPES = ((2048, 2048, 2048), (4096, 1024, 1024), (4096, 256, 1024), (1024, 4096, 1024))

@@ -24,7 +24,7 @@ from qslm_opt.bench.shapes import FULL_BITS, Subject
 from qslm_opt.bench.speeds import OUT_OF_MEMORY, PLAIN_MODE, Row, measure_speeds
 from qslm_opt.bench.study import StudySpeeds, measure_studies, variants
 from qslm_opt.errors import DeviceError, UsageError
-from qslm_opt.evaluate.engine import pick_device
+from qslm_opt.evaluate.device import pick_device
 from qslm_opt.formats import WIDTHS
 from qslm_opt.kernels.ops import available_precisions, pick_precision
 

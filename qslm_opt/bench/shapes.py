@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from qslm_opt.errors import UsageError, did_you_mean
+from qslm_opt.errors import ModelError, UsageError, did_you_mean
 from qslm_opt.formats import Layout
 from qslm_opt.hierarchy.discover import discover
 from qslm_opt.models import spikegpt
 from qslm_opt.models.loading import LoadedModel, load_model
-from qslm_opt.models.spikegpt import SpikeGPTConfig
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 from qslm_opt.quant.apply import QuantizedView, held_bytes
 from qslm_opt.setting import UNQUANTIZED, QuantSetting
 
@@ -64,6 +64,8 @@ class Subject:
     """A model on a device, with the weights that a study's trial computes with."""
 
     model: LoadedModel
+    config: SpikeGPTConfig
+    """Sizes of the model."""
     device: torch.device
     bits: int
     """Of every searched tensor, channel/affine; 32 leaves the model unquantized."""
@@ -73,12 +75,12 @@ class Subject:
     def of(cls, model: str, shape: str | None, device: torch.device, bits: int) -> Subject:
         """Load ``model``, or fill a shape; the errors are those of ``load_model`` and ``shape_of``."""
         found = load_model(model) if shape is None else random_model(shape_of(shape), shape)
-        return cls(found, device, bits)
-
-    @property
-    def config(self) -> SpikeGPTConfig:
-        """Sizes of the model."""
-        return self.model.config
+        if not isinstance(found.config, SpikeGPTConfig):
+            raise ModelError(
+                f"model {model!r} is a {found.config.title}, and bench measures SpikeGPT's kernels; give a "
+                "SpikeGPT, or --shape 14m."
+            )
+        return cls(found, found.config, device, bits)
 
     def has(self, kind: TaskKind) -> bool:
         """Return whether the model has the head that ``kind`` reads."""

@@ -18,9 +18,11 @@ from qslm_opt.cli.model_generate import generate
 from qslm_opt.cli.model_options import (
     Calibration,
     CalibrationSplit,
+    Config,
     Data,
     Device,
     EmbedSpike,
+    Family,
     Layout,
     Limit,
     Matmul,
@@ -31,6 +33,8 @@ from qslm_opt.cli.model_options import (
     SignEmbedding,
     Split,
     Task,
+    Timesteps,
+    Tokenizer,
     Window,
 )
 from qslm_opt.cli.model_pack import pack, packed_json
@@ -38,8 +42,10 @@ from qslm_opt.cli.model_session import (
     check_choice,
     check_tune,
     kind_of,
+    load_keys,
     open_session,
     read_setting,
+    reading_keys,
     setting_of,
     spec_of,
 )
@@ -82,6 +88,10 @@ def info(
     ] = False,
     embed_spike: EmbedSpike = "on",
     rescale_every: RescaleEvery = 0,
+    family: Family = None,
+    tokenizer: Tokenizer = None,
+    timesteps: Timesteps = None,
+    config: Config = None,
     json: Json = False,
 ) -> None:
     """Show a model's blocks, modules and tensors: parameters, bytes, share, role, what is live."""
@@ -94,16 +104,17 @@ def info(
     from qslm_opt.hierarchy.discover import discover
     from qslm_opt.models.loading import load_model
 
-    loaded = load_model(model, embed_spike=embed_spike, rescale_every=rescale_every)
+    reading = reading_keys(embed_spike, rescale_every, family, tokenizer, timesteps, config)
+    loaded = load_model(model, **load_keys(reading))
     packed = loaded.packed
     if kind is None:
-        kind = "classification" if loaded.config.n_labels else "lm"
+        kind = "classification" if loaded.config.labels else "lm"
     hierarchy = discover(loaded.config, loaded.shapes, kind, loaded.ties)
     if json:
         more = {} if packed is None else {"packed": packed_value(packed)}
         print_json({**model_json(loaded, hierarchy, kind), **more})
         return
-    has_head = loaded.config.n_labels if kind == "classification" else loaded.config.has_head
+    has_head = loaded.config.labels if kind == "classification" else loaded.config.generates
     if task is not None and not has_head:
         narrate(f"note: task {task} needs a {kind} head, which {model} has not")
     out = console()
@@ -146,6 +157,10 @@ def evaluate(
     sign_embedding: SignEmbedding = True,
     embed_spike: EmbedSpike = "on",
     rescale_every: RescaleEvery = 0,
+    family: Family = None,
+    tokenizer: Tokenizer = None,
+    timesteps: Timesteps = None,
+    config: Config = None,
     matmul: Matmul = "auto",
     packed_kernels: Annotated[
         bool,
@@ -164,7 +179,8 @@ def evaluate(
     quantizer = quantizer if given is None else given.quantizer
     spec = spec_of(
         model, task, data=data, split=split, window=window, limit=limit, quantizer=quantizer, layout=layout,
-        sign_embedding=sign_embedding, embed_spike=embed_spike, rescale_every=rescale_every, device=device,
+        sign_embedding=sign_embedding, device=device,
+        **reading_keys(embed_spike, rescale_every, family, tokenizer, timesteps, config),
         matmul=matmul, calibration_split=calibration_split, calibration=calibration,
         tune=given.tune if given is not None else tune or 0,
     )  # fmt: skip
@@ -209,6 +225,10 @@ def analyze(
     sign_embedding: SignEmbedding = True,
     embed_spike: EmbedSpike = "on",
     rescale_every: RescaleEvery = 0,
+    family: Family = None,
+    tokenizer: Tokenizer = None,
+    timesteps: Timesteps = None,
+    config: Config = None,
     matmul: Matmul = "auto",
     device: Device = "auto",
     json: Json = False,
@@ -218,7 +238,8 @@ def analyze(
 
     spec = spec_of(
         model, task, data=data, split=split, window=window, limit=limit, quantizer=quantizer, layout=layout,
-        sign_embedding=sign_embedding, embed_spike=embed_spike, rescale_every=rescale_every, device=device,
+        sign_embedding=sign_embedding, device=device,
+        **reading_keys(embed_spike, rescale_every, family, tokenizer, timesteps, config),
         matmul=matmul, sensitivity_precisions=bits_list("--precisions", precisions),
         calibration_split=calibration_split, calibration=calibration,
     )  # fmt: skip

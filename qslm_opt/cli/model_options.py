@@ -64,6 +64,26 @@ EmbedSpike = Annotated[
 RescaleEvery = Annotated[
     int, typer.Option("--rescale-every", help="Halve the residual every N blocks; 0 never.")
 ]
+Family = Annotated[
+    str | None,
+    typer.Option("--family", help="Model family, where the tensors' names do not tell it.",
+                 show_default=False),
+]  # fmt: skip
+Tokenizer = Annotated[
+    str | None,
+    typer.Option("--tokenizer", metavar="PATH", help="tokenizer.json or WordPiece vocab.txt that is not "
+                 "beside the model.", show_default=False),
+]  # fmt: skip
+Timesteps = Annotated[
+    int | None,
+    typer.Option("--timesteps", metavar="T", help="Steps over which each token is presented; the model's "
+                 "own without it.", show_default=False),
+]  # fmt: skip
+Config = Annotated[
+    list[str] | None,
+    typer.Option("--config", metavar="KEY=VALUE", help="Key of the model's config that its files do not "
+                 "say; repeatable.", show_default=False),
+]  # fmt: skip
 Matmul = Annotated[
     str, typer.Option("--matmul", help="Precision of matrix products: auto, fp32, tf32, fp16 or split.")
 ]

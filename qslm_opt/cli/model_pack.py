@@ -12,12 +12,16 @@ import typer
 from qslm_opt.cli.model_options import (
     Calibration,
     CalibrationSplit,
+    Config,
     Data,
     EmbedSpike,
+    Family,
     Model,
     RescaleEvery,
+    Timesteps,
+    Tokenizer,
 )
-from qslm_opt.cli.model_session import kind_of, read_setting, spec_of
+from qslm_opt.cli.model_session import kind_of, load_keys, read_setting, reading_keys, spec_of
 from qslm_opt.cli.options import Device, Json, Lambda, Storage, command, storage_url
 from qslm_opt.cli.originals import original_codes
 from qslm_opt.cli.output import narrate, print_json, print_line, size
@@ -65,6 +69,10 @@ def pack(
     calibration: Calibration = None,
     embed_spike: EmbedSpike = "on",
     rescale_every: RescaleEvery = 0,
+    family: Family = None,
+    tokenizer: Tokenizer = None,
+    timesteps: Timesteps = None,
+    config: Config = None,
     device: Device = None,
     json: Json = False,
 ) -> None:  # fmt: skip
@@ -72,7 +80,8 @@ def pack(
     given = {
         "--task": task, "--calibration-split": calibration_split, "--calibration": calibration,
         "--embed-spike": None if embed_spike == "on" else embed_spike,
-        "--rescale-every": rescale_every or None,
+        "--rescale-every": rescale_every or None, "--family": family, "--tokenizer": tokenizer,
+        "--timesteps": timesteps, "--config": config or None,
     }  # fmt: skip
     _check(setting, study, {"--trial": trial, "--lambda": lam}, given)
     from qslm_opt.models.packed import load_packed
@@ -85,14 +94,15 @@ def pack(
         assert setting is not None
         chosen = read_setting(setting)
         spec = None
+        reading = reading_keys(embed_spike, rescale_every, family, tokenizer, timesteps, config)
         if task is not None:
             spec = spec_of(
-                model, task, quantizer=chosen.quantizer, layout=None, data=data, embed_spike=embed_spike,
-                rescale_every=rescale_every, calibration_split=calibration_split, calibration=calibration,
+                model, task, quantizer=chosen.quantizer, layout=None, data=data,
+                calibration_split=calibration_split, calibration=calibration, **reading,
             )  # fmt: skip
         made = original_codes(
-            model, chosen, kind=None if task is None else kind_of(task), spec=spec, embed_spike=embed_spike,
-            rescale_every=rescale_every, device=device or "auto", narrate=narrate,
+            model, chosen, kind=None if task is None else kind_of(task), spec=spec,
+            reading=load_keys(reading), device=device or "auto", narrate=narrate,
         )  # fmt: skip
         origin = {"task": task, "study": None}
     _write(output, made, chosen, origin)
@@ -163,8 +173,8 @@ def _from_study(
     chosen = QuantSetting.from_json(record.setting)
     narrate(f"packing trial {record.number} of study {study!r}")
     made = original_codes(
-        model, chosen, kind=kind_of(spec.task), spec=spec, embed_spike=spec.embed_spike,
-        rescale_every=spec.rescale_every, device=device or spec.device, narrate=narrate,
+        model, chosen, kind=kind_of(spec.task), spec=spec, reading=spec.reading(),
+        device=device or spec.device, narrate=narrate,
     )  # fmt: skip
     made.check(facts.row.fingerprint, f"study {study!r}")
     ran, here = facts.row.fingerprint.get("arithmetic", ""), made.fingerprint["arithmetic"]
@@ -183,7 +193,7 @@ def _write(output: Path, made: Original, chosen: QuantSetting, origin: dict[str,
     from qslm_opt.models.packing import Origin, pack_model
 
     kind = kind_of(origin["task"]) if origin["task"] else None
-    kind = kind or ("classification" if made.model.config.n_labels else "lm")
+    kind = kind or ("classification" if made.model.config.labels else "lm")
     facts = Origin(origin["task"], kind, CODE_VERSION, made.calibration, origin["study"], made.tuning)
     pack_model(output, made.model, made.hierarchy, chosen, made.codes, facts)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from qslm_opt.cli.spec_flags import config_keys
 from qslm_opt.errors import UsageError, did_you_mean
 from qslm_opt.formats import FP32, Bits, Layout
 
@@ -42,6 +43,28 @@ def spec_of(model: str, task: str, *, quantizer: str | None, layout: str | None,
         keys.setdefault("precisions", tuple(bits for bits in DEFAULT_PRECISIONS if bits <= 8))
     values = {"name": "model", "model": model, "task": task, "memory_budget": "100%", "quantizer": quantizer}
     return StudySpec.from_mapping({**values, **bound, "layout": layout, **keys})
+
+
+def reading_keys(
+    embed_spike: str,
+    rescale_every: int,
+    family: str | None,
+    tokenizer: str | None,
+    timesteps: int | None,
+    config: Sequence[str] | None,
+) -> dict[str, Any]:
+    """Return the keys of a spec that say how a model is read, from the flags of the ``model`` commands."""
+    return {
+        "embed_spike": embed_spike, "rescale_every": rescale_every, "family": family, "tokenizer": tokenizer,
+        "timesteps": timesteps, "config": config_keys(config) or {},
+    }  # fmt: skip
+
+
+def load_keys(reading: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keywords of ``load_model`` for ``reading_keys``."""
+    found = dict(reading)
+    steps = found.pop("timesteps")
+    return {**found, "overrides": {**found.pop("config"), **({} if steps is None else {"timesteps": steps})}}
 
 
 def open_session(

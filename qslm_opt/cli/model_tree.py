@@ -36,8 +36,8 @@ def headlines(model: LoadedModel) -> Iterator[str]:
     config = model.config
     tokens = f"{model.tokenizer.get_vocab_size():,} tokens" if model.tokenizer else "none beside it"
     yield (
-        f"{model.source}: SpikeGPT {config.model_type}, {config.n_layer} blocks of width {config.n_embd}, "
-        f"vocabulary {config.vocab_size:,}, {config.n_labels or 'no'} labels"
+        f"{model.source}: {config.describe()}, vocabulary {config.vocabulary:,}, "
+        f"{config.labels or 'no'} labels"
     )
     yield f"{len(model.tensors)} tensors, tokenizer: {tokens}, weights {model.weights_hash[:16]}"
 

@@ -9,7 +9,7 @@ import typer
 
 from qslm_opt.cli.model_options import Data
 from qslm_opt.cli.model_pack import StudyName, Trial, packed_json, packed_line
-from qslm_opt.cli.model_session import kind_of, spec_of
+from qslm_opt.cli.model_session import kind_of, load_keys, spec_of
 from qslm_opt.cli.options import Device, Json, Storage
 from qslm_opt.cli.originals import original_codes
 from qslm_opt.cli.output import narrate, print_json, print_line
@@ -140,19 +140,28 @@ def _agreement(
     packed: PackedModel, model: str | None, facts: StudyFacts | None, data: str | None, device: str | None
 ) -> Agreement:
     spec = replace(facts.row.spec, data=data or facts.row.spec.data) if facts else _spec_of(packed, data)
-    own = packed.config
     made = original_codes(
-        model or _model_of(facts), packed.setting, kind=packed.kind, spec=spec, embed_spike=own.embed_spike,
-        rescale_every=own.rescale_every, device=device or (spec.device if spec else "auto"), narrate=narrate,
+        model or _model_of(facts), packed.setting, kind=packed.kind, spec=spec,
+        reading=load_keys(_reading(packed)), device=device or (spec.device if spec else "auto"),
+        narrate=narrate,
     )  # fmt: skip
     stated = {"weights": str(packed.header.get("weights"))}
     texts = {part: packed.header.get(part) for part in ("calibration", "tuning")}
     stated |= {part: str(text.get("hash")) for part, text in texts.items() if isinstance(text, dict)}
     made.check(stated, f"packed model {str(packed.path)!r}")
     from qslm_opt.evaluate.agreement import agreement
-    from qslm_opt.evaluate.engine import pick_device
+    from qslm_opt.evaluate.device import pick_device
 
     return agreement(packed, made.codes, pick_device(device or "auto"))
+
+
+def _reading(packed: PackedModel) -> dict[str, Any]:
+    """Return how the original was read, see ``reading_keys``: what a packed model says of itself."""
+    keys = packed.config.semantics()
+    named: dict[str, Any] = {key: keys.pop(key) for key in ("embed_spike", "rescale_every", "timesteps") if key in keys}
+    tokenizer = None if packed.tokenizer is None else str(packed.tokenizer)
+    usual: dict[str, Any] = {"embed_spike": "on", "rescale_every": 0, "timesteps": None}
+    return {**usual, **named, "family": packed.config.family, "tokenizer": tokenizer, "config": keys}
 
 
 def _spec_of(packed: PackedModel, data: str | None) -> StudySpec | None:
@@ -165,7 +174,7 @@ def _spec_of(packed: PackedModel, data: str | None) -> StudySpec | None:
     return spec_of(
         "demo", task, quantizer=packed.setting.quantizer, layout=None, data=data,
         window=known.get("window") if kind_of(task) == "lm" else None,
-        embed_spike=packed.config.embed_spike, rescale_every=packed.config.rescale_every,
+        **_reading(packed),
         calibration_split=known.get("split"), tune=packed.setting.tune,
         calibration=text.get("sequences") if isinstance(text, dict) else None,
     )  # fmt: skip

@@ -49,8 +49,7 @@ def original_codes(
     *,
     kind: TaskKind | None,
     spec: StudySpec | None,
-    embed_spike: str,
-    rescale_every: int,
+    reading: Mapping[str, Any],
     device: str,
     narrate: Callable[[str], None],
 ) -> Original:
@@ -59,6 +58,7 @@ def original_codes(
     Args:
         kind: of the task, which decides what is stored; None: classification where there is a classifier.
         spec: task, data and calibration text; only a calibrated quantizer needs it.
+        reading: how the model is read, keywords of ``load_model``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``: where the codes are made.
 
     Raises:
@@ -76,28 +76,27 @@ def original_codes(
                 f"{what} looks at calibration text; give the --task it belongs to (and --data), or --study."
             )
         return _calibrated(replace(spec, model=model, device=device), setting, narrate)
-    return _plain(model, setting, kind, embed_spike, rescale_every, device, narrate)
+    return _plain(model, setting, kind, reading, device, narrate)
 
 
 def _plain(
     source: str,
     setting: QuantSetting,
     kind: TaskKind | None,
-    embed_spike: str,
-    rescale_every: int,
+    reading: Mapping[str, Any],
     device: str,
     narrate: Callable[[str], None],
 ) -> Original:
-    from qslm_opt.evaluate.engine import pick_device
+    from qslm_opt.evaluate.device import pick_device
     from qslm_opt.hierarchy.discover import discover
     from qslm_opt.models.loading import load_model
     from qslm_opt.quant import QuantizedView
 
     narrate(f"loading model {source}")
-    model = load_model(source, embed_spike=embed_spike, rescale_every=rescale_every)
+    model = load_model(source, **reading)
     if model.packed is not None:
         raise UsageError(f"model {source!r} is packed already; give the original model.")
-    kind = kind or ("classification" if model.config.n_labels else "lm")
+    kind = kind or ("classification" if model.config.labels else "lm")
     hierarchy = discover(model.config, model.shapes, kind, model.ties)
     place = pick_device(device)
     tensors = {name: tensor.to(place) for name, tensor in model.tensors.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ def lay_over(values: Mapping[str, Any], flags: Mapping[str, Any]) -> StudySpec:
         values = {key: value for key, value in values.items() if key not in BOUNDS}
     if "pins" in given and isinstance(values.get("pins"), dict):
         given["pins"] = {**values["pins"], **given["pins"]}
+    if "config" in given and isinstance(values.get("config"), dict):
+        given["config"] = {**values["config"], **given["config"]}
     for key in ("exclude", "ties"):
         if key in given and isinstance(values.get(key), (list, tuple)):
             given[key] = tuple(dict.fromkeys((*values[key], *given[key])))
@@ -55,4 +58,19 @@ def pins(texts: Sequence[str]) -> dict[str, str] | None:
         if not (unit and equals and fmt):
             raise UsageError(f"--pin {text!r} is not UNIT=FORMAT; for instance input=int8/tensor/affine.")
         found[unit] = fmt
+    return found or None
+
+
+def config_keys(texts: Sequence[str] | None) -> dict[str, str | int | float | bool] | None:
+    """Read repeated ``KEY=VALUE``: a number, true, false, else text; None when there are none."""
+    found: dict[str, str | int | float | bool] = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not (key and equals and value):
+            raise UsageError(f"--config {text!r} is not KEY=VALUE; for instance tau=2.0.")
+        try:
+            read = json.loads(value)
+        except ValueError:
+            read = value
+        found[key] = read if isinstance(read, (str, int, float, bool)) else value
     return found or None

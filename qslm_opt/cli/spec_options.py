@@ -22,6 +22,22 @@ EmbedSpike = Annotated[
 RescaleEvery = Annotated[
     int | None, _flag("--rescale-every", _MODEL, "Halve the residual every N blocks; 0 never. [default: 0]")
 ]
+Family = Annotated[
+    str | None,
+    _flag("--family", _MODEL, "Model family, where the tensors' names do not tell it."),
+]
+Tokenizer = Annotated[
+    str | None,
+    _flag("--tokenizer", _MODEL, "tokenizer.json or WordPiece vocab.txt, not beside the model.", "PATH"),
+]
+Timesteps = Annotated[
+    int | None,
+    _flag("--timesteps", _MODEL, "Steps over which each token is presented. [default: the model's]", "T"),
+]
+Config = Annotated[
+    list[str] | None,
+    _flag("--config", _MODEL, "Key of the model's config that no file says; repeatable.", "KEY=VALUE"),
+]
 MemoryBudget = Annotated[
     str | None, _flag("--memory-budget", _BOUND, "At most 400MB, 26.5MiB, or 12% of float32.", "SIZE")
 ]

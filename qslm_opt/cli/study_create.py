@@ -40,7 +40,7 @@ from qslm_opt.cli.running import (
     run,
     watch_in_background,
 )
-from qslm_opt.cli.spec_flags import bits_list, lay_over, make_spec, pins
+from qslm_opt.cli.spec_flags import bits_list, config_keys, lay_over, make_spec, pins
 from qslm_opt.cli.unfinished import say_unfinished
 from qslm_opt.errors import UsageError
 from qslm_opt.search.deadline import DEADLINE
@@ -98,6 +98,10 @@ def create(
     matmul: keys.Matmul = None,
     embed_spike: keys.EmbedSpike = None,
     rescale_every: keys.RescaleEvery = None,
+    family: keys.Family = None,
+    tokenizer: keys.Tokenizer = None,
+    timesteps: keys.Timesteps = None,
+    config: keys.Config = None,
     strategy: keys.Strategy = None,
     beam_width: keys.BeamWidth = None,
     evaluations: keys.Evaluations = None,
@@ -143,6 +147,7 @@ def create(
         "rescale_every": rescale_every, "seed": seed, "device": device, "power_window": power_window,
         "calibration_split": calibration_split, "calibration": calibration, "strategy": strategy,
         "beam_width": beam_width, "evaluations": evaluations, "gate": gate, "every": every, "tune": tune,
+        "family": family, "tokenizer": tokenizer, "timesteps": timesteps, "config": config_keys(config),
         "hold_back": hold_back, "report_split": report_split, "confidence": confidence,
     }  # fmt: skip
     url = storage_url(storage)

@@ -23,7 +23,7 @@ from qslm_opt.data.stdlib_text import (
     documents,
     first_paragraph,
 )
-from qslm_opt.data.taskdata import IDS, Ids, TaskData, build, cut_windows, encode, encode_sentences
+from qslm_opt.data.taskdata import IDS, Encode, Ids, TaskData, build, cut_windows, encode
 from qslm_opt.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -50,13 +50,13 @@ def load_demo(tokenizer: Tokenizer, split: str | None, window: int | None, limit
     return build("demo", part, windows[: limit or WINDOWS], source=_source(), window=window)
 
 
-def load_demo_classify(tokenizer: Tokenizer, split: str | None, limit: int | None) -> TaskData:
+def load_demo_classify(encode: Encode, split: str | None, limit: int | None) -> TaskData:
     """Return first paragraphs of held-out docstrings, functions and classes in turn."""
     part = _part("demo-classify", split)
     by_label = [texts[:PER_CLASS] for texts in paragraphs(docstrings(part))]
     count = min(len(texts) for texts in by_label)
     pairs = [(texts[i], label) for i in range(count) for label, texts in enumerate(by_label)][:limit]
-    sequences = encode_sentences(tokenizer, [text for text, _ in pairs], "demo-classify")
+    sequences = encode([text for text, _ in pairs])
     labels: Ids = np.array([label for _, label in pairs], dtype=IDS)
     return build("demo-classify", part, sequences, source=_source(), labels=labels, label_names=LABELS)
 

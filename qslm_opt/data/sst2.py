@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from qslm_opt.data.rows import HubData, check_texts, read_rows
-from qslm_opt.data.taskdata import IDS, Ids, TaskData, build, encode_sentences
+from qslm_opt.data.taskdata import IDS, Encode, Ids, TaskData, build
 from qslm_opt.errors import DataError
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 HUB = HubData("nyu-mll/glue", "sst2")
 LABELS = ("negative", "positive")
 
 
-def load_sst2(tokenizer: Tokenizer, data_dir: str | None, split: str | None, limit: int | None) -> TaskData:
+def load_sst2(encode: Encode, data_dir: str | None, split: str | None, limit: int | None) -> TaskData:
     """Return sentences in the file's order, each stripped and encoded by itself (872 in ``validation``).
 
     A sentence that is empty once stripped is encoded as one space.
@@ -26,8 +23,7 @@ def load_sst2(tokenizer: Tokenizer, data_dir: str | None, split: str | None, lim
     rows = read_rows("sst2", HUB, data_dir, split, ("sentence", "label"))
     sentences = check_texts("sst2", "sentence", rows.columns["sentence"][:limit])
     labels = _labels(rows.columns["label"][:limit], split)
-    sequences = encode_sentences(tokenizer, sentences, "sst2")
-    return build("sst2", split, sequences, source=rows.source, labels=labels, label_names=LABELS)
+    return build("sst2", split, encode(sentences), source=rows.source, labels=labels, label_names=LABELS)
 
 
 def _labels(values: list[Any], split: str) -> Ids:

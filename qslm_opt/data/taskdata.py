@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Ids = NDArray[np.int64]
+Encode = Callable[[Sequence[str]], list[Ids]]
+"""From sentences to the ids of each."""
 IDS: Any = np.int64
 
 
@@ -41,6 +43,9 @@ class TaskData:
     """Where the text came from."""
     label_names: tuple[str, ...] = ()
     """Meaning of label 0, 1, …; empty for language modelling."""
+    pad_to: int | None = None
+    """Ids that every sentence is padded to with id 0, the pads being tokens like others; None: only batches
+    are padded, and pads count nowhere."""
 
     @property
     def n(self) -> int:
@@ -79,23 +84,36 @@ def build(
     )  # fmt: skip
 
 
-def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[Ids]:
-    """Encode each text by itself: its own tokens, no special ones, nothing cut off or padded."""
-    if tokenizer.truncation is not None or tokenizer.padding is not None:
+def encode(
+    tokenizer: Tokenizer, texts: Sequence[str], *, special: bool = False, longest: int | None = None
+) -> list[Ids]:
+    """Encode each text by itself, unpadded.
+
+    ``special`` puts the tokenizer's special tokens around it; ``longest`` cuts its end off, not theirs.
+    """
+    cut = None if tokenizer.truncation is None else tokenizer.truncation["max_length"]
+    if cut != longest or tokenizer.padding is not None:
         tokenizer = type(tokenizer).from_str(tokenizer.to_str())
-        tokenizer.no_truncation()
         tokenizer.no_padding()
-    encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        if longest is None:
+            tokenizer.no_truncation()
+        else:
+            tokenizer.enable_truncation(longest)
+    encodings = tokenizer.encode_batch(list(texts), add_special_tokens=special)
     return [np.array(encoding.ids, dtype=IDS) for encoding in encodings]
 
 
-def encode_sentences(tokenizer: Tokenizer, sentences: Sequence[str], task: str) -> list[Ids]:
-    """Encode stripped sentences; one that is empty becomes a single space.
+def encode_sentences(
+    tokenizer: Tokenizer, sentences: Sequence[str], *, task: str, special: bool = False,
+    longest: int | None = None,
+) -> list[Ids]:  # fmt: skip
+    """Encode stripped sentences, see ``encode``; one that is empty becomes a single space.
 
     Raises:
         DataError: a sentence has no token at all with this tokenizer.
     """
-    encoded = encode(tokenizer, [sentence.strip() or " " for sentence in sentences])
+    texts = [sentence.strip() or " " for sentence in sentences]
+    encoded = encode(tokenizer, texts, special=special, longest=longest)
     for row, ids in enumerate(encoded):
         if ids.size == 0:
             raise DataError(

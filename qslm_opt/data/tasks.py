@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from qslm_opt.data import TASK_KIND
+from qslm_opt.data.taskdata import encode_sentences
 from qslm_opt.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from qslm_opt.data.taskdata import TaskData
+    from qslm_opt.data.taskdata import Encode, TaskData
 
 
 def load_task(
@@ -21,6 +24,9 @@ def load_task(
     split: str | None = None,
     window: int | None = None,
     limit: int | None = None,
+    special: bool = False,
+    longest: int | None = None,
+    pad_to: int | None = None,
 ) -> TaskData:
     """Load a task's evaluation data.
 
@@ -32,6 +38,9 @@ def load_task(
         split: data split; None takes the task's own (``validation`` for sst2, else ``test``).
         window: predicted tokens per window, language modelling only; None takes 1024 (demo: 128).
         limit: only the first so many windows or sentences; None takes all (demo: 32 windows).
+        special: whether the tokenizer's special tokens stand around a sentence.
+        longest: most ids of a sentence, special ones included; the rest is cut off.
+        pad_to: ids that every sentence is padded to, see ``TaskData``.
 
     Raises:
         UsageError: the task, or a choice it does not have.
@@ -48,29 +57,32 @@ def load_task(
         raise UsageError(
             f"task {task} reads single sentences and has no window; leave out --window {window}."
         )
-    if task in ("demo", "demo-classify"):
-        return _demo(task, tokenizer, data_dir, split, window, limit)
-    if task == "sst2":
-        from qslm_opt.data.sst2 import load_sst2
+    if TASK_KIND[task] == "classification":
+        encode = partial(encode_sentences, tokenizer, task=task, special=special, longest=longest)
+        return replace(_classification(task, encode, data_dir, split, limit), pad_to=pad_to)
+    if task == "demo":
+        from qslm_opt.data.demo import load_demo
 
-        return load_sst2(tokenizer, data_dir, split, limit)
+        _check_own_text(task, data_dir)
+        return load_demo(tokenizer, split, window, limit)
     from qslm_opt.data.wikitext2 import load_wikitext2
 
     return load_wikitext2(tokenizer, data_dir, split, window, limit)
 
 
-def _demo(
-    task: str,
-    tokenizer: Tokenizer,
-    data_dir: str | None,
-    split: str | None,
-    window: int | None,
-    limit: int | None,
+def _classification(
+    task: str, encode: Encode, data_dir: str | None, split: str | None, limit: int | None
 ) -> TaskData:
-    from qslm_opt.data.demo import load_demo, load_demo_classify
+    if task == "sst2":
+        from qslm_opt.data.sst2 import load_sst2
 
+        return load_sst2(encode, data_dir, split, limit)
+    from qslm_opt.data.demo import load_demo_classify
+
+    _check_own_text(task, data_dir)
+    return load_demo_classify(encode, split, limit)
+
+
+def _check_own_text(task: str, data_dir: str | None) -> None:
     if data_dir is not None:
         raise UsageError(f"task {task} brings its own text; leave out --data {data_dir}.")
-    if task == "demo":
-        return load_demo(tokenizer, split, window, limit)
-    return load_demo_classify(tokenizer, split, limit)

@@ -10,8 +10,9 @@ import torch
 
 from qslm_opt.kernels.ops import fast_ops
 from qslm_opt.kernels.products import float32_products
-from qslm_opt.models import spikegpt
+from qslm_opt.models.family import Fired, Inputs
 from qslm_opt.models.packing import codes_equal
+from qslm_opt.models.registry import family_of
 from qslm_opt.quant import QuantizedTensor
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ def _weights(value: QuantizedTensor | Tensor) -> Tensor:
 
 def _tokens(packed: PackedModel) -> Tensor:
     made = torch.Generator().manual_seed(0)
-    shape = (WINDOWS[packed.kind], min(TOKENS, packed.config.ctx_len))
-    return torch.randint(packed.config.vocab_size, shape, generator=made)
+    shape = (WINDOWS[packed.kind], min(TOKENS, packed.config.longest or TOKENS))
+    return torch.randint(packed.config.vocabulary, shape, generator=made)
 
 
 def _logits(packed: PackedModel, weights: Mapping[str, Tensor], ids: Tensor) -> Tensor:
@@ -76,7 +77,4 @@ def _logits(packed: PackedModel, weights: Mapping[str, Tensor], ids: Tensor) -> 
     p = {name: tensor.to(ids.device) for name, tensor in weights.items()}
     ops = replace(fast_ops(ids.device.type, "fp32"), weight=None)
     with torch.inference_mode(), float32_products(tf32=False):
-        h, _, _ = spikegpt.forward(p, packed.config, ids, ops)
-        if packed.kind == "lm":
-            return spikegpt.lm_logits(p, h)
-        return spikegpt.class_logits(p, h, torch.full(ids.shape[:1], ids.shape[1], device=ids.device))
+        return family_of(packed.config).logits(p, packed.config, Inputs(ids, None), ops, Fired(None))

@@ -10,21 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qslm_opt.models.family import Inputs
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qslm_opt.data import TaskData
 
 PAD = 0
-"""Token id on padded positions; a causal model computes nothing from it that counts."""
+"""Token id on padded positions; what a model computes from it counts only where the data says ``pad_to``."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """Windows or sentences that are computed together."""
 
-    ids: Tensor  # (B, T) int64, padded on the right
-    lengths: Tensor | None  # (B,) tokens of each sentence; None when nothing is padded
+    inputs: Inputs
     targets: Tensor  # (B, T) next tokens, or (B,) labels
     n: int
     """Predicted tokens or sentences."""
@@ -32,6 +33,16 @@ class Batch:
     """Tokens computed, padding left out."""
     members: tuple[int, ...]
     """Numbers of its sequences in the task's data."""
+
+    @property
+    def ids(self) -> Tensor:
+        """Token ids [B, T] int64, padded on the right."""
+        return self.inputs.ids
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """Tokens of each sentence [B]; None when nothing is padded."""
+        return self.inputs.lengths
 
 
 def make_batches(
@@ -51,13 +62,13 @@ def make_batches(
         return [_lm_batch(data, group, device) for group in groups]
     groups = []
     for stratum in strata or [range(len(data.sequences))]:
-        groups += _sentences(data.sequences, stratum, rows, size)
+        groups += _sentences(data, stratum, rows, size)
     return [_class_batch(data, group, device) for group in groups]
 
 
 def first_batch(data: TaskData, rows: int, device: torch.device) -> Batch:
     """Return the first sequences within ``rows`` positions: those no longer than the very first one."""
-    longest = len(data.sequences[0])
+    longest = data.pad_to or len(data.sequences[0])
     members = [0]
     for i in range(1, max(1, min(len(data.sequences), rows // longest))):
         length = len(data.sequences[i])
@@ -77,12 +88,13 @@ def _windows(sequences: Sequence[np.ndarray], rows: int, size: int | None) -> li
 
 
 def _sentences(
-    sequences: Sequence[np.ndarray], members: Sequence[int], rows: int, size: int | None
+    data: TaskData, members: Sequence[int], rows: int, size: int | None
 ) -> list[list[int]]:
+    lengths = [data.pad_to or len(ids) for ids in data.sequences]
     groups: list[list[int]] = []
-    for i in sorted(members, key=lambda i: len(sequences[i])):
+    for i in sorted(members, key=lambda i: lengths[i]):
         full = not groups or (
-            len(groups[-1]) == size if size else (len(groups[-1]) + 1) * len(sequences[i]) > rows
+            len(groups[-1]) == size if size else (len(groups[-1]) + 1) * lengths[i] > rows
         )
         if full:
             groups.append([])
@@ -94,16 +106,18 @@ def _lm_batch(data: TaskData, members: list[int], device: torch.device) -> Batch
     windows = np.stack([data.sequences[i] for i in members])
     ids = torch.from_numpy(windows.astype(np.int64)).to(device)
     n = ids.shape[0] * (ids.shape[1] - 1)
-    return Batch(ids[:, :-1].contiguous(), None, ids[:, 1:].contiguous(), n, n, tuple(members))
+    return Batch(Inputs(ids[:, :-1].contiguous(), None), ids[:, 1:].contiguous(), n, n, tuple(members))
 
 
 def _class_batch(data: TaskData, members: list[int], device: torch.device) -> Batch:
     assert data.labels is not None
     sentences = [data.sequences[i] for i in members]
-    lengths = np.array([len(s) for s in sentences], np.int64)
-    ids = np.full((len(sentences), lengths.max()), PAD, np.int64)
+    own = np.array([len(s) for s in sentences], np.int64)
+    ids = np.full((len(sentences), data.pad_to or own.max()), PAD, np.int64)
     for row, sentence in zip(ids, sentences, strict=True):
         row[: len(sentence)] = sentence
     labels = torch.from_numpy(np.asarray(data.labels)[members].astype(np.int64)).to(device)
-    on = torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device)
-    return Batch(on[0], on[1], labels, len(members), int(lengths.sum()), tuple(members))
+    lengths = None if data.pad_to else torch.from_numpy(own).to(device)
+    tokens = ids.size if data.pad_to else int(own.sum())
+    inputs = Inputs(torch.from_numpy(ids).to(device), lengths)
+    return Batch(inputs, labels, len(members), tokens, tuple(members))

@@ -12,7 +12,8 @@ from qslm_opt.errors import NumericsError
 from qslm_opt.evaluate.batches import make_batches
 from qslm_opt.kernels.ops import fast_ops
 from qslm_opt.kernels.products import float32_products
-from qslm_opt.models import spikegpt
+from qslm_opt.models.family import Fired
+from qslm_opt.models.registry import family_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from qslm_opt.data import TaskData
     from qslm_opt.kernels.ops import Operand, Weight
     from qslm_opt.kernels.products import Current
-    from qslm_opt.models.spikegpt import SpikeGPTConfig
+    from qslm_opt.models.config import ModelConfig
 
 ROWS = 4096
 """Most token positions per batch."""
@@ -37,7 +38,9 @@ class _Recorder:
         """(B, T) bool: positions that are not padding; None when all are."""
 
     def add(self, x: Tensor, weight: Weight) -> None:
-        rows = x[self.inside] if self.inside is not None and x.dim() == 3 else x.flatten(0, -2)
+        if self.inside is not None and x.shape[-3:-1] == self.inside.shape:
+            x = x.reshape(-1, *self.inside.shape, x.shape[-1])[:, self.inside]
+        rows = x.flatten(0, -2)
         name, rows = self._names[id(weight)], rows.float()
         moment = (rows.T @ rows).double()
         self.sums[name] = self.sums[name] + moment if name in self.sums else moment
@@ -45,7 +48,7 @@ class _Recorder:
 
 
 def input_moments(
-    tensors: Mapping[str, Tensor], config: SpikeGPTConfig, data: TaskData, device: torch.device
+    tensors: Mapping[str, Tensor], config: ModelConfig, data: TaskData, device: torch.device
 ) -> dict[str, Tensor]:
     """Return the mean of x xᵀ, float32 [K, K] on ``device``, over the inputs x of every matrix product.
 
@@ -53,8 +56,8 @@ def input_moments(
     input is not finite.
     """
     p = {name: tensor.to(device, torch.float32) for name, tensor in tensors.items()}
-    heads = spikegpt.products(config)
-    recorder = _Recorder({id(p[name]): name for name in heads})
+    family = family_of(config)
+    recorder = _Recorder({id(p[name]): name for name in family.products(config)})
     ops = fast_ops(device.type, "fp32")
     compute = ops.linear
 
@@ -65,13 +68,12 @@ def input_moments(
     ops = replace(ops, linear=linear, weight=None)
     with torch.inference_mode(), float32_products(tf32=False):
         for batch in make_batches(data, ROWS, None, device):
-            recorder.inside = None
-            if batch.lengths is not None:
-                places = torch.arange(batch.ids.shape[1], device=device)
-                recorder.inside = places < batch.lengths[:, None]
-            h, _, _ = spikegpt.forward(p, config, batch.ids, ops, lengths=batch.lengths)
+            recorder.inside = batch.inputs.inside()
+            h = family.forward(p, config, batch.inputs, ops, Fired(None))
             if data.kind == "lm":
-                recorder.add(h, p["head.weight"])
+                recorder.add(h, p[family.head(config)])
+            else:
+                family.class_logits(p, config, h, batch.inputs, ops)
     return {name: _mean(name, total, recorder.counts[name]) for name, total in recorder.sums.items()}
 
 

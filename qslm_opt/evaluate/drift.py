@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 
 from qslm_opt.evaluate.batches import make_batches
+from qslm_opt.kernels.fire.reference import Neuron, fire_reference, ternary_reference
 from qslm_opt.kernels.lif.reference import TAU, THRESHOLD, heaviside
 from qslm_opt.kernels.ops import count_spikes, plain
-from qslm_opt.models import spikegpt
+from qslm_opt.models.family import Fired
+from qslm_opt.models.registry import family_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from qslm_opt.data import TaskData
     from qslm_opt.kernels.ops import Ops, Weight
     from qslm_opt.kernels.products import Current
-    from qslm_opt.models.spikegpt import SpikeGPTConfig
+    from qslm_opt.models.config import ModelConfig
 
 TOKENS = 256
 """About so many tokens are run, at least one sentence."""
@@ -28,9 +30,9 @@ TOKENS = 256
 class DriftMeter:
     """Compares the membrane potentials of all neurons with those of one reference, on fixed tokens."""
 
-    def __init__(self, data: TaskData, config: SpikeGPTConfig, ops: Ops, device: torch.device) -> None:
+    def __init__(self, data: TaskData, config: ModelConfig, ops: Ops, device: torch.device) -> None:
         """Take the first tokens of ``data``: of its first window, or of its first sentences."""
-        self.config, self.ops = config, ops
+        self.config, self.ops, self._family = config, ops, family_of(config)
         cut = first_tokens(data, TOKENS)
         (self.batch,) = make_batches(cut, 2**62, len(cut.sequences), device)
         self.used = cut.n
@@ -53,12 +55,20 @@ class DriftMeter:
         total, count = 0.0, 0
         for v, known in zip(self._potentials(tensors), self._reference, strict=True):
             total += float((v - known).abs().sum(dtype=torch.float64))
-            count += self.batch.tokens * v.shape[-1]
-        return total / count
+            steps = v.shape[0] if v.dim() == 4 else 1
+            count += self.batch.tokens * steps * v.shape[-1]
+        return total / count if count else 0.0
 
     def _potentials(self, tensors: Mapping[str, Weight]) -> list[Tensor]:
-        """Return the potentials before the reset, [B, T, D] a layer of neurons, 0 on padding."""
+        """Return the potentials before the reset, [B, T, D] or, of multi-step neurons, [S, B, T, D] a layer.
+
+        0 on padding.
+        """
         found: list[Tensor] = []
+        inputs, inside = self.batch.inputs, self.batch.inputs.inside()
+
+        def keep(potentials: Tensor) -> None:
+            found.append(potentials if inside is None else potentials * inside[..., None])
 
         def lif_add(
             x: Tensor, current: Current, gate: Current | None, v: Tensor, lengths: Tensor | None
@@ -67,15 +77,24 @@ class DriftMeter:
             if gate is not None:
                 own = torch.sigmoid(plain(gate)) * own
             potentials, spikes, v = _run(own, v)
-            if lengths is not None:
-                inside = torch.arange(own.shape[1], device=own.device) < lengths[:, None]
-                potentials = potentials * inside[..., None]
-            found.append(potentials)
+            keep(potentials)
             return x + spikes, v, count_spikes(spikes, lengths)
 
-        ops = replace(self.ops, lif_add=lif_add)
+        def fire(current: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
+            steps: list[Tensor] = []
+            spikes, v = fire_reference(current, neuron, note=steps.append)
+            keep(torch.stack(steps))
+            return spikes, v
+
+        def ternary(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
+            steps: list[Tensor] = []
+            spikes = ternary_reference(x, amplitudes, leak, note=steps.append)
+            keep(torch.stack(steps))
+            return spikes
+
+        ops = replace(self.ops, lif_add=lif_add, fire=fire, ternary=ternary)
         with torch.inference_mode():
-            spikegpt.forward(tensors, self.config, self.batch.ids, ops, lengths=self.batch.lengths)
+            self._family.forward(tensors, self.config, inputs, ops, Fired(None))
         return found
 
 

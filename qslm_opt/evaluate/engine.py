@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from hashlib import sha256
-from math import exp, fsum
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +17,21 @@ from qslm_opt import __version__
 from qslm_opt.errors import DataError, DeviceError, NumericsError, UsageError
 from qslm_opt.evaluate.batches import Batch, first_batch, make_batches
 from qslm_opt.evaluate.calibrate import input_moments
+from qslm_opt.evaluate.device import device_name, gpu_bytes, pick_device
 from qslm_opt.evaluate.drift import DriftMeter
 from qslm_opt.evaluate.memory import live_bytes
 from qslm_opt.evaluate.order import Evidence, hardness_strata
 from qslm_opt.evaluate.prefix import Boundary, PrefixCache, boundary_keys
+from qslm_opt.evaluate.sums import Result, Spikes, Sums
+from qslm_opt.evaluate.views import View, resident_view, view_of
 from qslm_opt.items import Items
 from qslm_opt.kernels.ops import REFERENCE, Ops, fast_ops, pick_precision
-from qslm_opt.kernels.packed.place import hold, packed_ops
+from qslm_opt.kernels.packed.place import packed_ops
 from qslm_opt.kernels.products import float32_products
-from qslm_opt.models import spikegpt
-from qslm_opt.models.spikegpt import READ_BY_ROW
-from qslm_opt.quant.apply import CACHE_BYTES, QuantizedView
-from qslm_opt.quant.packed_view import PackedView
-from qslm_opt.quant.resident_view import ResidentTensors, ResidentView
+from qslm_opt.models.family import Fired
+from qslm_opt.models.registry import family_of
+from qslm_opt.quant.apply import CACHE_BYTES
+from qslm_opt.quant.resident_view import ResidentView
 from qslm_opt.results import Evaluation, Progress
 from qslm_opt.setting import UNQUANTIZED
 
@@ -62,57 +63,8 @@ BATCH_SHARE, PREFIX_SHARE, WEIGHTS_SHARE = 0.25, 0.35, 0.15
 quantized tensors."""
 
 
-@dataclass
-class _Sums:
-    used: int = 0
-    tokens: int = 0
-    correct: int = 0
-    nll: dict[int, float] = field(default_factory=dict)
-    """By batch, so that the total does not depend on the order."""
-    spikes: list[float] = field(default_factory=list)
-    """By block; empty before the first batch."""
-
-    @property
-    def nll_sum(self) -> float:
-        return fsum(self.nll.values())
-
-
-@dataclass(frozen=True)
-class _Result:
-    """What a batch gave."""
-
-    nll: float
-    correct: int
-    spikes: list[float]
-    losses: Tensor | None = None  # (sentences,): higher is nearer to wrong; (windows,) sums where asked for
-    right: Tensor | None = None  # (sentences,) bool
-
-
-def _array(found: Tensor | None) -> np.ndarray | None:
-    return None if found is None else found.cpu().numpy()
-
-
 def silent(text: str) -> None:
     """Say nothing."""
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the torch device of ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-
-    UsageError for another name, DeviceError for a device that is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"device {name!r} is unknown; use auto, cpu, cuda or cuda:N.") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(
-            f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; "
-            "use --device cpu, or install a CUDA build of torch and its driver."
-        )
-    return device
 
 
 class Engine:
@@ -159,6 +111,7 @@ class Engine:
             )
         self.device = pick_device(device)
         self.hierarchy, self.config, self.data = hierarchy, model.config, data
+        self._family, self._spikes = family_of(model.config), Spikes(model.config)
         self.dtype, self._narrate = dtype, narrate
         kind = self.device.type
         if ops is None:
@@ -166,12 +119,15 @@ class Engine:
             fast = packed_ops if stay_packed else fast_ops
             ops = REFERENCE if dtype != torch.float32 else fast(kind, precision)
         self.ops = ops
-        self._tuner = tuner
-        free, total = self._gpu_bytes()
+        free, total = gpu_bytes(self.device)
         cache_bytes = min(CACHE_BYTES[kind], int(WEIGHTS_SHARE * free))
-        self._view: QuantizedView | PackedView | ResidentView = (
-            weights_of._view if weights_of else self._view_of(model, stay_packed, cache_bytes)
-        )
+        self._view: View = (
+            weights_of._view if weights_of
+            else resident_view(model, self.device, dtype) if stay_packed
+            else view_of(
+                model, hierarchy, self.device, dtype, ops, cache_bytes, self._input_moments, tuner
+            )
+        )  # fmt: skip
         self._model = model.without_tensors() if stay_packed else model
         self._calibration = calibration
         self._moments: dict[str, Tensor] | None = None
@@ -188,32 +144,6 @@ class Engine:
         self._shares: dict[int, tuple[TaskData, Any, list[Batch], Evidence, PrefixCache]] = {}
         self._drift: DriftMeter | None = None
         self._arrange()
-
-    def _view_of(
-        self, model: LoadedModel, stay_packed: bool, cache_bytes: int
-    ) -> QuantizedView | PackedView | ResidentView:
-        """Return what gives the tensors of a setting: a packed model has those of one."""
-        if stay_packed:
-            return self._resident_view(model)
-        products, weight = spikegpt.products(model.config), self.ops.weight
-        if model.packed is not None:
-            packed = model.packed
-            return PackedView(packed.tensors, packed.setting, self.device, self.dtype, weight, products)
-        on_device = {k: v.to(self.device, self.dtype) for k, v in model.tensors.items()}
-        return QuantizedView(
-            on_device, self.hierarchy, cache_bytes, weight, products, self._input_moments, self._tuner
-        )
-
-    def _resident_view(self, model: LoadedModel) -> ResidentView:
-        if model.packed is None or self.dtype != torch.float32:
-            raise UsageError(
-                f"packed kernels need a packed model and float32, not {model.source!r} in {self._precision}; "
-                "write one with 'qslm-opt model pack'."
-            )
-        packed, cfg = model.packed, model.config
-        held, size = hold(packed.tensors, self.device, READ_BY_ROW)
-        asis = {*spikegpt.products(cfg), *READ_BY_ROW}
-        return ResidentView(ResidentTensors(held, cfg.tensor_shapes(), asis), packed.setting, size)
 
     @property
     def weight_bytes(self) -> int | None:
@@ -234,24 +164,17 @@ class Engine:
             self._moments = input_moments(self._model.tensors, self.config, data, self.device)
         return self._moments
 
-    def _gpu_bytes(self) -> tuple[int, int]:
-        """Free and all bytes of a GPU; a CPU's memory is not asked for.
-
-        Batches follow from all: they, and so last digits, do not depend on who else uses the GPU.
-        """
-        return torch.cuda.mem_get_info(self.device) if self.device.type == "cuda" else (2**62, 2**62)
-
     def _row_bytes(self) -> int:
         """Bytes of the activations that exist at once, per token position."""
-        return self.dtype.itemsize * (2 * self.config.n_ffn + 10 * self.config.n_embd)
+        return self.dtype.itemsize * self.config.widest
 
     def _arrange(self) -> None:
         """Cut the data into batches as rows, size and strata stand now; nothing kept fits them any more."""
         self._batches = make_batches(self.data, self._rows, self._size, self.device, self._strata)
         self._evidence = Evidence(self._batches)
         positions = sum(b.ids.numel() for b in self._batches)
-        width = self.config.n_embd * self.dtype.itemsize
-        self._prefix = PrefixCache(self._prefix_limit, positions * width, self.config.n_layer)
+        width = self.config.stream_width * self.dtype.itemsize
+        self._prefix = PrefixCache(self._prefix_limit, positions * width, self.config.blocks)
 
     @property
     def batches(self) -> int:
@@ -369,7 +292,7 @@ class Engine:
         if parent is not None:
             self._prefix.follow(self._keys_of(parent))
         tensors = self._view.apply(setting)
-        sums, stopped = _Sums(), False
+        sums, stopped = Sums(), False
         each = self._no_items() if items else None
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
@@ -380,7 +303,7 @@ class Engine:
                 result = self._one(tensors, keys, index, batch, parent is not None, items)
                 self._add(sums, index, batch, result)
                 if each is not None:
-                    each.add(batch.members, _array(result.losses), _array(result.right))
+                    each.add(batch.members, *result.arrays())
                 if hardness is not None and result.losses is not None:
                     hardness[list(batch.members)] = result.losses.cpu().numpy()
                 if report and report(self._progress(sums, bound, each)):
@@ -423,13 +346,13 @@ class Engine:
         It neither reads nor changes what is kept, and does not depend on the batches.
         """
         batch = first_batch(self.data, PROBE_ROWS, self.device)
-        keys = [""] * (self.config.n_layer + 1)  # nothing is stored under this name
+        keys = [""] * (self.config.blocks + 1)  # nothing is stored under this name
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             if self.device.type == "cuda":
                 stack.enter_context(float32_products(tf32=self.ops.precision == "tf32"))
-            x, spikes = self._body(self._view.apply(UNQUANTIZED), keys, -1, batch, keep=False)
-        numbers = [x, *spikes]
+            x, counts = self._body(self._view.apply(UNQUANTIZED), keys, -1, batch, keep=False)
+        numbers = [x, *self._spikes.by_block(counts)]
         return sha256(b"".join(n.cpu().contiguous().numpy().tobytes() for n in numbers)).hexdigest()
 
     def _halve(self) -> None:
@@ -438,8 +361,8 @@ class Engine:
         sequences, length = largest.ids.shape
         if sequences == 1:
             raise DeviceError(
-                f"one sequence of {length} tokens needs more memory than {self._device_name()} has free; "
-                "use a shorter --window, a device with more memory, or --device cpu."
+                f"one sequence of {length} tokens needs more memory than {device_name(self.device)} has "
+                "free; use a shorter --window, a device with more memory, or --device cpu."
             )
         if self._size is not None:
             self._size = max(1, self._size // 2)
@@ -450,7 +373,7 @@ class Engine:
             torch.cuda.empty_cache()
         if not self._told:
             self._narrate(
-                f"out of memory on {self._device_name()}: going on with half the batch, at most "
+                f"out of memory on {device_name(self.device)}: going on with half the batch, at most "
                 f"{max(b.ids.shape[0] for b in self._batches):,} sequences, and halving again if need be; "
                 "last digits may differ from those measured before"
             )
@@ -464,19 +387,20 @@ class Engine:
         batch: Batch,
         keep: bool,
         items: bool = False,
-    ) -> _Result:
-        x, spikes = self._body(tensors, keys, index, batch, keep)
-        h = spikegpt.finish(tensors, self.config, x)
+    ) -> Result:
+        x, counts = self._body(tensors, keys, index, batch, keep)
+        h = self._family.finish(tensors, self.config, x, batch.inputs, self.ops)
         if self.data.kind == "lm":
-            losses = self.ops.nll(h.flatten(0, 1), tensors["head.weight"], batch.targets.flatten())
+            head = tensors[self._family.head(self.config)]
+            losses = self.ops.nll(h.flatten(0, 1), head, batch.targets.flatten())
             correct, right = 0, None
             each = losses.reshape(batch.targets.shape).sum(1, dtype=torch.float64) if items else None
         else:
             losses, right = self._class_loss(tensors, h, batch)
             each, correct = losses, int(right.sum())
         nll = float(losses.sum(dtype=torch.float64))
-        by_block: list[float] = torch.stack(spikes).tolist() if spikes else []
-        fired = sum(by_block)
+        by_site = self._spikes.stacked(counts)
+        fired = sum(by_site)
         if not (nll < float("inf") and fired < float("inf")):
             what = "logits" if fired < float("inf") else "currents"
             narrow = self.ops.precision in ("fp16", "split")  # float16 ends at 65504
@@ -485,63 +409,53 @@ class Engine:
                 "checkpoint, or raise the bits of the setting"
                 + (f", or use --matmul fp32 instead of {self._precision}." if narrow else ".")
             )
-        return _Result(nll, correct, by_block, each, right)
+        return Result(nll, correct, by_site, each, right)
 
     def _body(
         self, tensors: Mapping[str, Weight], keys: list[str], index: int, batch: Batch, keep: bool
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the residual stream after the last block, and the spikes of each, float64 scalars."""
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return the stream behind the last block, and the spikes of each site, float64 scalars."""
+        family, cfg, inputs, ops = self._family, self.config, batch.inputs, self.ops
+        fired = Fired(inputs)
         found = self._prefix.deepest(index, keys)
         if found:
             self.reused = True
-            first, x, spikes = found[0], found[1].x, found[1].spikes
+            first, x = found[0], found[1].x
+            fired.counts.update(found[1].spikes)
         else:
-            first, x, spikes = 0, spikegpt.embed(tensors, self.config, batch.ids), ()
-        for i in range(first, self.config.n_layer):
-            state = spikegpt.empty_state(x.shape[0], self.config.n_embd, x)
-            x, _, count = spikegpt.run_block(
-                tensors, self.config, i, x, state, self.ops, batch.lengths
-            )
-            spikes = (*spikes, count.sum(dtype=torch.float64))
+            first, x = 0, family.embed(tensors, cfg, inputs, ops, fired)
+        for i in range(first, cfg.blocks):
+            x = family.run_block(tensors, cfg, i, x, inputs, ops, fired)
             if keep:
-                self._prefix.put(index, i + 1, Boundary(keys[i + 1], x, spikes))
-        return x, spikes
+                self._prefix.put(index, i + 1, Boundary(keys[i + 1], x, dict(fired.counts)))
+        return x, fired.counts
 
     def _class_loss(
         self, tensors: Mapping[str, Weight], h: Tensor, batch: Batch
     ) -> tuple[Tensor, Tensor]:
         """Return the loss of each sentence, and whether it is right."""
-        assert batch.lengths is not None
-        logits = spikegpt.class_logits(tensors, h, batch.lengths)
+        logits = self._family.class_logits(tensors, self.config, h, batch.inputs, self.ops)
         right = logits.argmax(dim=-1) == batch.targets
         return cross_entropy(logits, batch.targets, reduction="none"), right
 
-    def _add(self, sums: _Sums, index: int, batch: Batch, result: _Result) -> None:
-        sums.used += batch.n
-        sums.tokens += batch.tokens
-        sums.correct += result.correct
-        sums.nll[index] = result.nll
-        before = sums.spikes or [0.0] * len(result.spikes)
-        sums.spikes = [a + b for a, b in zip(before, result.spikes, strict=True)]
+    def _add(self, sums: Sums, index: int, batch: Batch, result: Result) -> None:
+        sums.add(index, batch, result)
         classes = self.data.kind == "classification"
         self._evidence.add(index, batch.n - result.correct if classes else result.nll)
 
-    def _progress(self, sums: _Sums, bound: MetricBound | None, items: Items | None) -> Progress:
+    def _progress(self, sums: Sums, bound: MetricBound | None, items: Items | None) -> Progress:
         correct = sums.correct if self.data.kind == "classification" else None
         nll = sums.nll_sum
         best = bound.best_case(sums.used, correct, nll, items) if bound else None
         return Progress(sums.used, self.data.n, correct, nll, best)
 
     def _evaluation(
-        self, setting: QuantSetting, sums: _Sums, stopped: bool, seconds: float
+        self, setting: QuantSetting, sums: Sums, stopped: bool, seconds: float
     ) -> Evaluation:
         classes = self.data.kind == "classification"
-        value = sums.correct / sums.used if classes else exp(min(sums.nll_sum / sums.used, 700.0))
-        units = [block.unit for block in self.hierarchy.blocks if block.kind == "attention"]
-        neurons = 2 * self.config.n_layer * self.config.n_embd
         return Evaluation(
             metric="accuracy" if classes else "perplexity",
-            value=None if stopped else value,
+            value=None if stopped else sums.metric(classes=classes),
             n=self.data.n,
             used=sums.used,
             correct=sums.correct if classes else None,
@@ -549,16 +463,12 @@ class Engine:
             live_bytes=live_bytes(self.hierarchy, setting),
             fp32_bytes=self._fp32_bytes,
             seconds=seconds,
-            device=self._device_name(),
+            device=device_name(self.device),
             dtype=self._precision,
             kernel=self.ops.name,
             data_hash=self.data.data_hash,
             code_version=CODE_VERSION,
-            firing_rate=sum(sums.spikes) / (neurons * sums.tokens),
-            silent=tuple(unit for unit, fired in zip(units, sums.spikes, strict=True) if not fired),
+            firing_rate=self._spikes.rate(sums.spikes, sums.tokens),
+            silent=self._spikes.silent(sums.spikes),
+            rates=self._spikes.rates(sums.spikes, sums.tokens),
         )
-
-    def _device_name(self) -> str:
-        if self.device.type == "cuda":
-            return f"{self.device} {torch.cuda.get_device_name(self.device)}"
-        return "cpu"

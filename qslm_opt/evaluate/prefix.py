@@ -12,6 +12,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from qslm_opt.hierarchy.tree import Hierarchy
@@ -20,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Boundary:
-    """The residual stream before a block, and the spikes that each block in front of it fired."""
+    """The stream before a block, and the spikes that each site in front of it fired."""
 
     key: str
-    x: Tensor  # (B, T, D)
-    spikes: tuple[Tensor, ...]  # () float64 each
+    x: Tensor
+    spikes: Mapping[str, Tensor]  # () float64 each
 
 
 def boundary_keys(hierarchy: Hierarchy, setting: QuantSetting) -> list[str]:
@@ -36,7 +38,7 @@ def boundary_keys(hierarchy: Hierarchy, setting: QuantSetting) -> list[str]:
     formats = setting.resolve(hierarchy)
     chain, keys = sha256((setting.to_json() if setting.tune else setting.quantizer).encode()), []
     for block in hierarchy.blocks:
-        if block.kind != "input":
+        if block.kind in ("attention", "output"):
             keys.append(chain.hexdigest())
         chain.update(";".join(f"{t.name}={formats.get(t.name)}" for t in block.tensors()).encode())
     return keys

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qslm_opt.errors import UsageError
-from qslm_opt.evaluate.engine import pick_device
+from qslm_opt.evaluate.device import pick_device
 from qslm_opt.evaluate.generate import CompiledStepper
 from qslm_opt.kernels.ops import pick_precision
 from qslm_opt.measure.footprint import Watch

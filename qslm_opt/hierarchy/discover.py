@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     Kind = Literal["classification", "lm"]
 
 NO_TIES: Mapping[str, str] = MappingProxyType({})
-_KINDS: Mapping[str, BlockKind] = {"input": "input", "attention": "attention", "output": "output", "aux": "aux"}
+_KINDS: Mapping[str, BlockKind] = {
+    "input": "input", "attention": "attention", "output": "output", "aux": "aux"
+}  # fmt: skip
 
 
 def discover(

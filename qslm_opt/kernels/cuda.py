@@ -63,4 +63,5 @@ def triton_ops(precision: Precision) -> Ops:
         partial(_nll, form=form),
         partial(_weight, form=form),
         precision,
+        operand=partial(operand, form=form),
     )

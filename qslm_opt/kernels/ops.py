@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, embedding, linear
 
 from qslm_opt.errors import DeviceError
-from qslm_opt.kernels.lif.reference import lif_reference
+from qslm_opt.kernels.fire.reference import Neuron, fire_reference, ternary_reference
+from qslm_opt.kernels.lif.reference import heaviside, lif_reference
 from qslm_opt.kernels.mix.reference import norm_shift_mix_reference
 from qslm_opt.kernels.products import PRECISIONS, Current, Precision, Scaled, has_half_products
 from qslm_opt.kernels.wkv.reference import wkv_reference
@@ -81,6 +82,24 @@ class Nll(Protocol):
     def __call__(self, h: Tensor, weight: Weight, targets: Tensor) -> Tensor: ...
 
 
+class Fire(Protocol):
+    """Multi-step neurons from rest: see ``fire_reference``; plain tensors in and out."""
+
+    def __call__(self, current: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]: ...
+
+
+class Ternary(Protocol):
+    """Ternary spikes: see ``ternary_reference``; plain tensors in and out."""
+
+    def __call__(self, x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor: ...
+
+
+class Plain(Protocol):
+    """One tensor from one."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
 @runtime_checkable
 class HasRows(Protocol):
     """A weight that is no tensor but gives rows of itself."""
@@ -107,6 +126,22 @@ def _nll(h: Tensor, weight: Weight, targets: Tensor, rows: int = 2048) -> Tensor
     return torch.cat([cross_entropy(linear(part, weight), t, reduction="none") for part, t in parts])
 
 
+def _fire(current: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
+    return fire_reference(current, neuron)
+
+
+def _ternary(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
+    return ternary_reference(x, amplitudes, leak)
+
+
+def _same(x: Tensor) -> Operand:
+    return x
+
+
+def _heaviside(x: Tensor) -> Tensor:
+    return heaviside(x)
+
+
 @dataclass(frozen=True)
 class Ops:
     """The operations of one version."""
@@ -122,6 +157,17 @@ class Ops:
     """None: weights are the dequantized tensors themselves."""
     precision: Precision = "fp32"
     """Of the matrix products; a float64 model is computed in float64 by the reference."""
+    fire: Fire = _fire
+    ternary: Ternary = _ternary
+    heaviside: Plain = _heaviside
+    """1 where x ≥ 0, else 0."""
+    operand: Plain = _same
+    """A plain activation in the form that ``linear`` takes."""
+
+    def affine(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+        """Return ``x · weightᵀ + bias`` [..., N], plain tensors in and out."""
+        y = plain(self.linear(self.operand(x), weight))
+        return y if bias is None else y + bias
 
 
 def _gated_wkv(

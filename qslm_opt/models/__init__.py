@@ -11,7 +11,7 @@ _PUBLIC = {
     "save_model": "qslm_opt.models.loading",
     "PackedModel": "qslm_opt.models.packed",
     "load_packed": "qslm_opt.models.packed",
-    "SpikeGPTConfig": "qslm_opt.models.spikegpt",
+    "SpikeGPTConfig": "qslm_opt.models.spikegpt_config",
     "SpikeGPTHFConfig": "qslm_opt.models.hf",
     "SpikeGPTForCausalLM": "qslm_opt.models.hf",
     "SpikeGPTForSequenceClassification": "qslm_opt.models.hf",
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from qslm_opt.models.loading import save_model as save_model
     from qslm_opt.models.packed import PackedModel as PackedModel
     from qslm_opt.models.packed import load_packed as load_packed
-    from qslm_opt.models.spikegpt import SpikeGPTConfig as SpikeGPTConfig
+    from qslm_opt.models.spikegpt_config import SpikeGPTConfig as SpikeGPTConfig
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,6 @@ from torch import Tensor
 from qslm_opt.errors import ModelError, NumericsError
 
 _NESTED = ("state_dict", "model_state_dict", "model")
-_PREFIX = "module."
 _HARMLESS = re.compile(
     r"torch\._utils\._rebuild_\w+|torch\.(\w*Storage|Tensor|Size|device|storage\.\w+|b?float\w*|half|u?int\d+|bool)"
     r"|torch\.nn\.parameter\.Parameter|collections\.(OrderedDict|defaultdict|Counter)|_codecs\.encode"
@@ -36,10 +35,11 @@ def read_checkpoint(paths: tuple[Path, ...]) -> dict[str, Tensor]:
     """Read one checkpoint, whole or in safetensors shards.
 
     Returns:
-        name → tensor as stored: any float type, perhaps mapped from the file, tied ones on one storage.
+        name → tensor as stored: perhaps mapped from the file, tied ones on one storage. Weights have any
+        float type; positions and counters may be integers.
 
     Raises:
-        ModelError: a file is damaged, holds code, or is no mapping of names to float tensors.
+        ModelError: a file is damaged, holds code, or is no mapping of names to tensors.
     """
     tensors: dict[str, Tensor] = {}
     for path in paths:
@@ -65,7 +65,16 @@ def find_ties(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def to_float32(name: str, tensor: Tensor) -> Tensor:
-    """Return a contiguous float32 copy; raise NumericsError when a weight is NaN or infinite."""
+    """Return a contiguous float32 copy.
+
+    Raises:
+        ModelError: the tensor holds integers.
+        NumericsError: a weight is NaN or infinite.
+    """
+    if not tensor.is_floating_point():
+        raise ModelError(
+            f"tensor {name!r} is {tensor.dtype}; weights must be float16, bfloat16, float32 or float64."
+        )
     copy = tensor.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     low, high = copy.aminmax()
     if not (torch.isfinite(low) and torch.isfinite(high)):
@@ -230,13 +239,7 @@ def _state_dict(path: Path, value: Any) -> dict[str, Tensor]:
             f"checkpoint {str(path)!r} holds a {type(value).__name__}, not a state dict; "
             "save model.state_dict()."
         )
-    found: dict[str, Tensor] = {}
-    for key, item in value.items():
-        if isinstance(key, str) and isinstance(item, Tensor):
-            name = key.removeprefix(_PREFIX)
-            if name in found:
-                raise ModelError(f"checkpoint {str(path)!r} has {name!r} with and without {_PREFIX!r}.")
-            found[name] = item
+    found = {k: item for k, item in value.items() if isinstance(k, str) and isinstance(item, Tensor)}
     if not found:
         raise ModelError(f"checkpoint {str(path)!r} holds no tensors; save model.state_dict().")
     return found
@@ -245,11 +248,6 @@ def _state_dict(path: Path, value: Any) -> dict[str, Tensor]:
 def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         raise ModelError(f"tensor {name!r} in {str(path)!r} is not a dense CPU tensor; save it as one.")
-    if not tensor.is_floating_point():
-        raise ModelError(
-            f"tensor {name!r} in {str(path)!r} is {tensor.dtype}; "
-            "weights must be float16, bfloat16, float32 or float64."
-        )
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise ModelError(
             f"tensor {name!r} in {str(path)!r} repeats its storage (shape {list(tensor.shape)}); "

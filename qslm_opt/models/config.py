@@ -1,4 +1,4 @@
-"""What a model is before any number of it is read: sizes, tensors, and where they stand in the tree. No torch.
+"""What a model is before any number of it is read: sizes, tensors, and their place in the tree. No torch.
 
 A family's config is a frozen dataclass of JSON values. Everything that the search needs to know of a model's
 structure is asked of it, so a model can be described, and its bytes counted, without its weights.
@@ -139,6 +139,10 @@ class ModelConfig(ABC):
             ModelError: the names are not this family's, or a key is unknown.
         """
 
+    @abstractmethod
+    def semantics(self) -> dict[str, Any]:
+        """Return the keys that the shapes of the tensors do not tell and that change what is computed."""
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dict that ``from_dict`` reads back."""
         return asdict(self)
@@ -150,7 +154,7 @@ class ModelConfig(ABC):
         return cls(**{k: v for k, v in values.items() if k in known})
 
     @classmethod
-    def keys(cls) -> tuple[str, ...]:
+    def key_names(cls) -> tuple[str, ...]:
         """Return the names of the config's keys."""
         return tuple(f.name for f in fields(cls))
 

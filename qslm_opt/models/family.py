@@ -1,4 +1,4 @@
-"""The interface of a model family: how a checkpoint is read, and its arithmetic as a pure function of tensors.
+"""A model family: how its checkpoints are read, and its arithmetic as a pure function of tensors.
 
 Shapes: B sequences, T tokens of each, padded on the right, S time steps, N neurons. What stands between two
 blocks, the stream ``x``, is one tensor whose shape is the family's own. Neurons start at rest in every call
@@ -8,9 +8,11 @@ and nothing is kept between two, so there is no state to reset and no mode to se
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from qslm_opt.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,8 +45,10 @@ class Inputs:
 class Fired:
     """Counts spikes by site while blocks run; padding never counts."""
 
-    def __init__(self, inputs: Inputs) -> None:
-        self._inside = inputs.inside()
+    def __init__(self, inputs: Inputs | None) -> None:
+        """Count spikes for ``inputs``; nothing without."""
+        self._counting = inputs is not None
+        self._inside = None if inputs is None else inputs.inside()
         self.counts: dict[str, Tensor] = {}
         """Site → spikes, a float64 scalar; NaN where a current was not finite."""
 
@@ -54,6 +58,8 @@ class Fired:
         With ``v``, the membrane potentials after the last step: a neuron whose current was not a number never
         fires, and only its potential tells.
         """
+        if not self._counting:
+            return
         import torch
 
         per_token = torch.count_nonzero(spikes, dim=-1)  # (…, B, T)
@@ -80,6 +86,15 @@ class Encoding:
     padded, and pads count nowhere."""
 
 
+def bare(name: str, prefixes: Sequence[str]) -> str:
+    """Return a name without any of the prefixes, however many stand in front of it."""
+    while True:
+        found = next((p for p in prefixes if name.startswith(p)), None)
+        if found is None:
+            return name
+        name = name.removeprefix(found)
+
+
 class Family(ABC):
     """One model family. An instance has no state: it names functions.
 
@@ -99,15 +114,28 @@ class Family(ABC):
     def recognises(self, names: Collection[str]) -> bool:
         """Return whether a checkpoint with these names is one of this family; prefixes are gone."""
 
-    def prefixes(self) -> tuple[str, ...]:
-        """Return prefixes that training tools put in front of every name."""
-        return ("module.", "_orig_mod.")
+    prefixes: ClassVar[tuple[str, ...]] = ("module.", "_orig_mod.")
+    """What training tools put in front of every name."""
 
-    def canonical(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def without_prefix(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors without prefixes; ModelError when a name is there with and without one."""
+        keys: dict[str, str] = {}
+        for key in stored:
+            name = bare(key, self.prefixes)
+            if name in keys:
+                prefix = max(key, keys[name], key=len).removesuffix(name)
+                raise ModelError(f"the checkpoint has {name!r} with and without {prefix!r}.")
+            keys[name] = key
+        return {name: stored[key] for name, key in keys.items()}
+
+    def canonical(self, stored: Mapping[str, Tensor], values: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the tensors of a checkpoint by canonical name; each alias is resolved.
 
-        Tensors that have another type than float (positions, counters) are gone where the forward pass does
-        not read them.
+        Tensors of another type than float (positions, counters) that the forward pass does not read are gone.
+
+        Args:
+            stored: without prefixes.
+            values: the ``config.json`` beside the checkpoint; empty where there is none.
 
         Raises:
             ModelError: two names of one tensor hold different numbers.
@@ -124,7 +152,7 @@ class Family(ABC):
         Raises:
             ModelError: the file is of another family, or says what this one cannot be.
         """
-        return {key: value for key, value in values.items() if key in self.config_class.keys()}
+        return {key: value for key, value in values.items() if key in self.config_class.key_names()}
 
     def config_json(self, config: ModelConfig) -> dict[str, Any]:
         """Return what ``declared`` reads back."""
@@ -156,13 +184,16 @@ class Family(ABC):
     @abstractmethod
     def finish(self, p: Tensors, config: ModelConfig, x: Tensor, inputs: Inputs, ops: Ops) -> Tensor:
         """Return what the heads read, from the stream behind the last block: [B, T, D]; or [B, D] where a
-        family has no language-model head."""
+        family has no language-model head.
+        """
 
     def head(self, config: ModelConfig) -> str:
         """Return the name of the language-model head [V, D]."""
         raise NotImplementedError(f"{self.config_class.title} has no language-model head")
 
-    def class_logits(self, p: Tensors, config: ModelConfig, h: Tensor, inputs: Inputs) -> Tensor:
+    def class_logits(
+        self, p: Tensors, config: ModelConfig, h: Tensor, inputs: Inputs, ops: Ops
+    ) -> Tensor:
         """Return class logits [B, C] of ``finish``'s output."""
         raise NotImplementedError(f"{self.config_class.title} has no classification head")
 
@@ -180,5 +211,5 @@ class Family(ABC):
 
         h = self.forward(p, config, inputs, ops, fired)
         if config.labels:
-            return self.class_logits(p, config, h, inputs)
+            return self.class_logits(p, config, h, inputs, ops)
         return linear(h, p[self.head(config)])

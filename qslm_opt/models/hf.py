@@ -33,10 +33,10 @@ from transformers.utils.generic import ModelOutput
 from qslm_opt.errors import ModelError
 from qslm_opt.kernels.ops import REFERENCE, Ops, fast_ops
 from qslm_opt.models import spikegpt
-from qslm_opt.models.loading import AUTHORS_TYPE, FAMILY
 from qslm_opt.models.packed import load_packed
 from qslm_opt.models.packed_file import PACKED_NAME
-from qslm_opt.models.spikegpt import BlockState, SpikeGPTConfig
+from qslm_opt.models.spikegpt import AUTHORS_TYPE, BlockState
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 
 IGNORED = -100
 """Label of a position that has no part in the loss."""
@@ -48,7 +48,7 @@ _STORED_ONLY = (torch.float16, torch.bfloat16)
 class SpikeGPTHFConfig(PretrainedConfig):
     """``SpikeGPTConfig``'s keys; the authors' ``model_type`` is called ``rwkv_type``."""
 
-    model_type = FAMILY
+    model_type = SpikeGPTConfig.family
     attribute_map = {  # noqa: RUF012 - the library's own declaration
         "hidden_size": "n_embd",
         "num_hidden_layers": "n_layer",
@@ -139,6 +139,11 @@ class SpikeGPTPreTrainedModel(PreTrainedModel):
             raise ModelError(
                 f"model {str(source)!r} is packed for {packed.kind} and has only the head of that; "
                 f"load it with {_AUTO[packed.kind]}."
+            )
+        if not isinstance(packed.config, SpikeGPTConfig):
+            raise ModelError(
+                f"model {str(source)!r} is a {packed.config.title}, which transformers has no class for; "
+                "read it with qslm_opt.models.load_model."
             )
         own = SpikeGPTHFConfig.of(packed.config)
         given = kwargs.pop("config", None) or own
@@ -331,7 +336,7 @@ class SpikeGPTForSequenceClassification(SpikeGPTPreTrainedModel):
         return output.to_tuple() if return_dict is False else output
 
 
-AutoConfig.register(FAMILY, SpikeGPTHFConfig, exist_ok=True)
+AutoConfig.register(SpikeGPTConfig.family, SpikeGPTHFConfig, exist_ok=True)
 AutoModelForCausalLM.register(SpikeGPTHFConfig, SpikeGPTForCausalLM, exist_ok=True)
 AutoModelForSequenceClassification.register(
     SpikeGPTHFConfig, SpikeGPTForSequenceClassification, exist_ok=True

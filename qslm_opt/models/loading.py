@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,20 +14,21 @@ from torch import Tensor
 
 from qslm_opt.errors import ModelError
 from qslm_opt.models.checkpoint import find_ties, read_checkpoint, to_float32
-from qslm_opt.models.locate import find_model
+from qslm_opt.models.locate import find_model, find_tokenizer
 from qslm_opt.models.packed_file import is_packed
-from qslm_opt.models.spikegpt import MODEL_TYPES, SpikeGPTConfig
+from qslm_opt.models.registry import family_names, family_of, find_family, get_family
+from qslm_opt.models.words import open_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from qslm_opt.models.config import ModelConfig
+    from qslm_opt.models.family import Family
     from qslm_opt.models.locate import ModelFiles
     from qslm_opt.models.packed import PackedModel
 
-FAMILY = "spikegpt"
 _DEFAULTS = {"embed_spike": "on", "rescale_every": 0}
-AUTHORS_TYPE = "rwkv_type"
-"""Key of the authors' ``model_type`` in a config.json, where ``model_type`` has to be the family."""
+"""Config keys that have a flag of their own, with its default."""
 _NAMED = 3
 """So many tensors are named in a message, then counted."""
 
@@ -36,9 +37,9 @@ _NAMED = 3
 class LoadedModel:
     """A model in memory, unquantized."""
 
-    config: SpikeGPTConfig
+    config: ModelConfig
     tensors: dict[str, Tensor]
-    """Authors' name → contiguous float32 tensor on the CPU; tied names share one tensor."""
+    """Canonical name → contiguous float32 tensor on the CPU; tied names share one tensor."""
     source: str
     """The model as the user named it."""
     weights_hash: str
@@ -76,80 +77,105 @@ def load_model(
     embed_spike: str = "on",
     rescale_every: int = 0,
     overrides: Mapping[str, Any] | None = None,
+    family: str | None = None,
+    tokenizer: str | None = None,
 ) -> LoadedModel:
-    """Load a SpikeGPT by name.
+    """Load a spike-driven language model by name.
 
     The config is inferred from the tensors' names and shapes; keys of a ``config.json`` beside them win over
     that, ``embed_spike`` and ``rescale_every`` over those, and ``overrides`` (config keys) over everything.
 
     Args:
         source: ``demo``, a folder, a ``.pth`` or ``.safetensors`` file, or a hub id ``ORG/NAME[@REVISION]``.
-        embed_spike: Heaviside on the embedding: ``on``, ``off`` or ``auto``.
-        rescale_every: halve the residual after every so many blocks; 0 never.
+        embed_spike: SpikeGPT: Heaviside on the embedding, ``on``, ``off`` or ``auto``.
+        rescale_every: SpikeGPT: halve the residual after every so many blocks; 0 never.
+        family: name of the model family; None finds it by the tensors' names.
+        tokenizer: path of the tokenizer, where it does not lie beside the weights.
 
     Raises:
         UsageError: ``source`` names nothing.
-        ModelError: the checkpoint cannot be read, or does not fit SpikeGPT or the config.
+        ModelError: the checkpoint cannot be read, or does not fit its family or the config.
         NumericsError: a weight is NaN or infinite.
     """
     files = find_model(source)
+    if tokenizer is not None:
+        files = replace(files, tokenizer=find_tokenizer(tokenizer))
+    asked = {"embed_spike": embed_spike, "rescale_every": rescale_every}
     if any(is_packed(path) for path in files.weights):
-        return _load_packed(source, files, embed_spike, rescale_every, overrides or {})
+        return _load_packed(source, files, asked, overrides or {}, family)
     stored = read_checkpoint(files.weights)
-    declared = _read_config(files.config) if files.config else {}
-    if declared.pop("tie_word_embeddings", False) and "head.weight" not in stored and "emb.weight" in stored:
-        stored["head.weight"] = stored["emb.weight"]
-    semantics = _semantics(files.config, declared, embed_spike, rescale_every)
-    config = _fit(source, stored, {**declared, **semantics, **(overrides or {})})
+    kind = _family(source, stored, family)
+    values = read_config(files.config) if files.config else {}
+    stored = kind.canonical(kind.without_prefix(stored), values)
+    declared = _declared(kind, files.config, values)
+    semantics = _semantics(kind, files.config, declared, asked)
+    config = _fit(source, kind, stored, {**declared, **semantics, **(overrides or {})})
     ordered = {name: stored[name] for name in config.tensor_shapes()}
     ties = find_ties(ordered)
     tensors: dict[str, Tensor] = {}
     for name, tensor in ordered.items():
         tensors[name] = tensors[ties[name]] if name in ties else to_float32(name, tensor)
-    tokenizer = read_tokenizer(files.tokenizer, config.vocab_size) if files.tokenizer else None
-    return LoadedModel(config, tensors, source, hash_weights(tensors), tokenizer, ties)
+    words = read_tokenizer(files.tokenizer, config.vocabulary) if files.tokenizer else None
+    return LoadedModel(config, tensors, source, hash_weights(tensors), words, ties)
+
+
+def _family(source: str, stored: Mapping[str, Tensor], wanted: str | None) -> Family:
+    if wanted is not None:
+        return get_family(wanted)
+    found = find_family(stored)
+    if found is None:
+        some = ", ".join(list(stored)[:_NAMED])
+        raise ModelError(
+            f"model {source!r} is of no family that qslm-opt knows ({', '.join(family_names())}): its "
+            f"tensors are called {some}, …; give a checkpoint with the authors' names, or name its --family."
+        )
+    return found
 
 
 def _load_packed(
-    source: str, files: ModelFiles, embed_spike: str, rescale_every: int, overrides: Mapping[str, Any]
-) -> LoadedModel:
-    """Load a packed model; its semantics are part of it."""
+    source: str, files: ModelFiles, asked: Mapping[str, Any], overrides: Mapping[str, Any],
+    family: str | None,
+) -> LoadedModel:  # fmt: skip
+    """Load a packed model; its family and semantics are part of it."""
     from qslm_opt.models.packed import read_packed
 
     packed = read_packed(files.weights[0], files.config, files.tokenizer)
     config = packed.config
-    asked = {"embed_spike": embed_spike, "rescale_every": rescale_every}
-    other = {k: value for k, value in asked.items() if value not in (_DEFAULTS[k], getattr(config, k))}
-    for key, value in {**other, **overrides}.items():
+    if family not in (None, config.family):
         raise ModelError(
-            f"model {source!r} is packed with {key} {getattr(config, key, None)!r} and is taken as it is, "
-            f"not with {value!r}; pack the original anew with it."
+            f"model {source!r} is packed as a {config.family!r}, not a {family!r}; leave --family out."
         )
+    here = {k: v for k, v in asked.items() if k in config.key_names() or v != _DEFAULTS[k]}
+    other = {k: v for k, v in here.items() if v not in (_DEFAULTS[k], getattr(config, k, None))}
+    for key, value in {**other, **overrides}.items():
+        if getattr(config, key, None) != value:
+            raise ModelError(
+                f"model {source!r} is packed with {key} {getattr(config, key, None)!r} and is taken as it "
+                f"is, not with {value!r}; pack the original anew with it."
+            )
     tensors = packed.weights()
-    tokenizer = read_tokenizer(files.tokenizer, config.vocab_size) if files.tokenizer else None
+    tokenizer = read_tokenizer(files.tokenizer, config.vocabulary) if files.tokenizer else None
     return LoadedModel(config, tensors, source, hash_weights(tensors), tokenizer, packed.ties, packed)
 
 
 def save_model(
-    folder: Path, config: SpikeGPTConfig, tensors: Mapping[str, Tensor], tokenizer: Tokenizer | None = None
+    folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], tokenizer: Tokenizer | None = None
 ) -> None:
     """Write the folder that ``load_model`` and ``from_pretrained`` read: config, safetensors, tokenizer."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(config_text(config), "utf-8")
-    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    named = family_of(config).expanded(config, tensors)
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
     save_file(own, folder / "model.safetensors", metadata={"format": "pt"})
     if tokenizer is not None:
         tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def config_text(config: SpikeGPTConfig) -> str:
+def config_text(config: ModelConfig) -> str:
     """Return the ``config.json`` that ``load_model`` and ``from_pretrained`` read."""
-    kind = "SpikeGPTForSequenceClassification" if config.n_labels else "SpikeGPTForCausalLM"
-    family = {"model_type": FAMILY, AUTHORS_TYPE: config.model_type}
-    value = {"architectures": [kind], **config.to_dict(), **family}
-    return json.dumps(value, indent=2) + "\n"
+    return json.dumps(family_of(config).config_json(config), indent=2) + "\n"
 
 
 def hash_weights(tensors: Mapping[str, Tensor]) -> str:
@@ -163,13 +189,11 @@ def hash_weights(tensors: Mapping[str, Tensor]) -> str:
 
 
 def read_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
-    """Read a ``tokenizer.json`` whose ids fit an embedding of ``vocab_size`` rows."""
-    from tokenizers import Tokenizer
-
+    """Read a ``tokenizer.json``, or a WordPiece ``vocab.txt``, whose ids fit ``vocab_size`` rows."""
     try:
-        tokenizer: Tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = open_tokenizer(path)
         largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, ModelError):
         raise
     except BaseException as error:  # noqa: BLE001 - plain ones, or a panic of its Rust code
         raise ModelError(
@@ -183,56 +207,62 @@ def read_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    """Return a config.json's keys that are SpikeGPT's own, the authors' ``model_type`` among them."""
+def read_config(path: Path) -> dict[str, Any]:
+    """Return a config.json as it stands; ModelError when it is no JSON object."""
     try:
         value = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"config {str(path)!r} cannot be read: {error}.") from None
     if not isinstance(value, dict):
         raise ModelError(f"config {str(path)!r} is not a JSON object; write one, or remove the file.")
-    family = value.get("model_type", FAMILY)
-    if family not in (FAMILY, *MODEL_TYPES):
-        raise ModelError(f"config {str(path)!r} is of model_type {family!r}; qslm-opt reads {FAMILY!r}.")
-    if family == FAMILY:
-        value["model_type"] = value.get(AUTHORS_TYPE, MODEL_TYPES[0])
-        if AUTHORS_TYPE not in value:
-            del value["model_type"]
-    known = {f.name for f in fields(SpikeGPTConfig)} | {"tie_word_embeddings"}
-    return {key: item for key, item in value.items() if key in known}
+    return value
+
+
+def _declared(family: Family, path: Path | None, values: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return family.declared(values)
+    except ModelError as error:
+        raise ModelError(f"config {str(path)!r}: {error}") from None
 
 
 def _semantics(
-    path: Path | None, declared: Mapping[str, Any], embed_spike: str, rescale_every: int
+    family: Family, path: Path | None, declared: Mapping[str, Any], asked: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return both semantic keys as asked; refuse a config that differs from a default nobody chose."""
-    for key, asked in (("embed_spike", embed_spike), ("rescale_every", rescale_every)):
+    """Return the keys with a flag as asked; refuse a config that differs from a default nobody chose."""
+    own = family.config_class.key_names()
+    for key, value in asked.items():
         default: Any = _DEFAULTS[key]
+        flag = f"--{key.replace('_', '-')}"
+        if key not in own:
+            if value != default:
+                raise ModelError(f"{flag} {value} is SpikeGPT's, and this is a {family.name}; leave it out.")
+            continue
         stated = declared.get(key, default)
-        if asked == default and stated != default:
-            flag = key.replace("_", "-")
+        if value == default and stated != default:
             raise ModelError(
-                f"config {str(path)!r} says {key} {stated!r} but {asked!r} was asked; "
-                f"give --{flag} {stated}, or change the key in the file."
+                f"config {str(path)!r} says {key} {stated!r} but {value!r} was asked; "
+                f"give {flag} {stated}, or change the key in the file."
             )
-    return {"embed_spike": embed_spike, "rescale_every": rescale_every}
+    return {key: value for key, value in asked.items() if key in own}
 
 
-def _fit(source: str, stored: Mapping[str, Tensor], keys: Mapping[str, Any]) -> SpikeGPTConfig:
+def _fit(
+    source: str, family: Family, stored: Mapping[str, Tensor], keys: Mapping[str, Any]
+) -> ModelConfig:
     """Return the config that names exactly the stored tensors; raise ModelError that names what differs."""
-    for key, value in keys.items():
-        _check_type(key, value)
+    kind = family.config_class
+    kind.check_keys(keys)
     shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
     try:
-        config = SpikeGPTConfig.from_shapes(shapes, **keys)
-    except (IndexError, ValueError):
+        config = kind.from_shapes(shapes, **keys)
+    except (IndexError, ValueError, ZeroDivisionError):
         raise ModelError(
-            f"model {source!r} is no SpikeGPT: a block number or a shape in it cannot be; give another."
+            f"model {source!r} is no {kind.title}: a block number or a shape in it cannot be; give another."
         ) from None
-    if config.n_layer > len(shapes):
+    if config.blocks > len(shapes):
         raise ModelError(
-            f"model {source!r} would have {config.n_layer} blocks but holds only {len(shapes)} tensors; "
-            "give the complete checkpoint, or correct n_layer in config.json."
+            f"model {source!r} would have {config.blocks} blocks but holds only {len(shapes)} tensors; "
+            "give the complete checkpoint, or correct the number of blocks in config.json."
         )
     expected = config.tensor_shapes()
     different = [
@@ -247,19 +277,10 @@ def _fit(source: str, stored: Mapping[str, Tensor], keys: Mapping[str, Any]) -> 
     ]
     if any(problems):
         raise ModelError(
-            f"model {source!r} does not fit SpikeGPT {config.model_type} with {config.n_layer} blocks of "
-            f"width {config.n_embd}: {'; '.join(filter(None, problems))}. Give a complete checkpoint with "
-            "the authors' names, or correct config.json."
+            f"model {source!r} does not fit {config.describe()}: {'; '.join(filter(None, problems))}. Give a "
+            "complete checkpoint with the authors' names, or correct config.json."
         )
     return config
-
-
-def _check_type(key: str, value: Any) -> None:
-    """Raise ModelError when a config key's value has another type than the config's own."""
-    defaults = {f.name: f.default for f in fields(SpikeGPTConfig)}
-    wanted = type(defaults[key]) if isinstance(defaults.get(key), (str, bool)) else int
-    if key in defaults and type(value) is not wanted:
-        raise ModelError(f"config key {key!r} is {value!r}; write a value of type {wanted.__name__}.")
 
 
 def _some(what: str, names: list[str]) -> str:

@@ -4,8 +4,9 @@
 bytes of its checkpoint (one sum for each shard, by name, with commas): other bytes are refused before any of
 them is read as weights.
 
-A folder holds ``model.safetensors`` (or its shards), else one ``.pth``; ``tokenizer.json`` or
-``20B_tokenizer.json``; and optionally ``config.json``, whose keys win over what the tensors' shapes say.
+A folder holds ``model.safetensors`` (or its shards), else one ``.pth``; ``tokenizer.json``,
+``20B_tokenizer.json`` or a WordPiece ``vocab.txt``; and optionally ``config.json``, whose keys win over what
+the tensors' shapes say.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from qslm_opt.errors import ModelError, UsageError
 
 DEMO = "demo"
-TOKENIZERS = ("tokenizer.json", "20B_tokenizer.json")
+TOKENIZERS = ("tokenizer.json", "20B_tokenizer.json", "vocab.txt")
 _HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w][\w./-]*))?", re.ASCII)
 _SHA256 = "#sha256="
 _SUM = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
@@ -92,6 +93,15 @@ def _check_sums(source: str, weights: tuple[Path, ...], sums: list[str]) -> None
         )
     for path, wanted in zip(weights, sums, strict=True):
         _check_digest(path, wanted, "pinned")
+
+
+def find_tokenizer(path: str) -> Path:
+    """Return a tokenizer's file, given itself or its folder; UsageError where there is none."""
+    place = Path(path).expanduser()
+    found = _first(place, TOKENIZERS) if place.is_dir() else place
+    if found is None or not found.is_file():
+        raise UsageError(f"tokenizer {path!r} does not exist; give a tokenizer.json or WordPiece vocab.txt.")
+    return found
 
 
 def check_source(source: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from math import prod
@@ -18,7 +18,7 @@ from qslm_opt.formats import Format
 from qslm_opt.hierarchy.discover import discover
 from qslm_opt.models.locate import TOKENIZERS, find_model
 from qslm_opt.models.packed_file import PackedFile, read_packed_file
-from qslm_opt.models.spikegpt import SpikeGPTConfig
+from qslm_opt.models.registry import get_family
 from qslm_opt.quant.packed_tensor import PackedTensor, scale_shape, scale_type, zero_type
 from qslm_opt.setting import QuantSetting
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from qslm_opt.hierarchy.tree import Hierarchy
+    from qslm_opt.models.config import ModelConfig
 
     Kind = Literal["classification", "lm"]
 
-FAMILY = "spikegpt"
 _KINDS = ("classification", "lm")
 _NUMPY = {torch.float16: "<f2", torch.float32: "<f4", torch.uint8: "u1", torch.uint16: "<u2"}
 _NATIVE = {"<f2": "f2", "<f4": "f4", "u1": "u1", "<u2": "u2"}
@@ -39,7 +39,7 @@ _NATIVE = {"<f2": "f2", "<f4": "f4", "u1": "u1", "<u2": "u2"}
 class PackedModel:
     """A packed model in memory: codes, not weights."""
 
-    config: SpikeGPTConfig
+    config: ModelConfig
     """Of the packed model: without the head that its task never reads."""
     kind: Kind
     setting: QuantSetting
@@ -112,7 +112,7 @@ def read_packed(path: Path, config: Path | None = None, tokenizer: Path | None =
 
 
 def layout_of(
-    config: SpikeGPTConfig, formats: Mapping[str, Format]
+    config: ModelConfig, formats: Mapping[str, Format]
 ) -> Iterator[tuple[str, tuple[int, ...], Format]]:
     """Yield (name, shape, format) of the stored tensors in the order of the payload."""
     for name, shape in config.tensor_shapes().items():
@@ -122,13 +122,13 @@ def layout_of(
 
 def _model(file: PackedFile, tokenizer: Path | None) -> PackedModel:
     header = file.header
-    if header["family"] != FAMILY or header["kind"] not in _KINDS:
-        raise ValueError(f"family {header['family']!r} and kind {header['kind']!r} are not known")
+    if header["kind"] not in _KINDS:
+        raise ValueError(f"kind {header['kind']!r} is not known")
     _check_facts(header)
     table = header["tensors"]
     if not isinstance(table, list) or not isinstance(header["formats"], list):
         raise TypeError("'tensors' and 'formats' are no lists")
-    config = _config(header["config"], len(table))
+    config = _config(str(header["family"]), header["config"], len(table))
     shapes = config.tensor_shapes()
     if len(shapes) != len(table):
         raise ValueError(f"{len(table)} tensors are listed, the config has {len(shapes)}")
@@ -167,15 +167,15 @@ def _check_types(values: Mapping[str, Any], wanted: Mapping[str, tuple[type | No
             raise TypeError(f"{key!r} is {str(values[key])[:80]!r}")
 
 
-def _config(value: Mapping[str, Any], most_blocks: int) -> SpikeGPTConfig:
+def _config(family: str, value: Mapping[str, Any], most_blocks: int) -> ModelConfig:
     """Return the config; its loops over blocks are bounded by the tensors that are listed."""
-    kinds = {"str": str, "bool": bool, "int": int}
-    for item in fields(SpikeGPTConfig):
-        if type(value[item.name]) is not kinds[str(item.type)]:
-            raise TypeError(f"config key {item.name!r} is {value[item.name]!r}")
-    if not 0 < value["n_layer"] <= most_blocks or value["rescale_every"] < 0 or value["n_labels"] < 0:
+    kind = get_family(family).config_class
+    keys = {key: value[key] for key in kind.key_names()}
+    kind.check_keys(keys)
+    config = kind.from_dict(keys)
+    if not 0 < config.blocks <= most_blocks:
         raise ValueError("the config's sizes are out of range")
-    return SpikeGPTConfig.from_dict(value)
+    return config
 
 
 def _ties(value: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
@@ -202,7 +202,7 @@ def _formats(
 
 
 def _tensors(
-    config: SpikeGPTConfig, formats: Mapping[str, Format], payload: memoryview
+    config: ModelConfig, formats: Mapping[str, Format], payload: memoryview
 ) -> dict[str, PackedTensor | Tensor]:
     """Cut the payload, whose length is known to be right."""
     found: dict[str, PackedTensor | Tensor] = {}

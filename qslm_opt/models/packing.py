@@ -17,7 +17,7 @@ from qslm_opt.errors import SettingError, UsageError
 from qslm_opt.hierarchy.discover import discover
 from qslm_opt.models.loading import config_text
 from qslm_opt.models.locate import TOKENIZERS
-from qslm_opt.models.packed import FAMILY, layout_of
+from qslm_opt.models.packed import layout_of
 from qslm_opt.models.packed_file import PACKED_NAME, packed_bytes
 from qslm_opt.quant.base import QuantizedTensor
 from qslm_opt.quant.packed_tensor import PackedTensor
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from qslm_opt.hierarchy.tree import Hierarchy
+    from qslm_opt.models.config import ModelConfig
     from qslm_opt.models.loading import LoadedModel
     from qslm_opt.models.packed import Kind
-    from qslm_opt.models.spikegpt import SpikeGPTConfig
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def pack_model(
         SettingError: a tensor's codes do not fit its format.
     """
     check_output(folder)
-    config = live_config(model.config, origin.kind)
+    config = model.config.lean(origin.kind)
     lean = without_dead(setting, config, hierarchy, origin.kind)
     tokenizer = None if model.tokenizer is None else model.tokenizer.to_str(pretty=False).encode()
     beside = {"config.json": config_text(config).encode()}
@@ -88,15 +88,8 @@ def check_output(folder: Path) -> None:
         )
 
 
-def live_config(config: SpikeGPTConfig, kind: Kind) -> SpikeGPTConfig:
-    """Return a config without the head that a task of ``kind`` never reads."""
-    if kind == "lm":
-        return replace(config, n_labels=0)
-    return replace(config, has_head=config.has_head and not config.n_labels)
-
-
 def without_dead(
-    setting: QuantSetting, config: SpikeGPTConfig, hierarchy: Hierarchy, kind: Kind
+    setting: QuantSetting, config: ModelConfig, hierarchy: Hierarchy, kind: Kind
 ) -> QuantSetting:
     """Return the setting without units that a lean config has not; they had no counted tensor."""
     setting.resolve(hierarchy)
@@ -106,7 +99,7 @@ def without_dead(
 
 def _contents(
     model: LoadedModel,
-    config: SpikeGPTConfig,
+    config: ModelConfig,
     hierarchy: Hierarchy,
     setting: QuantSetting,
     codes: Mapping[str, QuantizedTensor | Tensor],
@@ -121,7 +114,7 @@ def _contents(
     names = list(dict.fromkeys(str(fmt) for fmt in formats.values()))
     payload = b"".join(parts)
     header = {
-        "family": FAMILY,
+        "family": config.family,
         "config": config.to_dict(),
         "task": origin.task,
         "kind": origin.kind,

@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
 from qslm_opt.errors import ModelError, did_you_mean
-from qslm_opt.models.family import Family
+from qslm_opt.models.family import Family, bare
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -55,7 +55,10 @@ def family_of(config: ModelConfig) -> Family:
 
 def find_family(names: Collection[str]) -> Family | None:
     """Return the first family that recognises a checkpoint with these names; None when none does."""
-    return next((f for f in map(get_family, family_names()) if f.recognises(names)), None)
+    for family in map(get_family, family_names()):
+        if family.recognises({bare(name, family.prefixes) for name in names}):
+            return family
+    return None
 
 
 @cache

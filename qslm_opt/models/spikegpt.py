@@ -64,7 +64,7 @@ def products(cfg: SpikeGPTConfig) -> dict[str, bool]:
     return dict.fromkeys(inside, False) | ({"head.weight": True} if cfg.has_head else {})
 
 
-def embed(p: Tensors, cfg: SpikeGPTConfig, ids: Tensor) -> Tensor:
+def embed(p: Tensors, cfg: SpikeGPTConfig, ids: Tensor, ops: Ops) -> Tensor:
     """Return the residual stream before block 0 [B, T, D] for token ids [B, T]."""
     from torch.nn.functional import layer_norm
 
@@ -72,7 +72,7 @@ def embed(p: Tensors, cfg: SpikeGPTConfig, ids: Tensor) -> Tensor:
 
     x = rows_of(p["emb.weight"], ids)  # (B, T, D)
     if cfg.embedding_spikes:
-        x = (x >= 0).to(x.dtype)
+        x = ops.heaviside(x)
     return layer_norm(x, (cfg.n_embd,), p["blocks.0.ln0.weight"], p["blocks.0.ln0.bias"])
 
 
@@ -189,7 +189,7 @@ def forward(
 
     With ``states`` it goes on where an earlier call ended (recurrent form); without, windows start empty.
     """
-    x = embed(p, cfg, ids)
+    x = embed(p, cfg, ids, ops)
     if states is None:
         states = [empty_state(x.shape[0], cfg.n_embd, x) for _ in range(cfg.n_layer)]
     after, spikes = [], x.new_zeros(x.shape[0]).double()
@@ -207,14 +207,23 @@ class SpikeGPT(Family):
 
     def recognises(self, names: Collection[str]) -> bool:
         """See ``Family``."""
-        return "emb.weight" in names and "blocks.0.ln0.weight" in names
+        return "emb.weight" in names and any(n.startswith("blocks.") and ".ffn." in n for n in names)
+
+    def canonical(self, stored: Mapping[str, Tensor], values: Mapping[str, Any]) -> dict[str, Tensor]:
+        """See ``Family``; a head that config.json ties to the embedding need not be stored."""
+        found = dict(stored)
+        if values.get("tie_word_embeddings") and "head.weight" not in found and "emb.weight" in found:
+            found["head.weight"] = found["emb.weight"]
+        return found
 
     def declared(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """See ``Family``; ``model_type`` may be the family, or the authors' own."""
         found = dict(values)
         family = found.get("model_type", self.name)
         if family not in (self.name, *MODEL_TYPES):
-            raise ModelError(f"is of model_type {family!r}; qslm-opt reads {self.name!r}.")
+            raise ModelError(
+                f"model_type {family!r} is another family than {self.name!r}, whose tensors these are."
+            )
         if family == self.name:
             found["model_type"] = found.get(AUTHORS_TYPE, MODEL_TYPES[0])
             if AUTHORS_TYPE not in found:
@@ -238,7 +247,7 @@ class SpikeGPT(Family):
 
     def embed(self, p: Tensors, config: ModelConfig, inputs: Inputs, ops: Ops, fired: Fired) -> Tensor:
         """See ``Family``."""
-        return embed(p, _own(config), inputs.ids)
+        return embed(p, _own(config), inputs.ids, ops)
 
     def run_block(
         self, p: Tensors, config: ModelConfig, i: int, x: Tensor, inputs: Inputs, ops: Ops, fired: Fired
@@ -259,7 +268,9 @@ class SpikeGPT(Family):
         """See ``Family``."""
         return "head.weight"
 
-    def class_logits(self, p: Tensors, config: ModelConfig, h: Tensor, inputs: Inputs) -> Tensor:
+    def class_logits(
+        self, p: Tensors, config: ModelConfig, h: Tensor, inputs: Inputs, ops: Ops
+    ) -> Tensor:
         """See ``Family``."""
         lengths = inputs.lengths
         if lengths is None:

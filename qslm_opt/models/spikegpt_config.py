@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -50,6 +49,9 @@ class SpikeGPTConfig(ModelConfig):
         for key in ("vocab_size", "n_layer", "n_embd", "n_ffn", "ctx_len"):
             if getattr(self, key) < 1:
                 raise ModelError(f"{key} {getattr(self, key)} is out of range; it must be at least 1.")
+        for key in ("n_labels", "rescale_every"):
+            if getattr(self, key) < 0:
+                raise ModelError(f"{key} {getattr(self, key)} is negative; use 0 or more.")
         if self.model_type not in MODEL_TYPES:
             raise ModelError(f"model_type {self.model_type!r} is unknown; use one of {MODEL_TYPES}.")
         if self.embed_spike not in ("on", "off", "auto"):
@@ -216,6 +218,10 @@ class SpikeGPTConfig(ModelConfig):
         if kind == "lm":
             return replace(self, n_labels=0)
         return replace(self, has_head=self.has_head and not self.n_labels)
+
+    def semantics(self) -> dict[str, Any]:
+        """See ``ModelConfig``."""
+        return {"embed_spike": self.embed_spike, "rescale_every": self.rescale_every}
 
     def sites(self) -> dict[str, Site]:
         """See ``ModelConfig``: two a block, in front of the residual stream."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from qslm_opt.kernels.packed.arena import Arena
-    from qslm_opt.models.spikegpt import SpikeGPTConfig
+    from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 
 Array = NDArray[np.float32]
 Slots = NDArray[np.int64]

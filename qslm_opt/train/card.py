@@ -13,7 +13,7 @@ from qslm_opt import __version__
 from qslm_opt.train.config import DEMO_CORPUS, TrainConfig, TrainReport
 
 if TYPE_CHECKING:
-    from qslm_opt.models.spikegpt import SpikeGPTConfig
+    from qslm_opt.models.spikegpt_config import SpikeGPTConfig
     from qslm_opt.train.corpus import Corpus
 
 _DEMO_TEXT = """\

@@ -162,7 +162,7 @@ def _sentences(tokenizer: Tokenizer, by_label: list[list[str]]) -> Sentences:
     texts = [text for texts in by_label for text in texts]
     labels: Ids = np.array([label for label, texts in enumerate(by_label) for _ in texts], dtype=IDS)
     assert len(by_label) == len(LABELS)
-    encoded = [ids[:_LONGEST_SENTENCE] for ids in encode_sentences(tokenizer, texts, "training")]
+    encoded = [ids[:_LONGEST_SENTENCE] for ids in encode_sentences(tokenizer, texts, task="training")]
     return pad_sentences(encoded, labels)
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from qslm_opt.errors import NumericsError, UsageError
-from qslm_opt.evaluate.engine import pick_device
+from qslm_opt.evaluate.device import pick_device
 from qslm_opt.models.loading import save_model
-from qslm_opt.models.spikegpt import SpikeGPTConfig
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 from qslm_opt.train.card import write_card
 from qslm_opt.train.config import TrainConfig, TrainReport
 from qslm_opt.train.corpus import Corpus, load_corpus

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from qslm_opt.data.taskdata import Ids
-from qslm_opt.models.spikegpt import SpikeGPTConfig
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 from qslm_opt.train.corpus import Sentences, pad_sentences
 from qslm_opt.train.network import class_loss, lm_loss
 

@@ -11,18 +11,19 @@ from math import log
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, dropout, embedding, layer_norm
+from torch.nn.functional import cross_entropy, dropout
 from torch.nn.init import normal_, orthogonal_
 
 from qslm_opt.models.spikegpt import (
-    SpikeGPTConfig,
     class_logits,
+    embed,
     empty_state,
     finish,
     lm_logits,
     run_block,
 )
-from qslm_opt.train.surrogate import TRAINING, atan_spike
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig
+from qslm_opt.train.surrogate import TRAINING
 
 Tensors = Mapping[str, Tensor]
 _EMBEDDING_STD = 0.1
@@ -94,16 +95,13 @@ def body(
     if regular.noise:
         other = (torch.rand(ids.shape, device=ids.device) * cfg.vocab_size).long()
         ids = torch.where(torch.rand(ids.shape, device=ids.device) < regular.noise, other, ids)
-    x = embedding(ids, p["emb.weight"])  # (B, T, D)
-    if cfg.embedding_spikes:
-        x = atan_spike(x)
-    x = layer_norm(x, (cfg.n_embd,), p["blocks.0.ln0.weight"], p["blocks.0.ln0.bias"])
+    x = embed(p, cfg, ids, TRAINING)  # (B, T, D)
     state = empty_state(x.shape[0], cfg.n_embd, x)
     spikes = x.new_zeros(x.shape[0])
     for i in range(cfg.n_layer):
-        x, _, count = run_block(p, cfg, i, x, state, TRAINING)
+        x, _, (first, second) = run_block(p, cfg, i, x, state, TRAINING)
         x = dropout(x, regular.dropout, training=regular.dropout > 0)
-        spikes = spikes + count
+        spikes = spikes + (first + second)
     return finish(p, cfg, x), spikes
 
 

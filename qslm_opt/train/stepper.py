@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from qslm_opt.models.spikegpt import SpikeGPTConfig
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 from qslm_opt.train.config import TrainConfig
 from qslm_opt.train.corpus import Corpus, Sentences
 from qslm_opt.train.network import Regularisation, class_loss, lm_loss

@@ -7,12 +7,14 @@ its step function.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import pi
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from qslm_opt.kernels.fire.reference import Neuron, fire_reference, ternary_reference
 from qslm_opt.kernels.mix.reference import norm_shift_mix_reference
 from qslm_opt.kernels.ops import Ops, count_spikes, plain
 from qslm_opt.kernels.products import Current
@@ -171,9 +173,38 @@ def _lif_add(
     return x + spikes, v, count_spikes(spikes.detach(), lengths)
 
 
+def _fire(current: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
+    return fire_reference(current, neuron, atan_spike)
+
+
+class _Round(torch.autograd.Function):
+    """Rounding whose gradient is that of the identity."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.round(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0]
+
+
+def straight_round(x: Tensor) -> Tensor:
+    """Round to whole numbers; backwards the identity (straight-through estimator, Bengio et al. 2013)."""
+    rounded: Tensor = _Round.apply(x)  # type: ignore[no-untyped-call]
+    return rounded
+
+
+def _ternary(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
+    return ternary_reference(x, amplitudes, leak, straight_round)
+
+
 def _relu2(x: Current) -> Tensor:
     return torch.relu(plain(x)).square()
 
 
-TRAINING = Ops("training", norm_shift_mix_reference, _gated_wkv, _lif_add, _relu2)
+TRAINING = Ops(
+    "training", norm_shift_mix_reference, _gated_wkv, _lif_add, _relu2, fire=_fire, ternary=_ternary,
+    heaviside=atan_spike,
+)  # fmt: skip
 """Whole windows from the empty state only: the states that it returns are those it was given."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from qslm_opt.errors import DataError
+from qslm_opt.models.family import Inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +21,7 @@ _LONGEST = 0.995
 
 
 class Batches:
-    """Draws the next batch: ``ids`` [B, T] and, for sentences, their ``lengths`` [B]."""
+    """Draws the next batch: ``ids`` [B, T] and, for sentences with padding, their ``lengths`` [B]."""
 
     def __init__(self, data: TaskData, config: TuneConfig, device: torch.device) -> None:
         self._generator = torch.Generator().manual_seed(config.seed)
@@ -32,12 +33,17 @@ class Batches:
         else:
             rows, lengths = _sentences(data)
             self._rows = torch.from_numpy(rows).to(device)
-            self._lengths = torch.from_numpy(lengths).to(device)
+            self._lengths = None if data.pad_to else torch.from_numpy(lengths).to(device)
         width = self._rows.shape[1]
         count = max(1, min(config.tokens // width, len(self._rows)))
         self.ids = self._rows.new_zeros(count, width)
         if self._lengths is not None:
             self.lengths = self._lengths.new_ones(count)
+
+    @property
+    def inputs(self) -> Inputs:
+        """The batch; its tensors are the same ones in every step."""
+        return Inputs(self.ids, self.lengths)
 
     def draw(self) -> None:
         """Fill the tensors with other rows."""
@@ -60,9 +66,9 @@ def _windows(data: TaskData, window: int) -> np.ndarray:
 
 def _sentences(data: TaskData) -> tuple[np.ndarray, np.ndarray]:
     """Return padded ids [N, T] and lengths [N]."""
-    longest = int(np.quantile([len(ids) for ids in data.sequences], _LONGEST))
+    longest = data.pad_to or int(np.quantile([len(ids) for ids in data.sequences], _LONGEST))
     cut = [ids[:longest] for ids in data.sequences]
-    rows = np.zeros((len(cut), max(len(ids) for ids in cut)), np.int64)
+    rows = np.zeros((len(cut), data.pad_to or max(len(ids) for ids in cut)), np.int64)
     for row, ids in zip(rows, cut, strict=True):
         row[: len(ids)] = ids
     return rows, np.array([len(ids) for ids in cut], np.int64)

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from qslm_opt.errors import NumericsError
 from qslm_opt.kernels.ops import fast_ops
 from qslm_opt.kernels.products import float32_products
-from qslm_opt.models import spikegpt
-from qslm_opt.train.network import body
+from qslm_opt.models.family import Fired
+from qslm_opt.models.registry import family_of
 from qslm_opt.train.stepper import BETAS, CLIP
+from qslm_opt.train.surrogate import TRAINING
 from qslm_opt.tune.batches import Batches
 from qslm_opt.tune.config import TuneConfig, TuneReport
 from qslm_opt.tune.student import Student
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from qslm_opt.data import TaskData
-    from qslm_opt.models.spikegpt import SpikeGPTConfig
+    from qslm_opt.kernels.ops import Ops
+    from qslm_opt.models.config import ModelConfig
 
 _WARM_UP_SHARE = 0.05
 LONG = 30.0
@@ -37,7 +40,7 @@ _PLAIN_STEPS = 3
 def tune(
     student: Student,
     tensors: Mapping[str, Tensor],
-    cfg: SpikeGPTConfig,
+    cfg: ModelConfig,
     data: TaskData,
     config: TuneConfig,
     narrate: Callable[[str], None],
@@ -87,12 +90,13 @@ class _Run:
     """One step, as a plain call or a recorded CUDA graph."""
 
     def __init__(
-        self, student: Student, tensors: Mapping[str, Tensor], cfg: SpikeGPTConfig, data: TaskData,
+        self, student: Student, tensors: Mapping[str, Tensor], cfg: ModelConfig, data: TaskData,
         config: TuneConfig,
     ) -> None:  # fmt: skip
         self._student, self._cfg, self._lm = student, cfg, data.kind == "lm"
         self._teacher = dict(tensors)
-        device = self._teacher["emb.weight"].device
+        self._family = family_of(cfg)
+        device = next(iter(self._teacher.values())).device
         self._cuda = device.type == "cuda"
         self.device_name = torch.cuda.get_device_name(device) if self._cuda else "cpu"
         self._batches = Batches(data, config, device)
@@ -105,9 +109,8 @@ class _Run:
             [{"params": g, "lr": rate} for g, rate in zip(groups, self._now, strict=True) if g],
             lr=torch.zeros((), device=device), betas=BETAS, fused=True, capturable=self._cuda,
         )  # fmt: skip
-        width = cfg.n_embd if self._lm else cfg.n_labels
-        shape = (*self._batches.ids.shape, width) if self._lm else (len(self._batches.ids), width)
-        self._wanted = torch.zeros(shape, device=device)
+        with torch.no_grad():
+            self._wanted = torch.zeros_like(self._taught())
         self._loss = torch.zeros((), device=device)
         self._replay: Callable[[], None] = self._plain
         if self._cuda:
@@ -125,26 +128,31 @@ class _Run:
     def _draw(self) -> None:
         """The next batch, and what the teacher makes of it: its last states, or its class logits."""
         self._batches.draw()
-        ids, lengths = self._batches.ids, self._batches.lengths
-        with torch.inference_mode(), float32_products(tf32=self._cuda):
-            h, _, _ = spikegpt.forward(self._teacher, self._cfg, ids, self._ops, lengths=lengths)
-            if lengths is not None:
-                h = spikegpt.class_logits(self._teacher, h, lengths)
+        taught = self._taught()
         with torch.no_grad():
-            self._wanted.copy_(h)
+            self._wanted.copy_(taught)
+
+    def _taught(self) -> Tensor:
+        with torch.inference_mode(), float32_products(tf32=self._cuda):
+            return self._outputs(self._teacher, self._ops)
+
+    def _outputs(self, p: Mapping[str, Tensor], ops: Ops) -> Tensor:
+        """Return the last states [B, T, D] of a language model, or class logits [B, C]."""
+        family, cfg, inputs = self._family, self._cfg, self._batches.inputs
+        h = family.forward(p, cfg, inputs, ops, Fired(None))
+        return h if self._lm else family.class_logits(p, cfg, h, inputs, ops)
 
     def _plain(self) -> None:
         self._optimizer.zero_grad(set_to_none=True)
         p = self._student.tensors()
-        h, _ = body(p, self._cfg, self._batches.ids)
+        found = self._outputs(p, TRAINING)
         if self._lm:
-            found = spikegpt.lm_logits(p, h).flatten(0, 1).log_softmax(-1)
+            head = self._family.head(self._cfg)
+            found = linear(found, p[head]).flatten(0, 1).log_softmax(-1)
             with torch.no_grad():
-                wanted = spikegpt.lm_logits(self._teacher, self._wanted).flatten(0, 1).log_softmax(-1)
+                wanted = linear(self._wanted, self._teacher[head]).flatten(0, 1).log_softmax(-1)
         else:
-            assert self._batches.lengths is not None
-            found = spikegpt.class_logits(p, h, self._batches.lengths).log_softmax(-1)
-            wanted = self._wanted.log_softmax(-1)
+            found, wanted = found.log_softmax(-1), self._wanted.log_softmax(-1)
         loss = (wanted.exp() * (wanted - found)).sum(-1).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._student.parameters(), CLIP)

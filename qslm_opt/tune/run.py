@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from qslm_opt.data import TaskData
     from qslm_opt.hierarchy.tree import Hierarchy
-    from qslm_opt.models.spikegpt import SpikeGPTConfig
+    from qslm_opt.models.config import ModelConfig
     from qslm_opt.setting import QuantSetting
 
 TOKENS = {"cpu": 1024, "cuda": 8192}
@@ -26,7 +26,7 @@ def tuned(
     setting: QuantSetting,
     tensors: Mapping[str, Tensor],
     moments: Callable[[], Mapping[str, Tensor]],
-    cfg: SpikeGPTConfig,
+    cfg: ModelConfig,
     hierarchy: Hierarchy,
     text: TaskData,
     narrate: Callable[[str], None],
@@ -42,7 +42,7 @@ def tuned(
     Raises:
         NumericsError: the loss became NaN, or a tensor cannot be held by its format.
     """
-    device = tensors["emb.weight"].device
+    device = next(iter(tensors.values())).device
     teacher = {name: tensor.float() for name, tensor in tensors.items()}
     narrate(f"tuning {setting.tune} steps on {len(text.sequences):,} sequences of split {text.split!r}")
     config = TuneConfig(steps=setting.tune, tokens=TOKENS[device.type])

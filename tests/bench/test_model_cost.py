@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qslm_opt.bench.model_cost import Kernel, floor_seconds, flop_per_token, kernels
-from qslm_opt.models.spikegpt import SpikeGPTConfig
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 
 D, F, V = 4, 16, 10
 ONE = SpikeGPTConfig(vocab_size=V, n_layer=1, n_embd=D, n_labels=2)

@@ -19,7 +19,7 @@ from qslm_opt.bench.timing import Timing
 from qslm_opt.errors import DeviceError, UsageError
 from qslm_opt.kernels.ops import REFERENCE, available_precisions
 from qslm_opt.models import spikegpt
-from qslm_opt.models.spikegpt import SpikeGPTConfig
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 
 CPU = torch.device("cpu")
 CONFIG = SpikeGPTConfig(60, 2, 16, n_labels=2)

@@ -22,7 +22,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from qslm_opt.cli.main import run
 from qslm_opt.models.loading import save_model
-from qslm_opt.models.spikegpt import SpikeGPTConfig
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 from qslm_opt.store import Repository, prepare
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -27,7 +27,7 @@ from qslm_opt.errors import QslmError
 from qslm_opt.formats import Layout
 from qslm_opt.hierarchy.discover import discover
 from qslm_opt.models.loading import save_model
-from qslm_opt.models.spikegpt import SpikeGPTConfig
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 from qslm_opt.setting import UNQUANTIZED
 from qslm_opt.train import TrainConfig
 

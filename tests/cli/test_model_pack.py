@@ -13,7 +13,7 @@ import torch
 from qslm_opt.cli.main import run
 from qslm_opt.models.loading import save_model
 from qslm_opt.models.packed_file import packed_bytes, read_packed_file
-from qslm_opt.models.spikegpt import SpikeGPTConfig
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 from qslm_opt.store import Repository
 
 CONFIG = SpikeGPTConfig(vocab_size=40, n_layer=2, n_embd=16, n_labels=2)

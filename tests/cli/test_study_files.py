@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from qslm_opt.cli.demo import DEMOS
-from qslm_opt.models.spikegpt import SpikeGPTConfig
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 from qslm_opt.spec import StudySpec, parse_size
 
 STUDIES = Path(__file__).resolve().parents[2] / "studies"

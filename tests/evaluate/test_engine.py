@@ -15,11 +15,12 @@ from qslm_opt.errors import DeviceError, NumericsError, UsageError  # noqa: E402
 from qslm_opt.evaluate.batches import make_batches  # noqa: E402
 from qslm_opt.evaluate.bounds import MetricBound  # noqa: E402
 from qslm_opt.evaluate.confidence import ConfidentBound  # noqa: E402
-from qslm_opt.evaluate.engine import Engine, pick_device  # noqa: E402
+from qslm_opt.evaluate.device import pick_device  # noqa: E402
+from qslm_opt.evaluate.engine import Engine  # noqa: E402
 from qslm_opt.formats import FP32, SIGN, Format  # noqa: E402
 from qslm_opt.hierarchy.discover import discover  # noqa: E402
 from qslm_opt.models.loading import LoadedModel  # noqa: E402
-from qslm_opt.models.spikegpt import SpikeGPTConfig  # noqa: E402
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig  # noqa: E402
 from qslm_opt.setting import UNQUANTIZED, QuantSetting  # noqa: E402
 
 CONFIG = SpikeGPTConfig(60, 4, 32, n_labels=2)
@@ -98,10 +99,10 @@ def test_prefix_reuse_changes_no_bit(data, budget: int) -> None:
 
 def test_prefix_reuse_starts_at_the_changed_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial that changes only the last block runs only that block."""
-    from qslm_opt.evaluate import engine as module
+    from qslm_opt.models import spikegpt as module
 
     ran: list[int] = []
-    real = module.spikegpt.run_block
+    real = module.run_block
 
     def spy(p, cfg, i, *args):
         ran.append(i)
@@ -109,7 +110,7 @@ def test_prefix_reuse_starts_at_the_changed_block(monkeypatch: pytest.MonkeyPatc
 
     e = engine(lm_data(), batch=16)
     e.evaluate(UNQUANTIZED, parent=UNQUANTIZED)
-    monkeypatch.setattr(module.spikegpt, "run_block", spy)
+    monkeypatch.setattr(module, "run_block", spy)
     e.evaluate(UNQUANTIZED.with_unit("attention.3", Format.parse("int4/channel/affine")), parent=UNQUANTIZED)
     assert ran == [3, 3]  # two batches: the full windows and the short one
     ran.clear()

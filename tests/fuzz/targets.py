@@ -48,7 +48,7 @@ class Target:
 def _weights() -> dict[str, Any]:
     import torch
 
-    from qslm_opt.models.spikegpt import SpikeGPTConfig
+    from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 
     generator = torch.Generator().manual_seed(1)
     shapes = SpikeGPTConfig(**CONFIG).tensor_shapes()
@@ -94,7 +94,7 @@ def _packed() -> tuple[Any, bytes]:
     from qslm_opt.models.loading import LoadedModel
     from qslm_opt.models.packed_file import read_packed_file
     from qslm_opt.models.packing import Origin, pack_model
-    from qslm_opt.models.spikegpt import SpikeGPTConfig
+    from qslm_opt.models.spikegpt_config import SpikeGPTConfig
     from qslm_opt.quant import QuantizedView
     from qslm_opt.setting import QuantSetting
 

@@ -6,7 +6,7 @@ from qslm_opt.errors import ModelError
 from qslm_opt.formats import FP32
 from qslm_opt.hierarchy.discover import discover
 from qslm_opt.hierarchy.tree import NETWORK, Hierarchy
-from qslm_opt.models.spikegpt import SpikeGPTConfig
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 from qslm_opt.setting import UNQUANTIZED, QuantSetting
 
 SMALL = SpikeGPTConfig(vocab_size=50, n_layer=2, n_embd=8)

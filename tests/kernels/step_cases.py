@@ -6,7 +6,7 @@ import torch
 
 from qslm_opt.formats import SIGN, Layout
 from qslm_opt.models.resident import StoredModel
-from qslm_opt.models.spikegpt import SpikeGPTConfig
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 from qslm_opt.quant import quantize
 from qslm_opt.quant.packed_tensor import PackedTensor
 

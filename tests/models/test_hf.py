@@ -18,7 +18,7 @@ from qslm_opt.models.hf import (
     SpikeGPTHFConfig,
 )
 from qslm_opt.models.loading import load_model, save_model
-from qslm_opt.models.spikegpt import SpikeGPTConfig
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 
 LM = SpikeGPTConfig(vocab_size=60, n_layer=3, n_embd=16, ctx_len=99)
 CLASSES = SpikeGPTConfig(vocab_size=60, n_layer=3, n_embd=16, n_labels=3, model_type="RWKV-ffnPre")

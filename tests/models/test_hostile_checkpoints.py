@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from qslm_opt.errors import ModelError, UsageError
 from qslm_opt.models import load_model, locate
-from qslm_opt.models.spikegpt import SpikeGPTConfig
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 from qslm_opt.spec import StudySpec
 
 ROOT = Path(__file__).resolve().parents[2]

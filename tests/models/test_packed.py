@@ -24,7 +24,7 @@ from qslm_opt.models import load_model
 from qslm_opt.models.loading import LoadedModel, hash_weights
 from qslm_opt.models.packed import PackedModel, load_packed
 from qslm_opt.models.packing import Origin, pack_model
-from qslm_opt.models.spikegpt import SpikeGPTConfig
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 from qslm_opt.pipeline import Session
 from qslm_opt.quant import QuantizedView
 from qslm_opt.quant.packed_tensor import PackedTensor

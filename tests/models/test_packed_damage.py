@@ -24,7 +24,7 @@ from qslm_opt.formats import Format
 from qslm_opt.models import load_model
 from qslm_opt.models.packed import load_packed
 from qslm_opt.models.packed_file import MOST_JSON_BYTES, PACKED_NAME, packed_bytes, read_packed_file
-from qslm_opt.models.spikegpt import SpikeGPTConfig
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 from qslm_opt.setting import QuantSetting
 from tests.models.test_packed import model_of, packed_by
 

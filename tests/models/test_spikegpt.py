@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from qslm_opt.errors import ModelError  # noqa: E402
 from qslm_opt.kernels.ops import REFERENCE, fast_ops  # noqa: E402
 from qslm_opt.models import spikegpt  # noqa: E402
-from qslm_opt.models.spikegpt import SpikeGPTConfig  # noqa: E402
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig  # noqa: E402
 
 
 def random_weights(cfg: SpikeGPTConfig, seed: int = 0, dtype=torch.float32) -> dict[str, torch.Tensor]:

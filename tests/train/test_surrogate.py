@@ -8,7 +8,8 @@ import torch
 from qslm_opt.kernels.lif.reference import lif_reference
 from qslm_opt.kernels.ops import REFERENCE
 from qslm_opt.kernels.wkv.reference import initial_state, wkv_reference
-from qslm_opt.models.spikegpt import SpikeGPTConfig, forward
+from qslm_opt.models.spikegpt import forward
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 from qslm_opt.train.network import body, initial_tensors
 from qslm_opt.train.surrogate import atan_gradient, atan_spike, lif_scan, wkv_window
 

@@ -16,7 +16,7 @@ import torch
 from qslm_opt.data.taskdata import encode
 from qslm_opt.errors import DataError, NumericsError, UsageError
 from qslm_opt.models import load_model
-from qslm_opt.models.spikegpt import SpikeGPTConfig
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 from qslm_opt.train import TrainConfig, TrainReport, train
 from qslm_opt.train import loop as loop_module
 from qslm_opt.train.__main__ import main

@@ -15,7 +15,7 @@ from qslm_opt.evaluate.memory import live_bytes  # noqa: E402
 from qslm_opt.formats import Format  # noqa: E402
 from qslm_opt.hierarchy.discover import discover  # noqa: E402
 from qslm_opt.hierarchy.tree import NETWORK  # noqa: E402
-from qslm_opt.models.spikegpt import SpikeGPTConfig  # noqa: E402
+from qslm_opt.models.spikegpt_config import SpikeGPTConfig  # noqa: E402
 from qslm_opt.quant import QuantizedTensor, QuantizedView  # noqa: E402
 from qslm_opt.setting import QuantSetting  # noqa: E402
 from qslm_opt.train.network import initial_tensors  # noqa: E402

@@ -1,0 +1,53 @@
+"""Tokenizers from files: ``tokenizer.json`` as it stands, or the WordPiece of a BERT ``vocab.txt``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qslm_opt.errors import ModelError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+UNKNOWN, START, END, PADDING = "[UNK]", "[CLS]", "[SEP]", "[PAD]"
+_LONGEST_WORD = 100
+
+
+def open_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer; one of another suffix than ``.json`` is a WordPiece vocabulary, a token a line."""
+    from tokenizers import Tokenizer
+
+    if path.suffix == ".json":
+        read: Tokenizer = Tokenizer.from_file(str(path))
+        return read
+    return word_pieces(path)
+
+
+def word_pieces(path: Path) -> Tokenizer:
+    """Return the WordPiece tokenizer of BERT for a vocabulary; special tokens stand around each sentence.
+
+    Text is lower-cased and stripped of accents unless the vocabulary has tokens with capitals.
+
+    Raises:
+        ModelError: [UNK], [CLS], [SEP] or [PAD] is missing, or [PAD] is not token 0.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    lines = path.read_text("utf-8").split("\n")
+    words = {line.rstrip("\r"): i for i, line in enumerate(lines) if line.strip()}
+    missing = [word for word in (UNKNOWN, START, END, PADDING) if word not in words]
+    if missing or words[PADDING] != 0:
+        what = f"has no {', '.join(missing)}" if missing else f"has {PADDING} elsewhere than in line 1"
+        raise ModelError(f"vocabulary {str(path)!r} {what}; give a BERT vocab.txt.")
+    special = {UNKNOWN, START, END, PADDING, "[MASK]"}
+    lower = not any(word != word.lower() for word in words if word not in special and word[:7] != "[unused")
+    made = Tokenizer(
+        models.WordPiece(vocab=words, unk_token=UNKNOWN, max_input_chars_per_word=_LONGEST_WORD)
+    )
+    made.normalizer = normalizers.BertNormalizer(lowercase=lower)
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.post_processor = processors.BertProcessing((END, words[END]), (START, words[START]))
+    made.decoder = decoders.WordPiece()
+    made.add_special_tokens([word for word in special if word in words])
+    return made
