@@ -9,14 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from qslm_opt.errors import ModelError, did_you_mean
 
 if TYPE_CHECKING:
     from typing import Literal
-
-    from typing_extensions import Self
 
     from qslm_opt.hierarchy.tree import Role
 
@@ -27,6 +25,9 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "int": (int,), "str": (str,), "bool": (bool,), "float": (int, float), "int | None": (int, type(None)),
 }  # fmt: skip
 MOST_BLOCKS = 10_000
+MOST_STEPS = 4096
+"""Most time steps of a model."""
+C = TypeVar("C", bound="ModelConfig")
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class ModelConfig(ABC):
         """Return whether the model reads no more than the tensor's signs."""
         return False
 
-    def lean(self, kind: Kind) -> Self:
+    def lean(self: C, kind: Kind) -> C:
         """Return the config of the same model without the tensors that a task of ``kind`` never reads."""
         return self
 
@@ -132,7 +133,7 @@ class ModelConfig(ABC):
     # ------------------------------------------------------------------------------- reading, writing
     @classmethod
     @abstractmethod
-    def from_shapes(cls, shapes: Shapes, **given: Any) -> Self:
+    def from_shapes(cls: type[C], shapes: Shapes, **given: Any) -> C:
         """Infer the config from canonical names and shapes; keys in ``given`` win.
 
         Raises:
@@ -148,7 +149,7 @@ class ModelConfig(ABC):
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls: type[C], values: Mapping[str, Any]) -> C:
         """Rebuild from ``to_dict``; keys that are not this config's are ignored."""
         known = {f.name for f in fields(cls)}
         return cls(**{k: v for k, v in values.items() if k in known})
@@ -183,3 +184,25 @@ def at_least(least: float, **sizes: float) -> None:
     for key, value in sizes.items():
         if not value >= least:
             raise ModelError(f"config key {key!r} is {value}; it must be at least {least:g}.")
+
+
+def at_most(most: float, **sizes: float) -> None:
+    """Raise ModelError for a size above ``most``."""
+    for key, value in sizes.items():
+        if value > most:
+            raise ModelError(f"config key {key!r} is {value}; it must be at most {most:g}.")
+
+
+def affine_shapes(name: str, out: int, width: int) -> Shapes:
+    """Return the tensors of an affine map from ``width`` to ``out`` numbers."""
+    return {f"{name}.weight": (out, width), f"{name}.bias": (out,)}
+
+
+def norm_shapes(name: str, width: int) -> Shapes:
+    """Return the tensors of a LayerNorm."""
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def pair(name: str) -> list[str]:
+    """Return the names of a weight and its bias."""
+    return [f"{name}.weight", f"{name}.bias"]

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from qslm_opt.kernels.ops import Ops
     from qslm_opt.models.config import ModelConfig
 
-    Tensors = Mapping[str, Any]
-    """Name → Tensor; matrices may be what the version's ``Ops.weight`` made of them."""
+
+Tensors = Mapping[str, Any]
+"""Name → Tensor; matrices may be what the version's ``Ops.weight`` made of them."""
 
 
 @dataclass(frozen=True)
