@@ -159,7 +159,7 @@ def _reading(packed: PackedModel) -> dict[str, Any]:
     """Return how the original was read, see ``reading_keys``: what a packed model says of itself."""
     keys = packed.config.semantics()
     flags = [key for key in ("embed_spike", "rescale_every", "timesteps") if key in keys]
-    named = {key: keys.pop(key) for key in flags}
+    named: dict[str, Any] = {key: keys.pop(key) for key in flags}
     tokenizer = None if packed.tokenizer is None else str(packed.tokenizer)
     usual: dict[str, Any] = {"embed_spike": "on", "rescale_every": 0, "timesteps": None}
     return {**usual, **named, "family": packed.config.family, "tokenizer": tokenizer, "config": keys}

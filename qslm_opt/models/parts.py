@@ -25,7 +25,7 @@ def affine(p: Tensors, name: str, x: Tensor, ops: Ops) -> Tensor:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """Return [..., T, D] as [..., heads, T, D/heads]."""
-    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
+    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads).transpose(-3, -2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
