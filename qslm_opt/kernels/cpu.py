@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from qslm_opt.kernels.fire import cpu as neurons
+from qslm_opt.kernels.fire.layout import per_step
 from qslm_opt.kernels.fire.reference import Neuron, fire_reference, ternary_reference
 from qslm_opt.kernels.lif import cpu as lif
 from qslm_opt.kernels.mix import cpu as mix
@@ -81,7 +82,7 @@ def ternary(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
     """See ``Ternary``; the reference for another dtype than float32."""
     if x.dtype != torch.float32:
         return ternary_reference(x, amplitudes, leak)
-    return neurons.ternary(x, torch.stack(tuple(amplitudes)), leak)[0]
+    return neurons.ternary(x, per_step(x, amplitudes), leak)[0]
 
 
 NUMBA = Ops("numba", norm_shift_mix, gated_wkv, lif_add, relu2, nll=nll, fire=fire, ternary=ternary)

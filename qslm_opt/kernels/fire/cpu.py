@@ -8,39 +8,76 @@ from torch import Tensor
 
 from qslm_opt.kernels.fire import gradient_cpu as gradients
 from qslm_opt.kernels.fire import scan as loops
+from qslm_opt.kernels.fire.layout import in_steps
 from qslm_opt.kernels.fire.reference import Neuron
 
 TILE = 1024
 """Neurons of one task: its potentials stay in the first cache."""
+WINDOW_TILE = 64
+"""Channels of one task of a scan over tokens, which has many sequences but few channels."""
 _TASKS = 64
 _ALL = np.ones(1, np.bool_)
 _NOTHING = np.empty((1, 1, 1), np.float32)
 
 
-def fire(current: Tensor, neuron: Neuron, *, noted: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return spikes [S, …], potentials after the last step […] and, where ``noted``, before each reset."""
-    kind = loops.Kind.of(neuron, len(current))
-    flat, apart = _steps(current.detach())
-    spikes, v = current.new_empty(current.shape), current.new_empty(current.shape[1:])
+def fire(
+    current: Tensor, neuron: Neuron, *, noted: bool = False, windows: bool = False
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return spikes [S, …], potentials after the last step […] and, where ``noted``, before each reset.
+
+    With ``windows`` time is the second axis: current and spikes [B, T, N], potentials [B, N].
+    """
+    axis = int(windows)
+    kind = loops.Kind.of(neuron, current.shape[axis])
+    flat, apart = in_steps(current.detach(), windows=windows)
+    spikes, v = current.new_empty(current.shape), current.new_empty(current.select(axis, 0).shape)
     potentials = current.new_empty(current.shape) if noted else None
-    memory = _NOTHING if potentials is None else _whole(potentials)
-    loops.scan(flat, apart, kind, TILE, noted, memory, _whole(spikes), v.numpy().reshape(1, v.numel()))
+    loops.scan(
+        flat.numpy(), apart, kind, _tile(windows), noted,
+        _NOTHING if potentials is None else _whole(potentials, windows), _whole(spikes, windows),
+        _last(v, windows),
+    )  # fmt: skip
     return spikes, v, potentials
+
+
+def fire_gradient(
+    potentials: Tensor, gradient: Tensor, last: Tensor, neuron: Neuron, alpha: float, *, windows: bool = False
+) -> Tensor:
+    """Return the gradient of the currents for that of the spikes and of the last potentials; see ``fire``."""
+    out = torch.empty_like(potentials)
+    gradients.scan(
+        _whole(potentials, windows), _whole(gradient.contiguous(), windows),
+        _last(last.contiguous(), windows), loops.Kind.of(neuron, potentials.shape[int(windows)]), alpha,
+        _tile(windows), _whole(out, windows),
+    )  # fmt: skip
+    return out
 
 
 def ternary(
     x: Tensor, amplitudes: Tensor, leak: float, *, noted: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """Return ternary spikes [S, …] for amplitudes [S] and, where ``noted``, their potentials [S, …]."""
-    if len(amplitudes) != len(x):
-        raise ValueError(f"{len(amplitudes)} amplitudes do not fit {len(x)} steps; give one for each step")
-    flat, apart = _steps(x.detach())
-    of_step = amplitudes.detach().float().contiguous().numpy()
+    flat, apart = in_steps(x.detach())
     out = x.new_empty(x.shape)
     potentials = x.new_empty(x.shape) if noted else None
     memory = _NOTHING if potentials is None else _whole(potentials)
-    loops.ternary(flat, apart, of_step, np.float32(leak), TILE, noted, memory[0], _whole(out)[0])
+    loops.ternary(
+        flat.numpy(), apart, _of_steps(amplitudes), np.float32(leak), TILE, noted, memory[0], _whole(out)[0]
+    )
     return out, potentials
+
+
+def ternary_gradient(
+    potentials: Tensor, gradient: Tensor, amplitudes: Tensor, leak: float
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of the inputs [S, …] and of the amplitudes [S] for that of the spikes."""
+    out, width = torch.empty_like(potentials), potentials[0].numel()
+    sums = np.zeros((-(-width // TILE), len(potentials)), np.float64)
+    gradients.ternary(
+        _whole(potentials)[0], _whole(gradient.contiguous())[0], _of_steps(amplitudes), np.float32(leak), TILE,
+        _whole(out)[0], sums,
+    )  # fmt: skip
+    return out, torch.from_numpy(sums.sum(axis=0)).to(potentials.dtype)
 
 
 def count(spikes: Tensor, inside: Tensor | None) -> Tensor:
@@ -53,40 +90,19 @@ def count(spikes: Tensor, inside: Tensor | None) -> Tensor:
     return torch.tensor(sums.sum())
 
 
-def _steps(current: Tensor) -> tuple[np.ndarray, int]:
-    """Return a flat array with the steps of ``current`` [S, …], and how far they lie apart."""
-    if not current[0].is_contiguous() or not current.numel():
-        current = current.contiguous()
-    apart, places = current.stride(0), current[0].numel()
-    reach = (len(current) - 1) * apart + places if places else 0
-    return current.as_strided((reach,), (1,)).numpy(), apart
+def _tile(windows: bool) -> int:
+    return WINDOW_TILE if windows else TILE
 
 
-def _whole(tensor: Tensor) -> np.ndarray:
-    """Return the memory of a contiguous tensor [S, …] as [1, S, N]."""
-    return tensor.numpy().reshape(1, len(tensor), tensor[0].numel())
+def _whole(tensor: Tensor, windows: bool = False) -> np.ndarray:
+    """Return the memory of a contiguous tensor [S, …] as [1, S, N]; that of [B, T, N] as it is."""
+    array = tensor.detach().numpy()
+    return array if windows else array.reshape(1, len(tensor), tensor.shape[1:].numel())
 
 
-def fire_gradient(
-    potentials: Tensor, gradient: Tensor, last: Tensor, neuron: Neuron, alpha: float
-) -> Tensor:
-    """Return the gradient of the currents [S, …] for that of the spikes and of the last potentials."""
-    out = torch.empty_like(potentials)
-    gradients.scan(
-        _whole(potentials), _whole(gradient.contiguous()), last.contiguous().numpy().reshape(1, last.numel()),
-        loops.Kind.of(neuron, len(potentials)), alpha, TILE, _whole(out),
-    )  # fmt: skip
-    return out
+def _last(v: Tensor, windows: bool) -> np.ndarray:
+    return v.numpy() if windows else v.numpy().reshape(1, v.numel())
 
 
-def ternary_gradient(
-    potentials: Tensor, gradient: Tensor, amplitudes: Tensor, leak: float
-) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the inputs [S, …] and of the amplitudes [S] for that of the spikes."""
-    out, width = torch.empty_like(potentials), potentials[0].numel()
-    sums = np.zeros((-(-width // TILE), len(potentials)), np.float64)
-    gradients.ternary(
-        _whole(potentials)[0], _whole(gradient.contiguous())[0], amplitudes.float().contiguous().numpy(),
-        np.float32(leak), TILE, _whole(out)[0], sums,
-    )  # fmt: skip
-    return out, torch.from_numpy(sums.sum(axis=0)).to(potentials.dtype)
+def _of_steps(amplitudes: Tensor) -> np.ndarray:
+    return amplitudes.detach().float().contiguous().numpy()

@@ -33,8 +33,6 @@ class Kind(NamedTuple):
     def of(cls, neuron: Neuron, steps: int) -> Kind:
         """Return ``neuron`` for so many steps; ValueError where it has thresholds for another number."""
         thresholds = np.array(neuron.thresholds(steps), np.float32)
-        if len(thresholds) != steps:
-            raise ValueError(f"{len(thresholds)} thresholds do not fit {steps} steps; give one for each step")
         tau = np.float32(1.0 if neuron.tau is None else neuron.tau)
         return cls(neuron.tau is not None, tau, neuron.soft, np.float32(neuron.keep), thresholds)
 
