@@ -37,15 +37,16 @@ def _scan(  # type: ignore[no-untyped-def]
     b = tl.program_id(1).to(tl.int64)
     place = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     inside = place < width
+    upto = tl.where(inside, steps, 0)
     v = tl.zeros((TILE,), tl.float32)
     for t in range(0, steps, AHEAD):
         currents = ()
         for n in tl.static_range(AHEAD):
-            u = tl.load(current + (b * steps + t + n) * apart + place, mask=inside & (t + n < steps), other=0.0)
+            u = tl.load(current + (b * steps + t + n) * apart + place, mask=t + n < upto, other=0.0)
             currents = currents + (u,)  # type: ignore[assignment]  # noqa: RUF005
         for n in tl.static_range(AHEAD):
-            live = t + n < steps
-            threshold = tl.load(thresholds + t + n, mask=live, other=0.0)
+            live = t + n < upto
+            threshold = tl.load(thresholds + t + n)
             if LEAKY:
                 h = v + tl.div_rn(currents[n] - v, tau)
             else:
@@ -57,9 +58,9 @@ def _scan(  # type: ignore[no-untyped-def]
                 left = h * (1.0 - fired)
             v = tl.where(live, left, v)
             out = (b * steps + t + n) * width + place
-            tl.store(spikes + out, fired, mask=inside & live)
+            tl.store(spikes + out, fired, mask=live)
             if NOTED:
-                tl.store(potentials + out, h, mask=inside & live)
+                tl.store(potentials + out, h, mask=live)
     tl.store(v_end + b * width + place, v, mask=inside)
 
 
@@ -72,15 +73,16 @@ def _ternary(  # type: ignore[no-untyped-def]
     inside = place < width
     m = tl.zeros((TILE,), tl.float32)
     fired = tl.zeros((TILE,), tl.float32)
+    before = tl.zeros((TILE,), tl.float32)
     for t in range(steps):
         u = tl.load(x + t * apart + place, mask=inside, other=0.0)
         a = tl.load(amplitudes + t)
         if LEAKY:
-            before = tl.load(amplitudes + t - 1, mask=t > 0, other=0.0)
             m = tl.where(t == 0, u, leak * m * (before - fired) + u)
         else:
             m = u
         fired = a * third(tl.div_rn(m, a))
+        before = tl.zeros((TILE,), tl.float32) + a
         tl.store(out + t * width + place, fired, mask=inside)
         if NOTED:
             tl.store(potentials + t * width + place, m, mask=inside)
@@ -130,11 +132,15 @@ def ahead_of(steps: int) -> int:
 
 
 def scalars(neuron: Neuron, steps: int, device: torch.device) -> tuple[Tensor, float, float]:
-    """Return thresholds [S], τ and share kept; τ is 1 without leak."""
+    """Return thresholds, τ and share kept; τ is 1 without leak.
+
+    The thresholds [S] lie between ``AHEAD`` others, so that kernels may read as far ahead as they compute.
+    """
     tau = 1.0 if neuron.tau is None else float(neuron.tau)
     return _thresholds(neuron.thresholds(steps), device), tau, float(neuron.keep)
 
 
 @lru_cache(maxsize=256)
 def _thresholds(values: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=device)
+    around = (0.0,) * AHEAD
+    return torch.tensor(around + values + around, dtype=torch.float32, device=device)[AHEAD:-AHEAD]

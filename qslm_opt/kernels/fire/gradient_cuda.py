@@ -21,17 +21,18 @@ def _scan(  # type: ignore[no-untyped-def]
     b = tl.program_id(1).to(tl.int64)
     channel = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     inside = channel < width
+    upto = tl.where(inside, steps, 0)
     place = (b * steps + steps - 1) * width + channel
     after = tl.load(last + b * width + channel, mask=inside, other=0.0)
     for t in range(0, steps, AHEAD):
         hs = ()
         gs = ()
         for n in tl.static_range(AHEAD):
-            there = inside & (t + n < steps)
+            there = t + n < upto
             hs = hs + (tl.load(potentials + place - n * width, mask=there, other=0.0),)  # type: ignore[assignment]  # noqa: RUF005
             gs = gs + (tl.load(gradient + place - n * width, mask=there, other=0.0),)  # type: ignore[assignment]  # noqa: RUF005
         for n in tl.static_range(AHEAD):
-            threshold = tl.load(thresholds + steps - 1 - t - n, mask=t + n < steps, other=0.0)
+            threshold = tl.load(thresholds + steps - 1 - t - n)
             x = hs[n] - threshold
             slope = rise / (1.0 + bend * x * (bend * x))
             if SOFT:
@@ -40,7 +41,7 @@ def _scan(  # type: ignore[no-untyped-def]
                 through = tl.where(x >= 0.0, 0.0, 1.0) - hs[n] * slope
             here = gs[n] * slope + through * after
             after = here * share
-            tl.store(out + place - n * width, here * gain, mask=inside & (t + n < steps))
+            tl.store(out + place - n * width, here * gain, mask=t + n < upto)
         place -= AHEAD * width
 
 
