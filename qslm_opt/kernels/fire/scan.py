@@ -115,7 +115,9 @@ def ternary(
 
 @njit(parallel=True, fastmath=SUMS, cache=True)  # type: ignore[untyped-decorator]
 def count(spikes: Array, inside: NDArray[np.bool_], sums: NDArray[np.float64]) -> None:
-    """Write how many of ``spikes`` [R, N] are not 0 to ``sums``, a part for each task; NaN where one is no number.
+    """Write how many of ``spikes`` [R, N] are not 0 to ``sums``, a part for each task.
+
+    NaN where one is no number.
 
     Row r counts where ``inside[r % len(inside)]``. Exact up to 2**24 neurons a row.
     """
@@ -125,7 +127,7 @@ def count(spikes: Array, inside: NDArray[np.bool_], sums: NDArray[np.float64]) -
         for r in range(task * rows // len(sums), (task + 1) * rows // len(sums)):
             if not inside[r % len(inside)]:
                 continue
-            row, fired = spikes[r], ZERO
+            row, fired = spikes[r], np.float32(0.0)
             for j in range(width):
                 fired += (ONE if row[j] != ZERO else ZERO) + row[j] * ZERO
             total += fired
