@@ -115,7 +115,7 @@ app.command()(report)
 
 @app.command()
 def stop(name: Name, storage: Storage = None) -> None:
-    """Ask a running study to stop after the trial that it is running."""
+    """Ask a running study to stop after the trial that it is running; a tuning ends at its next step."""
     with writing(storage) as repository:
         row = repository.study(name)
         if row.state in ENDED:
@@ -128,7 +128,8 @@ def stop(name: Name, storage: Storage = None) -> None:
         )
         return
     go_on = command("study", "resume", name, url=storage_url(storage))
-    narrate(f"asked study {name!r} to stop after its running trial. Go on with: {go_on}")
+    tuning = " (a tuning ends at its next step)" if row.spec.tune else ""
+    narrate(f"asked study {name!r} to stop after its running trial{tuning}. Go on with: {go_on}")
 
 
 @app.command()
