@@ -66,6 +66,9 @@ def show(name: Name, lam: Lambda = None, storage: Storage = None, json: Json = F
         print_json(facts.to_json())
         return
     print_study(facts)
+    in_vain = facts.tuned_in_vain()
+    if in_vain is not None:
+        narrate(in_vain)
     if facts.best is None and facts.trials:
         narrate(facts.nothing_feasible() if facts.row.state in ENDED else facts.nothing_yet())
     elif facts.best is not None and facts.row.state in ENDED:
