@@ -74,7 +74,7 @@ def bipolar_reference(
     sign: Round = torch.sign,
     note: Note | None = None,
 ) -> Tensor:
-    """Return spikes of −a or a (0 where m is 0): ``ternary_reference`` with ``o_t = a_t·sign(m_t)``, a > 0."""
+    """Return spikes of −a or a (0 for m = 0): ``ternary_reference`` with ``o_t = a_t·sign(m_t)``, a > 0."""
     return ternary_reference(x, amplitudes, leak, sign, note)
 
 
