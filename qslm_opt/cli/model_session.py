@@ -63,8 +63,8 @@ def reading_keys(
 def load_keys(reading: Mapping[str, Any]) -> dict[str, Any]:
     """Return keywords of ``load_model`` for ``reading_keys``."""
     found = dict(reading)
-    steps = found.pop("timesteps")
-    return {**found, "overrides": {**found.pop("config"), **({} if steps is None else {"timesteps": steps})}}
+    steps, overrides = found.pop("timesteps"), found.pop("config")
+    return {**found, "overrides": overrides if steps is None else {**overrides, "timesteps": steps}}
 
 
 def open_session(
