@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from qslm_opt.errors import ModelError
 from qslm_opt.kernels.ops import rows_of
@@ -169,9 +169,8 @@ class SpikeLMConfig(ModelConfig):
 
     @property
     def widest(self) -> int:
-        """See ``ModelConfig``: spikes, potentials and currents of the widest map, or scores of all heads."""
-        scores = 2 * self.num_attention_heads * self.longest
-        return self.timesteps * (2 * self.hidden_size + max(4 * self.intermediate_size, scores))
+        """See ``ModelConfig``: spikes, potentials and currents of the widest map."""
+        return self.timesteps * (2 * self.hidden_size + 4 * max(self.intermediate_size, self.hidden_size))
 
     def describe(self) -> str:
         """See ``ModelConfig``."""
@@ -407,14 +406,14 @@ class _Block:
     def mixed(self, x: Tensor, inputs: Inputs) -> Tensor:
         """Return what attention mixes of the values, step by step; nothing attends to padding."""
         heads = self.cfg.num_attention_heads
-        q = split_heads(self.map(_QUERY, x), heads)  # (S, B, heads, T, D/heads)
-        k = split_heads(self.spikes(_CLIP_KEY, self.map(_KEY, x), 0), heads)
-        v = split_heads(self.spikes(_CLIP_VALUE, self.map(_VALUE, x), 0), heads)
-        scores = q @ k.transpose(-1, -2) / (self.cfg.hidden_size // heads) ** 0.5
+        queries = self.map(_QUERY, x)
+        keys = self.spikes(_CLIP_KEY, self.map(_KEY, x), 0)
+        values = self.spikes(_CLIP_VALUE, self.map(_VALUE, x), 0)
+        q, k, v = (split_heads(z.flatten(0, 1), heads) for z in (queries, keys, values))  # (S·B, heads, T, …)
         inside = inputs.inside()
-        if inside is not None:
-            scores = scores.masked_fill(~inside[:, None, None], torch.finfo(scores.dtype).min)
-        return merge_heads(scores.softmax(dim=-1) @ v)
+        seen = None if inside is None else inside.repeat(len(x), 1)[:, None, None]
+        mixed = scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return merge_heads(mixed).unflatten(0, x.shape[:2])
 
 
 def _own(config: ModelConfig) -> SpikeLMConfig:
