@@ -63,7 +63,8 @@ class Fired:
             return
         import torch
 
-        per_token = torch.count_nonzero(spikes, dim=-1)  # (…, B, T)
+        # (…, B, T): several times as fast as count_nonzero over an axis, and exact
+        per_token = spikes.sign().abs_() @ spikes.new_ones(spikes.shape[-1])
         if self._inside is not None:
             per_token = per_token * self._inside
         count = per_token.sum(dtype=torch.float64)
