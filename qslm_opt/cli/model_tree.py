@@ -111,7 +111,7 @@ def _name(module: Module) -> str:
 
 def _module_row(module: Module) -> Row:
     tensors = module.tensors
-    shapes = dict.fromkeys("×".join(map(str, t.shape)) for t in tensors)
+    shapes = dict.fromkeys("×".join(map(str, t.shape)) or "scalar" for t in tensors)
     roles = dict.fromkeys(t.role for t in tensors)
     notes = {
         "dead": any(not t.live for t in tensors),
