@@ -8,7 +8,8 @@ Shapes: B sentences, T tokens, S steps, D width, F hidden width, H heads of d = 
     logits = classifier(mean over steps and tokens of LN(x))
 
 There is no softmax, no mask and no position: sentences are padded to ``length``, and pads are tokens like
-others. Where a batch alone is padded, its pads count nowhere, and a sentence gives what it gives unpadded.
+others, all alike, so that one is computed for all of a sentence. Where a batch alone is padded, its pads
+count nowhere, and a sentence gives what it gives unpadded.
 The stream is [S, B, T, D]; in front of block 0 its steps are equal, and it is [1, B, T, D].
 Source: Lv et al., SpikeBERT (arXiv 2308.15122) and the behaviour of its released code.
 """
@@ -237,7 +238,7 @@ class SpikeBERT(Family):
 
     def encoding(self, config: ModelConfig) -> Encoding:
         """See ``Family``."""
-        return Encoding(special=True, longest=config.longest, pad_to=config.longest)
+        return Encoding(True, config.longest, config.longest, pads_alike=True)
 
     def products(self, config: ModelConfig) -> dict[str, bool]:
         """See ``Family``."""
@@ -258,15 +259,15 @@ class SpikeBERT(Family):
         self, p: Tensors, config: ModelConfig, i: int, x: Tensor, inputs: Inputs, ops: Ops, fired: Fired
     ) -> Tensor:
         """See ``Family``: [S, B, T, D]."""
-        block = _Block(p, _own(config), f"blocks.{i}.", inputs.inside(), ops, fired)
+        block = _Block(p, _own(config), f"blocks.{i}.", inputs.weights(), ops, fired)
         return block.mlp(block.attention(x))
 
     def finish(self, p: Tensors, config: ModelConfig, x: Tensor, inputs: Inputs, ops: Ops) -> Tensor:
         """See ``Family``: the mean over steps and tokens [B, D]."""
-        h, inside = norm(p, "last_ln", x).mean(dim=0), inputs.inside()  # (B, T, D)
-        if inside is None or inputs.lengths is None:
+        h, weights = norm(p, "last_ln", x).mean(dim=0), inputs.weights()  # (B, T, D)
+        if weights is None:
             return h.mean(dim=1)
-        return (h * inside[..., None]).sum(dim=1) / inputs.lengths[:, None]
+        return (h * weights[..., None]).sum(dim=1) / weights.sum(dim=1, keepdim=True)
 
     def class_logits(
         self, p: Tensors, config: ModelConfig, h: Tensor, inputs: Inputs, ops: Ops
@@ -282,8 +283,8 @@ class _Block:
     p: Tensors
     config: SpikeBERTConfig
     name: str
-    inside: Tensor | None
-    """(B, T) bool: not padding; None when nothing is, or when pads are tokens."""
+    weights: Tensor | None
+    """(B, T), see ``Inputs.weights``."""
     ops: Ops
     fired: Fired
 
@@ -293,8 +294,8 @@ class _Block:
         q, k, v = (
             split_heads(self._spikes(x, _ATTENTION[part], f"attn.{part}_lif"), cfg.heads) for part in "qkv"
         )  # (S, B, H, T, d)
-        if self.inside is not None:
-            v = v * self.inside[:, None, :, None]
+        if self.weights is not None:
+            v = v * self.weights[:, None, :, None]
         # Spikes are 0 or 1 and products of them whole numbers: both orders give the same bits.
         y = q @ (k.mT @ v) if q.shape[-1] < q.shape[-2] else (q @ k.mT) @ v
         y = self._fire(merge_heads(y) * cfg.qk_scale, cfg.common_thr / 2, "attn.attn_lif")
