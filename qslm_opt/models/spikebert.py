@@ -269,9 +269,7 @@ class SpikeBERT(Family):
             return h.mean(dim=1)
         return (h * weights[..., None]).sum(dim=1) / weights.sum(dim=1, keepdim=True)
 
-    def class_logits(
-        self, p: Tensors, config: ModelConfig, h: Tensor, inputs: Inputs, ops: Ops
-    ) -> Tensor:
+    def class_logits(self, p: Tensors, config: ModelConfig, h: Tensor, inputs: Inputs, ops: Ops) -> Tensor:
         """See ``Family``."""
         return affine(p, CLASSIFIER, h, ops)
 

@@ -94,7 +94,7 @@ def cast(model: LoadedModel, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("dtype", "ops", "tolerance"), DTYPES, ids=["float64", "float32"])
-def test_logits_and_every_spike_are_the_originals(golden: Any, dtype: Any, ops: Ops, tolerance: float) -> None:
+def test_logits_and_spikes_are_the_originals(golden: Any, dtype: Any, ops: Ops, tolerance: float) -> None:
     model, given, expected = golden
     inputs = Inputs(torch.tensor(given["input_ids"]), None)
     fired = Seen(inputs)
@@ -324,7 +324,7 @@ def test_a_pad_for_all_gives_what_all_pads_give(ops: Ops | None) -> None:
     assert sum(b.ids.numel() for b in one._batches) < sum(b.ids.numel() for b in every._batches)
     few, all_ = one.evaluate(setting), every.evaluate(setting)
     assert few.nll_sum == pytest.approx(all_.nll_sum, rel=1e-6)
-    assert few.rates == all_.rates and 0 < min(few.rates.values())
+    assert few.rates == all_.rates and min(few.rates.values()) > 0
     assert one.drift(setting)[0] == pytest.approx(every.drift(setting)[0], rel=1e-5)
 
 
@@ -392,9 +392,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(folder: Path, **keys: Any) -> Session:
+    return Session.open(spec_of(folder, quantizer="gptq", **{"calibration": 24, **keys}))
+
+
+def spec_of(folder: Path, **keys: Any) -> StudySpec:
     values = {"name": "t", "model": str(folder), "task": "demo-classify", "memory_budget": "100%",
-              "max_drop": 1.0, "limit": 12, "device": "cpu", "quantizer": "gptq", "calibration": 24}  # fmt: skip
-    return Session.open(StudySpec.from_mapping({**values, **keys}))
+              "max_drop": 1.0, "limit": 12, "device": "cpu"}  # fmt: skip
+    return StudySpec.from_mapping({**values, **keys})
 
 
 def test_a_session_quantizes_packs_and_runs_packed(folder: Path, tmp_path: Path) -> None:
@@ -412,26 +416,20 @@ def test_a_session_quantizes_packs_and_runs_packed(folder: Path, tmp_path: Path)
     kept = {"split": text.split, "sequences": 24, "window": None, "hash": text.data_hash}
     origin = Origin("demo-classify", "classification", "0/0", calibration=kept)
     pack_model(tmp_path / "p", session.model, session.hierarchy, setting, codes, origin)
-    packed = opened_packed(tmp_path / "p")
+    packed = Session.open(spec_of(tmp_path / "p"), packed=True)
     assert packed.model.packed is not None and not any("transforms" in n for n in packed.model.tensors)
     assert packed.model.packed.payload_bytes == found.live_bytes
     assert numbers(packed.run(setting)[0]) == numbers(found)
     same = agreement(packed.model.packed, codes, CPU)
     assert not same.different and same.max_difference == 0
-    resident = opened_packed(tmp_path / "p", stay_packed=True).run(setting)[0]
+    resident = Session.open(spec_of(tmp_path / "p"), packed=True, stay_packed=True).run(setting)[0]
     assert resident.nll_sum == pytest.approx(found.nll_sum, rel=2e-2)
     assert resident.rates == pytest.approx(found.rates, rel=2e-2, abs=1e-3)
 
 
-def opened_packed(folder: Path, **how: bool) -> Session:
-    spec = {"name": "t", "model": str(folder), "task": "demo-classify", "memory_budget": "100%",
-            "max_drop": 1.0, "limit": 12, "device": "cpu"}  # fmt: skip
-    return Session.open(StudySpec.from_mapping(spec), packed=True, **how)
-
-
 def test_tuning_changes_codes_and_keeps_the_bytes(folder: Path) -> None:
-    session = opened(folder, quantizer="mse", calibration=None, limit=6)
-    plain = QuantSetting({"network": Format.parse("int2/channel/midrise"), "input/emb": SIGN}, quantizer="mse")
+    session = Session.open(spec_of(folder, quantizer="mse", limit=6))
+    plain = at("int2/channel/midrise")
     found, tuned = session.run(plain)[0], session.run(replace(plain, tune=3))[0]
     assert tuned.live_bytes == found.live_bytes and tuned.nll_sum != found.nll_sum
 
