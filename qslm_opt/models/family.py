@@ -70,19 +70,14 @@ class Fired:
     def add(self, site: str, spikes: Tensor, v: Tensor | None = None) -> None:
         """Count the spikes [B, T, N], or [S, B, T, N] of S time steps, of either sign.
 
-        With ``v``, the membrane potentials after the last step: a neuron whose current was not a number never
-        fires, and only its potential tells.
+        A spike that is not a number makes the count NaN, and so does ``v``, the membrane potentials after the
+        last step: a neuron whose current was not a number never fires, and only its potential tells.
         """
         if not self._counting:
             return
-        import torch
+        from qslm_opt.kernels.fire.count import count_spikes
 
-        if self._weights is None:
-            count = torch.count_nonzero(spikes).double()
-        else:
-            per_token = (spikes != 0).sum(dim=-1, dtype=torch.int32)  # (…, B, T)
-            count = (per_token * self._weights).sum().double()
-        self.put(site, count if v is None else count + (v * 0).sum())
+        self.put(site, count_spikes(spikes, self._weights, v))
 
     def put(self, site: str, count: Tensor) -> None:
         """Note a site's spikes, a float64 scalar, as a kernel counted them."""
