@@ -132,19 +132,19 @@ class SpikeBERTConfig(ModelConfig):
     # -------------------------------------------------------------------------------------- structure
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """See ``ModelConfig``; in the authors' order."""
-        d, shapes = self.dim, dict[str, tuple[int, ...]]({EMB: (self.vocab_size, self.dim)})
+        d, f, shapes = self.dim, self.hidden, dict[str, tuple[int, ...]]({EMB: (self.vocab_size, self.dim)})
+        sizes = [(part, d, d) for part in _ATTENTION.values()]
+        sizes += [(_MLP["1"], f, d), (_MLP["2"], d, f)]
         for i in range(self.depths):
-            for matrix, ln in _ATTENTION.values():
-                shapes |= affine_shapes(f"blocks.{i}.{matrix}", d, d) | norm_shapes(f"blocks.{i}.{ln}", d)
-            for (matrix, ln), (out, width) in zip(
-                _MLP.values(), ((self.hidden, d), (d, self.hidden)), strict=True
-            ):
-                shapes |= affine_shapes(f"blocks.{i}.{matrix}", out, width)
-                shapes |= norm_shapes(f"blocks.{i}.{ln}", out)
-        shapes |= norm_shapes("last_ln", d)
+            for (matrix, ln), out, width in sizes:
+                shapes.update(affine_shapes(f"blocks.{i}.{matrix}", out, width))
+                shapes.update(norm_shapes(f"blocks.{i}.{ln}", out))
+        shapes.update(norm_shapes("last_ln", d))
         for i in range(self.depths if self.transforms else 0):
-            shapes |= affine_shapes(f"transforms.{i}.fc", d, d) | norm_shapes(f"transforms.{i}.ln", d)
-        return shapes | affine_shapes(CLASSIFIER, self.num_classes, d)
+            shapes.update(affine_shapes(f"transforms.{i}.fc", d, d))
+            shapes.update(norm_shapes(f"transforms.{i}.ln", d))
+        shapes.update(affine_shapes(CLASSIFIER, self.num_classes, d))
+        return shapes
 
     def modules(self) -> dict[str, list[str]]:
         """See ``ModelConfig``."""
