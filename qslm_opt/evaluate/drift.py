@@ -62,13 +62,13 @@ class DriftMeter:
     def _potentials(self, tensors: Mapping[str, Weight]) -> list[Tensor]:
         """Return the potentials before the reset, [B, T, D] or, of multi-step neurons, [S, B, T, D] a layer.
 
-        0 on padding.
+        Times the tokens that each place stands for, 0 on padding.
         """
         found: list[Tensor] = []
-        inputs, inside = self.batch.inputs, self.batch.inputs.inside()
+        inputs, weights = self.batch.inputs, self.batch.inputs.weights()
 
         def keep(potentials: Tensor) -> None:
-            found.append(potentials if inside is None else potentials * inside[..., None])
+            found.append(potentials if weights is None else potentials * weights[..., None])
 
         def lif_add(
             x: Tensor, current: Current, gate: Current | None, v: Tensor, lengths: Tensor | None

@@ -173,7 +173,7 @@ class Ops:
     def affine(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         """Return ``x · weightᵀ + bias`` [..., N], plain tensors in and out."""
         y = plain(self.linear(self.operand(x), weight))
-        return y if bias is None else y.add_(bias)
+        return y if bias is None else y.add_(bias)  # its own tensor, fresh from the product
 
 
 def _gated_wkv(

@@ -33,6 +33,9 @@ class Inputs:
     """(B, T) int64, padded on the right."""
     lengths: Tensor | None
     """(B,) tokens of each sequence; None when nothing is padded."""
+    pad_to: int | None = None
+    """Tokens of each sequence, its pads included, where pads are tokens that all compute the same: the first
+    pad of a sequence stands for all of them. None: the pads behind ``lengths`` count nowhere."""
 
     def inside(self) -> Tensor | None:
         """Return (B, T) bool, True where a token is not padding; None when none is."""
@@ -40,7 +43,18 @@ class Inputs:
             return None
         import torch
 
-        return torch.arange(self.ids.shape[1], device=self.ids.device) < self.lengths[:, None]
+        last = self.lengths if self.pad_to is None else (self.lengths + 1).clamp(max=self.pad_to)
+        return torch.arange(self.ids.shape[1], device=self.ids.device) < last[:, None]
+
+    def weights(self) -> Tensor | None:
+        """Return (B, T) int64, how many tokens each place stands for, 0 on padding; None when all for one."""
+        inside = self.inside()
+        if inside is None or self.lengths is None or self.pad_to is None:
+            return None if inside is None else inside.long()
+        import torch
+
+        first = torch.arange(self.ids.shape[1], device=self.ids.device) == self.lengths[:, None]
+        return torch.where(first, self.pad_to - self.lengths[:, None], inside.long())
 
 
 class Fired:
@@ -49,7 +63,7 @@ class Fired:
     def __init__(self, inputs: Inputs | None) -> None:
         """Count spikes for ``inputs``; nothing without."""
         self._counting = inputs is not None
-        self._inside = None if inputs is None else inputs.inside()
+        self._weights = None if inputs is None else inputs.weights()
         self.counts: dict[str, Tensor] = {}
         """Site → spikes, a float64 scalar; NaN where a current was not finite."""
 
@@ -63,7 +77,7 @@ class Fired:
             return
         from qslm_opt.kernels.fire.count import count_spikes
 
-        self.put(site, count_spikes(spikes, self._inside, v))
+        self.put(site, count_spikes(spikes, self._weights, v))
 
     def put(self, site: str, count: Tensor) -> None:
         """Note a site's spikes, a float64 scalar, as a kernel counted them."""
@@ -81,6 +95,9 @@ class Encoding:
     pad_to: int | None = None
     """Every sentence is padded to so many ids, and its pads are tokens like others; None: only batches are
     padded, and pads count nowhere."""
+    pads_alike: bool = False
+    """Whether all pads of a sentence compute the same, as they do where no token knows its place: then one
+    stands for all, see ``Inputs.pad_to``."""
 
 
 def bare(name: str, prefixes: Sequence[str]) -> str:
