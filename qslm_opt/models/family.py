@@ -33,6 +33,8 @@ class Inputs:
     """(B, T) int64, padded on the right."""
     lengths: Tensor | None
     """(B,) tokens of each sequence; None when nothing is padded."""
+    segments: Tensor | None = None
+    """(B, T) int64, the sentence of a pair that a token is of, for families that tell; None: all of the first."""
 
     def inside(self) -> Tensor | None:
         """Return (B, T) bool, True where a token is not padding; None when none is."""
