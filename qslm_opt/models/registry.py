@@ -19,6 +19,7 @@ GROUP = "qslm_opt.families"
 """Entry-point group: name → ``module:Class``, a ``Family`` without arguments."""
 BUILT_IN = {
     "spikegpt": "qslm_opt.models.spikegpt:SpikeGPT",
+    "spikingbert": "qslm_opt.models.spikingbert:SpikingBERT",
 }
 _registered: dict[str, Family] = {}
 
