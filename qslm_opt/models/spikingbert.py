@@ -321,8 +321,10 @@ class SpikingBERT(Family):
 
     def config_json(self, config: ModelConfig) -> dict[str, Any]:
         """See ``Family``; the original reads it, too."""
-        dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        return {**super().config_json(config), "hidden_act": "gelu", **dropout}
+        theirs = {"hidden_act": "gelu", "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        values = super().config_json(config)
+        del values["has_unused"]  # ``expanded`` writes them all
+        return {**values, **theirs}
 
     def encoding(self, config: ModelConfig) -> Encoding:
         """See ``Family``."""
