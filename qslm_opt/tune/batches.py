@@ -23,9 +23,7 @@ _LONGEST = 0.995
 class Batches:
     """Draws the next batch: ``ids`` [B, T] and, for sentences with padding, their ``lengths`` [B]."""
 
-    def __init__(
-        self, data: TaskData, config: TuneConfig, device: torch.device, timesteps: int = 1
-    ) -> None:
+    def __init__(self, data: TaskData, config: TuneConfig, device: torch.device) -> None:
         self._generator = torch.Generator().manual_seed(config.seed)
         self.lengths: Tensor | None = None
         if data.kind == "lm":
@@ -37,7 +35,7 @@ class Batches:
             self._rows = torch.from_numpy(rows).to(device)
             self._lengths = None if data.pad_to else torch.from_numpy(lengths).to(device)
         width = self._rows.shape[1]
-        count = max(1, min(config.tokens // (width * timesteps), len(self._rows)))
+        count = max(1, min(config.tokens // width, len(self._rows)))
         self.ids = self._rows.new_zeros(count, width)
         if self._lengths is not None:
             self.lengths = self._lengths.new_ones(count)

@@ -13,7 +13,7 @@ class TuneConfig:
 
     steps: int = 600
     tokens: int = 8192
-    """Token positions per step, of all time steps of the model together."""
+    """Token positions per step."""
     window: int = 256
     """Most tokens of a window (language modelling); shorter ones start at rest more often."""
     code_rate: float = 0.01

@@ -99,7 +99,7 @@ class _Run:
         device = next(iter(self._teacher.values())).device
         self._cuda = device.type == "cuda"
         self.device_name = torch.cuda.get_device_name(device) if self._cuda else "cpu"
-        self._batches = Batches(data, config, device, cfg.timesteps)
+        self._batches = Batches(data, config, device)
         self._ops = replace(fast_ops(device.type, "tf32" if self._cuda else "fp32"), weight=None)
         self._rates = [config.code_rate, config.scale_rate, config.vector_rate]
         latents = student.latents.values()
