@@ -34,7 +34,7 @@ class Inputs:
     lengths: Tensor | None
     """(B,) tokens of each sequence; None when nothing is padded."""
     segments: Tensor | None = None
-    """(B, T) int64, the sentence of a pair that a token is of, for families that tell; None: all of the first."""
+    """(B, T) int64, 0 or 1: the sentence of a pair that a token is of, where a family tells; None: all 0."""
 
     def inside(self) -> Tensor | None:
         """Return (B, T) bool, True where a token is not padding; None when none is."""

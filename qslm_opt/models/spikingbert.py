@@ -94,9 +94,8 @@ class SpikingBERTConfig(ModelConfig):
     """Whether the tensors of these three, which inference never reads, are stored."""
 
     def __post_init__(self) -> None:
-        sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "n_labels",
-                 "max_position_embeddings", "type_vocab_size", "num_attention_heads", "timesteps")  # fmt: skip
-        at_least(1, **{key: getattr(self, key) for key in sizes})
+        unbounded = ("threshold", "leak", "fit_size", "has_feedback", "has_pooler", "has_unused")
+        at_least(1, **{key: value for key, value in self.to_dict().items() if key not in unbounded})
         at_least(0, fit_size=self.fit_size, leak=self.leak)
         at_least(1e-6, threshold=self.threshold)
         at_most(MOST_STEPS, timesteps=self.timesteps)
@@ -232,8 +231,8 @@ class SpikingBERTConfig(ModelConfig):
         encoders = (block_count(shapes, "network_s") - 1) // 6
         if any(len(shape) != 2 for shape in rows) or encoders < 1 or "classification.weight" not in shapes:
             raise ModelError(
-                "the checkpoint is no SpikingBERT: it lacks an embedding 'network_x.*_embeddings.weight', the "
-                "sites 'network_sN.*' of an encoder, or 'classification.weight'; give a complete checkpoint."
+                "the checkpoint is no SpikingBERT: it lacks an embedding 'network_x.*_embeddings.weight', an "
+                "encoder's 'network_sN.*', or 'classification.weight'; give a complete checkpoint."
             )
         feedback = FEEDBACK.format(6 * encoders + 1)
         inferred = {

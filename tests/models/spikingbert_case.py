@@ -14,8 +14,8 @@ from qslm_opt.spec import StudySpec
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(35)))
 CONFIG = SpikingBERTConfig(
-    vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, intermediate_size=24,
-    max_position_embeddings=12, type_vocab_size=2, n_labels=2, num_attention_heads=4, timesteps=5, fit_size=20,
+    vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, intermediate_size=24, type_vocab_size=2,
+    max_position_embeddings=12, n_labels=2, num_attention_heads=4, timesteps=5, fit_size=20,
 )  # fmt: skip
 FAMILY = SpikingBERT()
 
@@ -46,8 +46,8 @@ def write_checkpoint(folder: Path, stored: dict[str, Tensor] | None = None) -> P
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(stored or FAMILY.expanded(CONFIG, tensors_of()), folder / "model.pth")
     values = {
-        "hidden_size": 16, "num_attention_heads": 4, "num_hidden_layers": 12, "hidden_act": "gelu",
-        "intermediate_size": 24, "max_position_embeddings": 12, "type_vocab_size": 2, "vocab_size": len(WORDS),
+        "hidden_size": 16, "num_attention_heads": 4, "num_hidden_layers": 12, "intermediate_size": 24,
+        "max_position_embeddings": 12, "type_vocab_size": 2, "vocab_size": len(WORDS), "hidden_act": "gelu",
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(values))
     (folder / "vocab.txt").write_text("\n".join(WORDS))
