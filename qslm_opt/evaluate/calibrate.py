@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from qslm_opt.models.config import ModelConfig
 
 ROWS = 4096
-"""Most token positions per batch."""
+"""Most token positions per batch, of all time steps together."""
 
 
 class _Recorder:
@@ -69,7 +69,7 @@ def input_moments(
 
     ops = replace(ops, linear=linear, weight=None)
     with torch.inference_mode(), float32_products(tf32=False):
-        for batch in make_batches(data, ROWS, None, device):
+        for batch in make_batches(data, max(1, ROWS // config.timesteps), None, device):
             recorder.weights = batch.inputs.weights()
             h = family.forward(p, config, batch.inputs, ops, Fired(None))
             if data.kind == "lm":

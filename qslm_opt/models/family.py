@@ -36,6 +36,8 @@ class Inputs:
     pad_to: int | None = None
     """Tokens of each sequence, its pads included, where pads are tokens that all compute the same: the first
     pad of a sequence stands for all of them. None: the pads behind ``lengths`` count nowhere."""
+    segments: Tensor | None = None
+    """(B, T) int64, 0 or 1: the sentence of a pair that a token is of, where a family tells; None: all 0."""
 
     def inside(self) -> Tensor | None:
         """Return (B, T) bool, True where a token is not padding; None when none is."""

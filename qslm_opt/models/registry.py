@@ -20,6 +20,7 @@ GROUP = "qslm_opt.families"
 BUILT_IN = {
     "spikegpt": "qslm_opt.models.spikegpt:SpikeGPT",
     "spikebert": "qslm_opt.models.spikebert:SpikeBERT",
+    "spikingbert": "qslm_opt.models.spikingbert:SpikingBERT",
     "spikelm": "qslm_opt.models.spikelm:SpikeLM",
 }
 _registered: dict[str, Family] = {}
