@@ -138,6 +138,10 @@ def _same(x: Tensor) -> Operand:
     return x
 
 
+def _round(x: Tensor) -> Tensor:
+    return torch.round(x)
+
+
 def _heaviside(x: Tensor) -> Tensor:
     return heaviside(x)
 
@@ -161,6 +165,8 @@ class Ops:
     ternary: Ternary = _ternary
     heaviside: Plain = _heaviside
     """1 where x ≥ 0, else 0."""
+    rounding: Plain = _round
+    """Nearest whole numbers, halves to even."""
     operand: Plain = _same
     """A plain activation in the form that ``linear`` takes."""
 

@@ -19,6 +19,7 @@ GROUP = "qslm_opt.families"
 """Entry-point group: name → ``module:Class``, a ``Family`` without arguments."""
 BUILT_IN = {
     "spikegpt": "qslm_opt.models.spikegpt:SpikeGPT",
+    "spikellm": "qslm_opt.models.spikellm:SpikeLLM",
 }
 _registered: dict[str, Family] = {}
 

@@ -205,6 +205,6 @@ def _relu2(x: Current) -> Tensor:
 
 TRAINING = Ops(
     "training", norm_shift_mix_reference, _gated_wkv, _lif_add, _relu2, fire=_fire, ternary=_ternary,
-    heaviside=atan_spike,
+    heaviside=atan_spike, rounding=straight_round,
 )  # fmt: skip
 """Whole windows from the empty state only: the states that it returns are those it was given."""
