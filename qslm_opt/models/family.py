@@ -161,16 +161,20 @@ class Family(ABC):
         """Return name → name of the tensor whose storage it shares, as a ``config.json`` alone says."""
         return {}
 
+    def needs_text(self, config: ModelConfig) -> bool:
+        """Return whether the model is not complete before it has looked at a calibration text."""
+        return False
+
     def calibrated(
         self, config: ModelConfig, tensors: Mapping[str, Tensor],
         moments: Callable[[ModelConfig], Mapping[str, Tensor]],
-    ) -> tuple[ModelConfig, dict[str, Tensor]] | None:  # fmt: skip
-        """Return config and tensors with what only a calibration text tells; None where nothing is missing.
+    ) -> tuple[ModelConfig, dict[str, Tensor]]:  # fmt: skip
+        """Return config and tensors with what the text tells, where ``needs_text``.
 
         Args:
             moments: of a config, the mean of x xᵀ [K, K] over the inputs of each of ``products`` on that text.
         """
-        return None
+        return config, dict(tensors)
 
     def config_json(self, config: ModelConfig) -> dict[str, Any]:
         """Return what ``declared`` reads back."""

@@ -62,6 +62,13 @@ def find_family(names: Collection[str]) -> Family | None:
     return None
 
 
+def family_of_type(model_type: str) -> Family | None:
+    """Return the family whose config.json has this ``model_type``; None where none does."""
+    if model_type in family_names():
+        return get_family(model_type)
+    return next((f for f in map(get_family, family_names()) if model_type in f.model_types), None)
+
+
 @cache
 def _built_in(name: str) -> Family:
     module, _, attribute = BUILT_IN[name].partition(":")

@@ -13,6 +13,7 @@ What the released code spikes besides, the operands of q·kᵀ and p·v, is not 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -192,17 +193,18 @@ class SpikeLLM(Family):
         values = {**cfg.to_dict(), "rope_scaling": cfg.rope() or None}
         return {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **values}
 
+    def needs_text(self, config: ModelConfig) -> bool:
+        """See ``Family``: where some channels are salient, and the checkpoint does not say which."""
+        cfg = _own(config)
+        return cfg.has_salient and not cfg.salient_known
+
     def calibrated(
         self, config: ModelConfig, tensors: Mapping[str, Tensor], moments: Moments
-    ) -> tuple[ModelConfig, dict[str, Tensor]] | None:
-        """See ``Family``: which channels are salient, where the checkpoint does not say it."""
-        from dataclasses import replace
-
+    ) -> tuple[ModelConfig, dict[str, Tensor]]:
+        """See ``Family``: the salient channels of every matrix, by what the plain LLaMA's matrices read."""
         from qslm_opt.kernels.fire.integer import salient_channels
 
         cfg = _own(config)
-        if not cfg.has_salient or cfg.salient_known:
-            return None
         read = moments(replace(cfg, activation_bits=0, added_bits=0, salient_share=0.0))
         known = replace(cfg, salient_known=True)
         masks = {
@@ -237,7 +239,7 @@ class SpikeLLM(Family):
         from torch.func import functional_call
 
         cfg = _own(config)
-        if cfg.has_salient and not cfg.salient_known:
+        if self.needs_text(cfg):
             raise ModelError(
                 "which channels are salient is not known; evaluate the model on a task, whose calibration "
                 "text says it, or give --config salient_share=0."
