@@ -65,24 +65,10 @@ def reading_keys(
 def load_keys(reading: Mapping[str, Any]) -> dict[str, Any]:
     """Return keywords of ``load_model`` for ``reading_keys``."""
     found = dict(reading)
-    steps, overrides = found.pop("timesteps"), found.pop("config")
-    return {**found, "overrides": {**overrides, **({} if steps is None else {"timesteps": steps})}}
-
-
-def read_model(model: str, reading: Mapping[str, Any]) -> LoadedModel | DescribedModel:
-    """Load a model; one of which only the config is there is described by that, without torch."""
-    from qslm_opt.models.declared import describe_model, find_config
-    from qslm_opt.models.locate import check_source
-
-    check_source(model)
-    keys = load_keys(reading)
-    path = find_config(model)
-    if path is not None:
-        del keys["tokenizer"]
-        return describe_model(model, path, **keys)
-    from qslm_opt.models.loading import load_model
-
-    return load_model(model, **keys)
+    steps, overrides = found.pop("timesteps"), dict(found.pop("config"))
+    if steps is not None:
+        overrides["timesteps"] = steps
+    return {**found, "overrides": overrides}
 
 
 def open_session(
