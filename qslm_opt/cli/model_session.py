@@ -71,6 +71,22 @@ def load_keys(reading: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "overrides": overrides}
 
 
+def read_model(model: str, reading: Mapping[str, Any]) -> LoadedModel | DescribedModel:
+    """Load a model; one of which only the config is there is described by that, without torch."""
+    from qslm_opt.models.declared import describe_model, find_config
+    from qslm_opt.models.locate import check_source
+
+    check_source(model)
+    keys = load_keys(reading)
+    path = find_config(model)
+    if path is not None:
+        del keys["tokenizer"]
+        return describe_model(model, path, **keys)
+    from qslm_opt.models.loading import load_model
+
+    return load_model(model, **keys)
+
+
 def open_session(
     spec: StudySpec, narrate: Callable[[str], None], *, packed: bool = False, stay_packed: bool = False
 ) -> Session:
