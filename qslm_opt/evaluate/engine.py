@@ -30,7 +30,7 @@ from qslm_opt.kernels.packed.place import packed_ops
 from qslm_opt.kernels.products import float32_products
 from qslm_opt.models.family import Fired
 from qslm_opt.models.registry import family_of
-from qslm_opt.quant.apply import CACHE_BYTES, never
+from qslm_opt.quant.apply import CACHE_BYTES, QuantizedView, never
 from qslm_opt.quant.base import is_calibrated
 from qslm_opt.quant.resident_view import ResidentView
 from qslm_opt.results import Evaluation, Progress
