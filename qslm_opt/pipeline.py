@@ -127,6 +127,8 @@ class Session:
             UsageError, ModelError, DataError, DeviceError: with the value and the fix.
         """
         check_formats(spec)
+        if not spec.config:  # whose keys may make the model itself look at text
+            _check_calibration_keys(spec)
         narrate(f"loading model {spec.model}")
         model = load_model(spec.model, **spec.reading())
         looks = model.packed is None and family_of(model.config).needs_text(model.config)
