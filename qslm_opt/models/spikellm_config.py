@@ -22,8 +22,8 @@ MATRICES = (*(f"self_attn.{m}" for m in ATTENTION), *(f"mlp.{m}" for m in MLP))
 NORMS = ("input_layernorm", "post_attention_layernorm")
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
 ROPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
-MOST_ACTIVATION_BITS = 16
-"""Most bits of an activation, the added ones among them."""
+MOST_ACTIVATION_BITS = 12
+"""Most bits of an activation, the added ones among them; with more, zero points pass the original's bound."""
 _MOST_SIZE = 1 << 24
 _LAYERS = "model.layers."
 
