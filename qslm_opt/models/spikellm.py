@@ -30,6 +30,7 @@ from qslm_opt.models.spikellm_config import (
 )
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
     from transformers import LlamaConfig
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     Linear = Callable[[str, Tensor], Tensor]
     """(matrix of ``MATRICES``, its inputs [B, T, K]) → its outputs [B, T, N]."""
+    Rotation = tuple[Tensor, Tensor]
     Moments = Callable[[ModelConfig], Mapping[str, Tensor]]
 
 MODEL_TYPES = ("spikellm", "llama")
@@ -65,15 +67,18 @@ def llama_config(cfg: SpikeLLMConfig) -> LlamaConfig:
         raise ModelError(f"transformers refuses this LLaMA's config ({error}); correct config.json.") from None
 
 
-def positions(cfg: SpikeLLMConfig, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the cosines and sines [1, T, head_dim] that rotate queries and keys, in the dtype of ``x``."""
+@lru_cache(maxsize=8)
+def positions(cfg: SpikeLLMConfig, tokens: int, device: torch.device, dtype: torch.dtype) -> Rotation:
+    """Return the cosines and sines [1, T, head_dim] that rotate queries and keys of T tokens."""
     import torch
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     try:
-        rotary: Any = LlamaRotaryEmbedding(llama_config(cfg)).to(x.device)
-        found: tuple[Tensor, Tensor] = rotary(x, torch.arange(x.shape[1], device=x.device)[None])
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        with torch.inference_mode(False), torch.no_grad():  # they are kept, and tuning reads them too
+            rotary: Any = LlamaRotaryEmbedding(llama_config(cfg)).to(device)
+            like = torch.empty(0, dtype=dtype, device=device)
+            found: Rotation = rotary(like, torch.arange(tokens, device=device)[None])
+    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
         raise ModelError(
             f"rope_scaling {cfg.rope_scaling[:200]!r} cannot be computed ({error!r}); correct config.json."
         ) from None
@@ -246,7 +251,8 @@ class SpikeLLM(Family):
             )
         layer = decoder_layer(cfg, Spiking(p, cfg, i, ops, fired))
         norms = {f"{norm}.weight": p[f"model.layers.{i}.{norm}.weight"] for norm in NORMS}
-        out = functional_call(layer, norms, (x,), {"position_embeddings": positions(cfg, x)})
+        rotation = positions(cfg, x.shape[1], x.device, x.dtype)
+        out = functional_call(layer, norms, (x,), {"position_embeddings": rotation})
         after: Tensor = out[0] if isinstance(out, tuple) else out  # a tuple before transformers 4.54
         return after
 
