@@ -201,6 +201,7 @@ def test_a_study_is_run_packed_verified_and_evaluated(
     code, _ = ask(
         "study", "create", "llama", "--model", folder, "--task", "wikitext2", "--data", text, "--window", 24,
         "--limit", 12, "--max-increase", "200%", "--memory-budget", "30%", "--precisions", "8,3",
+        "--strategy", "random", "--evaluations", 4,
         "--device", "cpu", "--progress", "none", "--power-window", 0, *config,
     )  # fmt: skip
     assert code == 0
