@@ -42,7 +42,6 @@ from qslm_opt.cli.model_session import (
     check_choice,
     check_tune,
     kind_of,
-    load_keys,
     open_session,
     read_model,
     read_setting,
@@ -118,7 +117,7 @@ def info(
     loaded = read_model(model, reading_keys(embed_spike, rescale_every, family, tokenizer, timesteps, config))
     packed = getattr(loaded, "packed", None)
     if packed is not None and levels:
-        raise UsageError(f"--bits {bits} says what an original would need, and {model!r} is packed; give one.")
+        raise UsageError(f"--bits {bits} says what an original needs, and {model!r} is packed; give one.")
     if kind is None:
         kind = "classification" if loaded.config.labels else "lm"
     hierarchy = discover(loaded.config, loaded.shapes, kind, loaded.ties)

@@ -1,4 +1,4 @@
-"""What a ``config.json`` says of a model: the keys of its config, and a whole model without weights. No torch."""
+"""What a ``config.json`` says of a model: keys of its config, and a whole model without weights. No torch."""
 
 from __future__ import annotations
 

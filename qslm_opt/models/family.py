@@ -172,7 +172,7 @@ class Family(ABC):
         """Return config and tensors with what the text tells, where ``needs_text``.
 
         Args:
-            moments: of a config, the mean of x xᵀ [K, K] over the inputs of each of ``products`` on that text.
+            moments: of a config, the mean of x xᵀ [K, K] over the inputs of each of ``products``.
         """
         return config, dict(tensors)
 

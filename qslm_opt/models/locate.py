@@ -4,9 +4,9 @@
 bytes of its checkpoint (one sum for each shard, by name, with commas): other bytes are refused before any of
 them is read as weights.
 
-A folder holds ``model.safetensors`` (or its shards, with or without an index), else one ``.pth``; ``tokenizer.json``,
-``20B_tokenizer.json`` or a WordPiece ``vocab.txt``; and optionally ``config.json``, whose keys win over what
-the tensors' shapes say.
+A folder holds ``model.safetensors`` (or its shards, with or without an index), else one ``.pth``;
+``tokenizer.json``, ``20B_tokenizer.json`` or a WordPiece ``vocab.txt``; and optionally ``config.json``, whose
+keys win over what the tensors' shapes say.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ The decoder layers are transformers' own modules, made anew for every call witho
 linear maps and two norms read the tensors that the call is about, so the forward pass is a pure function of
 them. Without ``activation_bits`` this is a plain LLaMA. Shapes: B windows, T tokens, D width.
 
-    x = E[ids];  x = x + o(attention(q(n), k(n), v(n))), n = norm(x);  x = x + down(act(gate(m))·up(m)), m = norm(x)
+    x = E[ids];  n = norm(x);  x = x + o(attention(q(n), k(n), v(n)))
+                 m = norm(x);  x = x + down(act(gate(m))·up(m))              once per block
     q(n) = W·spikes(n) + b, and so for each of the seven;  logits = head(norm(x))
 
 What the released code spikes besides, the operands of q·kᵀ and p·v, is not part of it.
@@ -57,14 +58,15 @@ def llama_config(cfg: SpikeLLMConfig) -> LlamaConfig:
         "num_key_value_heads", "head_dim", "rms_norm_eps", "max_position_embeddings", "hidden_act",
         "attention_bias", "mlp_bias", "tie_word_embeddings",
     )  # fmt: skip
-    keys = {key: getattr(cfg, key) for key in own}
+    keys: dict[str, Any] = {key: getattr(cfg, key) for key in own}
+    keys |= {"rope_theta": float(cfg.rope_theta), "rope_scaling": cfg.rope() or None}
+    keys["attn_implementation"] = "sdpa"
     try:
-        return LlamaConfig(
-            **keys, rope_theta=float(cfg.rope_theta), rope_scaling=cfg.rope() or None,
-            attn_implementation="sdpa",
-        )  # fmt: skip
+        return LlamaConfig(**keys)
     except (TypeError, ValueError, KeyError) as error:
-        raise ModelError(f"transformers refuses this LLaMA's config ({error}); correct config.json.") from None
+        raise ModelError(
+            f"transformers refuses this LLaMA's config ({error}); correct config.json."
+        ) from None
 
 
 @lru_cache(maxsize=8)
@@ -183,7 +185,8 @@ class SpikeLLM(Family):
         kind = values.get("model_type", self.name)
         if kind not in MODEL_TYPES:
             raise ModelError(
-                f"model_type {kind!r} is another family than {' or '.join(MODEL_TYPES)}, whose tensors these are."
+                f"model_type {kind!r} is another family than {' or '.join(MODEL_TYPES)}, "
+                "whose tensors these are."
             )
         known = {key: value for key, value in super().declared(values).items() if value is not None}
         return {**known, **declared_rope(values)}

@@ -92,8 +92,9 @@ class SpikeLLMConfig(ModelConfig):
         heads, groups = self.num_attention_heads, self.num_key_value_heads
         if self.hidden_size % heads or heads % groups or self.head_dim % 2:
             raise ModelError(
-                f"num_attention_heads {heads} must divide hidden_size {self.hidden_size}, num_key_value_heads "
-                f"{groups} must divide the heads, and head_dim {self.head_dim} must be even; correct them."
+                f"num_attention_heads {heads} must divide hidden_size {self.hidden_size}, "
+                f"num_key_value_heads {groups} must divide the heads, and head_dim {self.head_dim} must be "
+                "even; correct them."
             )
 
     def _check_spikes(self) -> None:
@@ -266,7 +267,7 @@ class SpikeLLMConfig(ModelConfig):
         embedding = shapes.get(EMBEDDING, ())
         blocks = block_count(shapes, _LAYERS)
         first = f"{_LAYERS}0."
-        query, key = shapes.get(f"{first}self_attn.q_proj.weight"), shapes.get(f"{first}self_attn.k_proj.weight")
+        query, key = (shapes.get(f"{first}self_attn.{m}.weight") for m in ("q_proj", "k_proj"))
         gate = shapes.get(f"{first}mlp.gate_proj.weight")
         if len(embedding) != 2 or not blocks or query is None or key is None or gate is None:
             raise ModelError(

@@ -14,7 +14,7 @@ import pytest
 from qslm_opt.cli.main import run
 from qslm_opt.errors import ModelError
 from qslm_opt.evaluate.memory import live_bytes
-from qslm_opt.formats import Format
+from qslm_opt.formats import SIGN, Format
 from qslm_opt.hierarchy.discover import discover
 from qslm_opt.models.declared import describe_model, find_config
 from qslm_opt.models.registry import BUILT_IN, family_of, family_of_type, get_family
@@ -29,6 +29,7 @@ LLAMA: dict[str, Any] = {
     "transformers_version": "4.31.0.dev0", "use_cache": True, "vocab_size": 32000,
 }  # fmt: skip
 """What the config.json files of LLaMA-2 have in common."""
+SPIKEGPT: dict[str, Any] = {"model_type": "spikegpt", "vocab_size": 4, "n_layer": 1}
 LLAMA_2: dict[str, tuple[int, int, int, int, int, int]] = {
     "7B": (4096, 11008, 32, 32, 32, 6_738_415_616),
     "13B": (5120, 13824, 40, 40, 40, 13_015_864_320),
@@ -102,7 +103,7 @@ def test_a_tied_head_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[s
 CONFIGS = [
     SpikeGPTConfig(40, 3, 8, n_labels=2, ctx_len=64),
     SpikeGPTConfig(40, 2, 8, model_type="RWKV-ffnPre"),
-    SpikeLLMConfig(300, 64, 128, 2, 4, num_key_value_heads=2, rope_scaling='{"factor": 2.0, "rope_type": "linear"}'),
+    SpikeLLMConfig(300, 64, 128, 2, 4, 2, rope_scaling='{"factor": 2.0, "rope_type": "linear"}'),
     SpikeLLMConfig(300, 64, 128, 2, 4, activation_bits=4, added_bits=1, salient_share=0.1),
 ]
 
@@ -131,7 +132,7 @@ def test_bytes_are_those_that_a_loaded_model_has(tmp_path: Path, capsys: pytest.
     for key in ("family", "kind", "config", "params", "bytes", "ties", "blocks", "uniform", "tensors"):
         assert described[key] == loaded[key], key
     tree = discover(demo.config, demo.shapes, "classification")
-    setting = QuantSetting({"network": Format.parse("int4/group32/affine"), "input/emb": Format.parse("sign")})
+    setting = QuantSetting({"network": Format.parse("int4/group32/affine"), "input/emb": SIGN})
     assert loaded["uniform"][0]["bytes"] == live_bytes(tree, setting)
 
 
@@ -148,8 +149,8 @@ def test_the_config_beside_weights_is_no_model_without(tmp_path: Path) -> None:
     ({"hidden_size": 8}, "model_type None, .*give --family"),
     ({"model_type": "bert"}, "model_type 'bert', .*spikegpt, spikellm"),
     ([1], "not a JSON object"),
-    ({"model_type": "spikegpt", "vocab_size": 4, "n_layer": 1, "n_embd": "8"}, "'n_embd' is '8'"),
-    ({"model_type": "spikegpt", "vocab_size": 4, "n_layer": 1, "n_embd": 8, "rescale_every": 6}, "--rescale-every 6"),
+    ({**SPIKEGPT, "n_embd": "8"}, "'n_embd' is '8'"),
+    ({**SPIKEGPT, "n_embd": 8, "rescale_every": 6}, "--rescale-every 6"),
 ])  # fmt: skip
 def test_a_config_that_leaves_the_model_open_is_refused(tmp_path: Path, values: Any, words: str) -> None:
     path = written(tmp_path, values)
@@ -158,7 +159,7 @@ def test_a_config_that_leaves_the_model_open_is_refused(tmp_path: Path, values: 
 
 
 def test_flags_complete_a_config(tmp_path: Path) -> None:
-    path = written(tmp_path, {"model_type": "spikegpt", "vocab_size": 4, "n_layer": 1, "rescale_every": 6})
+    path = written(tmp_path, {**SPIKEGPT, "rescale_every": 6})
     made = describe_model(str(path), path, rescale_every=6, overrides={"n_embd": 8}).config
     assert made == SpikeGPTConfig(4, 1, 8, rescale_every=6)
     other = describe_model(str(path), path, rescale_every=6, overrides={"n_embd": 16}).config

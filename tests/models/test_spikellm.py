@@ -12,7 +12,6 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
-from tests.models.tiny_llama import SIZES, saved_llama, tiny_llama  # noqa: E402
 
 from qslm_opt.errors import ModelError  # noqa: E402
 from qslm_opt.kernels.fire.integer import (  # noqa: E402
@@ -25,6 +24,7 @@ from qslm_opt.models.family import Fired, Inputs  # noqa: E402
 from qslm_opt.models.loading import load_model, save_model  # noqa: E402
 from qslm_opt.models.spikellm import SpikeLLM, Spiking  # noqa: E402
 from qslm_opt.models.spikellm_config import HEAD, MATRICES, SpikeLLMConfig  # noqa: E402
+from tests.models.tiny_llama import SIZES, saved_llama, tiny_llama  # noqa: E402
 
 Case = dict[str, Any]
 FAMILY = SpikeLLM()
@@ -113,9 +113,15 @@ def test_stock_logits_of_the_golden_weights(golden: Any, shared: Path) -> None:
         overrides={"num_attention_heads": 4, "max_position_embeddings": 64},
     )
     p = {name: tensor.double() for name, tensor in model.tensors.items()}
-    made = FAMILY.logits(p, model.config, Inputs(torch.tensor(stock["input_ids"]), None), REFERENCE, Fired(None))
+    inputs = Inputs(torch.tensor(stock["input_ids"]), None)
+    made = FAMILY.logits(p, model.config, inputs, REFERENCE, Fired(None))
     expected = torch.tensor(stock["logits_last_position"], dtype=torch.float64)
     assert (made[:, -1] - expected).abs().max() <= 1e-6  # norms are computed in float32 by LLaMA itself
+
+
+def logits_of(folder: Path) -> torch.Tensor:
+    model = load_model(str(folder))
+    return FAMILY.logits(model.tensors, model.config, Inputs(IDS, None), REFERENCE, Fired(None))
 
 
 # ------------------------------------------------------------------------------------- transformers
@@ -218,7 +224,7 @@ def spiking(**keys: Any) -> tuple[SpikeLLMConfig, dict[str, torch.Tensor]]:
         {name: tuple(t.shape) for name, t in tiny_llama().state_dict().items()},
         num_attention_heads=4, rms_norm_eps=1e-5, **{"activation_bits": 4, **keys},
     )  # fmt: skip
-    return config, {name: t for name, t in tiny_llama().state_dict().items()}
+    return config, dict(tiny_llama().state_dict())
 
 
 def test_spikes_are_counted_at_every_matrix() -> None:
@@ -294,5 +300,4 @@ def test_a_config_file_that_cannot_be_is_refused(tmp_path: Path, values: dict[st
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **values}))
     with pytest.raises(ModelError, match=words):
-        model = load_model(str(tmp_path))
-        FAMILY.logits(model.tensors, model.config, Inputs(IDS, None), REFERENCE, Fired(None))
+        logits_of(tmp_path)

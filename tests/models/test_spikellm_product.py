@@ -14,7 +14,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.models.tiny_llama import SIZES, saved_llama  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 from tokenizers.models import WordLevel  # noqa: E402
 from tokenizers.pre_tokenizers import Whitespace  # noqa: E402
@@ -35,6 +34,7 @@ from qslm_opt.pipeline import Session  # noqa: E402
 from qslm_opt.setting import UNQUANTIZED, QuantSetting  # noqa: E402
 from qslm_opt.spec import StudySpec  # noqa: E402
 from qslm_opt.train.surrogate import TRAINING  # noqa: E402
+from tests.models.tiny_llama import SIZES, saved_llama  # noqa: E402
 
 FAMILY = SpikeLLM()
 CPU = torch.device("cpu")
@@ -91,8 +91,9 @@ def engine(model: LoadedModel, **options: Any) -> Engine:
 def test_kept_activations_give_what_is_computed_anew_bit_for_bit(folder: Path, keys: dict[str, Any]) -> None:
     kept, anew = (engine(load_model(str(folder), overrides=keys), **o) for o in ({}, {"prefix_bytes": 0}))
     base = at(8)
-    for setting in (base, base.with_unit("attention.2", Format.parse("int3/channel/affine")),
-                    base.with_unit("attention.1/mlp.up_proj", Format.parse("int2/channel/affine"))):  # fmt: skip
+    three, two = (Format.parse(f"int{bits}/channel/affine") for bits in (3, 2))
+    lower = (base.with_unit("attention.2", three), base.with_unit("attention.1/mlp.up_proj", two))
+    for setting in (base, *lower):
         first, second = kept.evaluate(setting, parent=base), anew.evaluate(setting, parent=base)
         assert (first.nll_sum, first.rates) == (second.nll_sum, second.rates)
     assert kept.reused and not anew.reused

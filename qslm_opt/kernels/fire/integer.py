@@ -1,8 +1,9 @@
 """Integer spikes: activations as whole numbers of spikes per channel, scaled token by token.
 
 ``s = clip((max x − min x)/(2^b − 1), 1e-5, 1e4)``, ``z = round(clip(−min x/s, ±1e4))`` and
-``q = clip(round(x/s) + z, 0, 2^b − 1)``, halves to even; a channel gives ``q − z`` spikes of size s. The range
-is that of the whole token and need not hold 0. Source: Xing et al., SpikeLLM (ICLR 2025) and its released code.
+``q = clip(round(x/s) + z, 0, 2^b − 1)``, halves to even; a channel gives ``q − z`` spikes of size s. The
+range is that of the whole token and need not hold 0. Source: Xing et al., SpikeLLM (ICLR 2025), and its
+released code.
 """
 
 from __future__ import annotations
