@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qslm_opt.errors import UsageError
 from qslm_opt.evaluate.batches import make_batches
-from qslm_opt.kernels.fire.reference import Neuron, fire_reference, ternary_reference
+from qslm_opt.kernels.fire.reference import Neuron, bipolar_reference, fire_reference, ternary_reference
 from qslm_opt.kernels.lif.reference import TAU, THRESHOLD, heaviside
 from qslm_opt.kernels.ops import count_spikes, plain
 from qslm_opt.models.family import Fired
@@ -97,7 +97,13 @@ class DriftMeter:
             keep(torch.stack(steps))
             return spikes
 
-        ops = replace(self.ops, lif_add=lif_add, fire=fire, ternary=ternary)
+        def bipolar(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
+            steps: list[Tensor] = []
+            spikes = bipolar_reference(x, amplitudes, leak, note=steps.append)
+            keep(torch.stack(steps))
+            return spikes
+
+        ops = replace(self.ops, lif_add=lif_add, fire=fire, ternary=ternary, bipolar=bipolar)
         with torch.inference_mode():
             self._family.forward(tensors, self.config, inputs, ops, Fired(None))
         return found

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qslm_opt.kernels.fire.reference import Neuron, fire_reference, ternary_reference
+from qslm_opt.kernels.fire.reference import Neuron, bipolar_reference, fire_reference, ternary_reference
 from qslm_opt.kernels.mix.reference import norm_shift_mix_reference
 from qslm_opt.kernels.ops import Ops, count_spikes, plain
 from qslm_opt.kernels.products import Current
@@ -199,12 +199,36 @@ def _ternary(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
     return ternary_reference(x, amplitudes, leak, straight_round)
 
 
+class _Sign(torch.autograd.Function):
+    """Sign whose gradient is that of the identity between −1 and 1, and 0 beyond."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.sign(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        return grads[0] * (x.abs() <= 1)
+
+
+def straight_sign(x: Tensor) -> Tensor:
+    """Return the sign of ``x``; backwards the identity where |x| ≤ 1 (straight-through estimator)."""
+    signs: Tensor = _Sign.apply(x)  # type: ignore[no-untyped-call]
+    return signs
+
+
+def _bipolar(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
+    return bipolar_reference(x, amplitudes, leak, straight_sign)
+
+
 def _relu2(x: Current) -> Tensor:
     return torch.relu(plain(x)).square()
 
 
 TRAINING = Ops(
     "training", norm_shift_mix_reference, _gated_wkv, _lif_add, _relu2, fire=_fire, ternary=_ternary,
-    heaviside=atan_spike, rounding=straight_round,
+    bipolar=_bipolar, heaviside=atan_spike, rounding=straight_round,
 )  # fmt: skip
 """Whole windows from the empty state only: the states that it returns are those it was given."""
