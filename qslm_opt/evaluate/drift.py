@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from qslm_opt.errors import UsageError
 from qslm_opt.evaluate.batches import make_batches
 from qslm_opt.kernels.fire.reference import Neuron, bipolar_reference, fire_reference, ternary_reference
 from qslm_opt.kernels.lif.reference import TAU, THRESHOLD, heaviside
@@ -40,8 +41,12 @@ class DriftMeter:
         self._reference: list[Tensor] | None = None
 
     def refer_to(self, tensors: Mapping[str, Weight]) -> None:
-        """Keep the potentials of these weights as the reference."""
+        """Keep the potentials of these weights as the reference; UsageError where the model has none."""
         self._reference = self._potentials(tensors)
+        if not self._reference:
+            raise UsageError(
+                f"a {self.config.title} has no membrane potentials that could drift; leave --gate out."
+            )
 
     @property
     def has_reference(self) -> bool:

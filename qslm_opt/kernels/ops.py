@@ -142,6 +142,10 @@ def _same(x: Tensor) -> Operand:
     return x
 
 
+def _round(x: Tensor) -> Tensor:
+    return torch.round(x)
+
+
 def _heaviside(x: Tensor) -> Tensor:
     return heaviside(x)
 
@@ -167,6 +171,8 @@ class Ops:
     """Spikes of either sign, never none: see ``bipolar_reference``."""
     heaviside: Plain = _heaviside
     """1 where x ≥ 0, else 0."""
+    rounding: Plain = _round
+    """Nearest whole numbers, halves to even."""
     operand: Plain = _same
     """A plain activation in the form that ``linear`` takes."""
 

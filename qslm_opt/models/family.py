@@ -8,7 +8,7 @@ and nothing is kept between two, so there is no state to reset and no mode to se
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -119,6 +119,8 @@ class Family(ABC):
     """
 
     config_class: ClassVar[type[ModelConfig]]
+    model_types: ClassVar[tuple[str, ...]] = ()
+    """Other values of ``model_type`` in a config.json by which models of this family are known."""
 
     @property
     def name(self) -> str:
@@ -169,6 +171,25 @@ class Family(ABC):
             ModelError: the file is of another family, or says what this one cannot be.
         """
         return {key: value for key, value in values.items() if key in self.config_class.key_names()}
+
+    def declared_ties(self, values: Mapping[str, Any]) -> dict[str, str]:
+        """Return name → name of the tensor whose storage it shares, as a ``config.json`` alone says."""
+        return {}
+
+    def needs_text(self, config: ModelConfig) -> bool:
+        """Return whether the model is not complete before it has looked at a calibration text."""
+        return False
+
+    def calibrated(
+        self, config: ModelConfig, tensors: Mapping[str, Tensor],
+        moments: Callable[[ModelConfig], Mapping[str, Tensor]],
+    ) -> tuple[ModelConfig, dict[str, Tensor]]:  # fmt: skip
+        """Return config and tensors with what the text tells, where ``needs_text``.
+
+        Args:
+            moments: of a config, the mean of x xᵀ [K, K] over the inputs of each of ``products``.
+        """
+        return config, dict(tensors)
 
     def config_json(self, config: ModelConfig) -> dict[str, Any]:
         """Return what ``declared`` reads back."""

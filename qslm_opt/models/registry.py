@@ -22,6 +22,7 @@ BUILT_IN = {
     "spikebert": "qslm_opt.models.spikebert:SpikeBERT",
     "spikingbert": "qslm_opt.models.spikingbert:SpikingBERT",
     "spikelm": "qslm_opt.models.spikelm:SpikeLM",
+    "spikellm": "qslm_opt.models.spikellm:SpikeLLM",
 }
 _registered: dict[str, Family] = {}
 
@@ -62,6 +63,13 @@ def find_family(names: Collection[str]) -> Family | None:
         if family.recognises({bare(name, family.prefixes) for name in names}):
             return family
     return None
+
+
+def family_of_type(model_type: str) -> Family | None:
+    """Return the family whose config.json has this ``model_type``; None where none does."""
+    if model_type in family_names():
+        return get_family(model_type)
+    return next((f for f in map(get_family, family_names()) if model_type in f.model_types), None)
 
 
 @cache
