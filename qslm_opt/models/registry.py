@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -11,7 +12,7 @@ from qslm_opt.errors import ModelError, did_you_mean
 from qslm_opt.models.family import Family, bare
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     from qslm_opt.models.config import ModelConfig
 
@@ -26,6 +27,18 @@ _registered: dict[str, Family] = {}
 def register(family: Family) -> None:
     """Make a family known to this process, in front of the others; the same name again replaces it."""
     _registered[family.name] = family
+
+
+@contextmanager
+def registered(family: Family) -> Iterator[None]:
+    """Make a family known inside only."""
+    before = dict(_registered)
+    register(family)
+    try:
+        yield
+    finally:
+        _registered.clear()
+        _registered.update(before)
 
 
 def family_names() -> tuple[str, ...]:
