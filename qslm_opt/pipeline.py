@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from qslm_opt.data import CALIBRATION_SEQUENCES, CALIBRATION_SPLIT, TASK_KIND, load_task, split_off
@@ -20,6 +21,7 @@ from qslm_opt.hierarchy.discover import discover
 from qslm_opt.models import load_model
 from qslm_opt.models.registry import family_of
 from qslm_opt.quant import get_quantizer, is_calibrated
+from qslm_opt.quant.apply import never
 from qslm_opt.results import Baseline, Evaluation, PowerWindow, Progress
 from qslm_opt.setting import UNQUANTIZED, QuantSetting
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from qslm_opt.hierarchy.tree import Hierarchy
     from qslm_opt.measure.meter import Meter
     from qslm_opt.models.loading import LoadedModel
-    from qslm_opt.quant.apply import Moments
+    from qslm_opt.quant.apply import Moments, Stop
     from qslm_opt.quant.base import QuantizedTensor
     from qslm_opt.spec import StudySpec
 
@@ -99,14 +101,15 @@ class Session:
         return data
 
     def _tune(
-        self, setting: QuantSetting, tensors: Mapping[str, Tensor], moments: Moments
+        self, setting: QuantSetting, tensors: Mapping[str, Tensor], moments: Moments, stop: Stop
     ) -> dict[str, QuantizedTensor | Tensor]:
         """Return the stored tensors of a tuned setting."""
         from qslm_opt.tune.run import tuned
 
         return tuned(
-            setting, tensors, moments, self.model.config, self.hierarchy, self.tuning_text, self._narrate
-        )
+            setting, tensors, moments, self.model.config, self.hierarchy, self.tuning_text, self._narrate,
+            stop,
+        )  # fmt: skip
 
     @classmethod
     def open(
@@ -216,30 +219,45 @@ class Session:
         report: Callable[[Progress], bool] | None = None,
         meter: Meter | None = None,
         every: int = 1,
+        stop: Stop = never,
     ) -> tuple[Evaluation, PowerWindow | None]:
         """Evaluate one setting; see ``Engine.evaluate``. The power window is None without a meter.
 
         ``every`` above 1 computes only every so many-th window or sentence: a loss, no metric of the task.
-        A tuned setting is tuned before the window opens.
+        A tuned setting is tuned before the window opens; its seconds are those of both. What is measured once
+        on the calibration text is in nobody's seconds.
+
+        Raises:
+            StoppedError: ``stop``, asked after every step of a tuning, said so.
         """
-        if setting.tune:
-            self.engine.prepare(setting)
+        self.engine.calibrate(setting)
+        tuning = self._prepared(setting, stop)
         items = self.keeps_items and every == 1
         if meter is None:
             run = self.engine.evaluate(
                 setting, parent=parent, bound=bound, report=report, every=every, items=items
             )
-            return run, None
+            return replace(run, seconds=tuning + run.seconds), None
         self.engine.synchronise()
         with meter.window() as window:
-            evaluation = self.engine.evaluate(
+            run = self.engine.evaluate(
                 setting, parent=parent, bound=bound, report=report, every=every, items=items
             )
         # What began behind kept activations computed less than its tokens: joules per token would lie.
-        return evaluation, window.result(items=None if self.engine.reused else evaluation.used)
+        power = window.result(items=None if self.engine.reused else run.used)
+        return replace(run, seconds=tuning + run.seconds), power
+
+    def _prepared(self, setting: QuantSetting, stop: Stop) -> float:
+        """Tune a setting that says so, where that was not done; return the seconds that it took."""
+        if not setting.tune:
+            return 0.0
+        start = perf_counter()
+        self.engine.prepare(setting, stop)
+        return perf_counter() - start
 
     def drift(self, setting: QuantSetting) -> tuple[float, int, float]:
         """Return membrane drift, tokens or sentences, and seconds; see ``Engine.drift``."""
+        self.engine.calibrate(setting)
         return self.engine.drift(setting)
 
     @cached_property
@@ -253,9 +271,17 @@ class Session:
         )  # fmt: skip
 
     def evaluate_held_back(
-        self, setting: QuantSetting, report: Callable[[Progress], bool] | None = None
+        self,
+        setting: QuantSetting,
+        report: Callable[[Progress], bool] | None = None,
+        stop: Stop = never,
     ) -> Evaluation:
-        """Evaluate one setting on the data that the search never sees, with the outcome of every item."""
+        """Evaluate one setting on the data that the search never sees, with the outcome of every item.
+
+        StoppedError when ``stop``, asked after every step of a tuning, says so.
+        """
+        self.engine.calibrate(setting)
+        self._prepared(setting, stop)
         return self._held_back_engine.evaluate(setting, report=report, items=True)
 
     def measure(
@@ -270,14 +296,17 @@ class Session:
         Every block of every batch is computed: nothing kept of earlier runs shortens these. The weights are
         quantized before the window begins, as far as they can be kept. The last run ends with the batch with
         which the time is over; joules per run count it for the share that ran. ``stop`` is asked after every
-        batch. None where the meter says nothing.
+        batch and every step of a tuning. None where the meter says nothing.
+
+        Raises:
+            StoppedError: ``stop`` ended a tuning.
         """
         items, runs, whole = 0, 0, 0
 
         def enough(_: Progress) -> bool:
             return stop() or window.seconds >= seconds
 
-        self.engine.prepare(setting)
+        self.engine.prepare(setting, stop)
         with meter.window() as window:
             while not runs or not (stop() or window.seconds >= seconds):
                 evaluation = self.engine.evaluate(setting, report=enough, fresh=True)

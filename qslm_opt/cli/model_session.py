@@ -63,8 +63,10 @@ def reading_keys(
 def load_keys(reading: Mapping[str, Any]) -> dict[str, Any]:
     """Return keywords of ``load_model`` for ``reading_keys``."""
     found = dict(reading)
-    steps = found.pop("timesteps")
-    return {**found, "overrides": {**found.pop("config"), **({} if steps is None else {"timesteps": steps})}}
+    steps, overrides = found.pop("timesteps"), dict(found.pop("config"))
+    if steps is not None:
+        overrides["timesteps"] = steps
+    return {**found, "overrides": overrides}
 
 
 def open_session(
