@@ -79,9 +79,9 @@ def _check_bounded(config: ModelConfig, key: str, value: object) -> None:
         f"config key {key!r} set to {value!r} gives {config.timesteps} time steps; at most {MOST_STEPS} may "
         "be accepted."
     )
-    if config.blocks > MOST_BLOCKS:  # the loader refuses more blocks than tensors before it asks more
-        return
     try:
+        if config.blocks > MOST_BLOCKS:  # the loader refuses more blocks than tensors before it asks more
+            return
         config.tensor_shapes(), config.modules(), config.sites(), config.semantics(), config.describe()
     except ModelError:
         pass

@@ -33,12 +33,13 @@ class Counter:
     spikes: Spikes
     found: list[Tensor] = field(default_factory=list)
     read: list[Tensor] = field(default_factory=list)
-    """Sums of 0 · input: NaN where a current was not finite, which no spike would tell."""
+    """Sums of 0 · what neurons compute with: NaN where it was not finite, which no spike would tell."""
 
     def __call__(self, module: nn.Module, arguments: Any, output: Any) -> None:
         """Note one call, as a forward hook."""
         self.found.append(output if isinstance(output, Tensor) else output[self.spikes.item])
-        self.read += [(a * 0).sum() for a in arguments if isinstance(a, Tensor) and a.is_floating_point()]
+        own = (*arguments, *module.parameters(), *module.buffers())
+        self.read += [(a * 0).sum() for a in own if isinstance(a, Tensor) and a.is_floating_point()]
 
     def whole(self) -> Tensor:
         """Return all spikes as [B, T, N], or [S, B, T, N]."""

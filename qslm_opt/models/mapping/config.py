@@ -32,8 +32,8 @@ class MappedConfig(ModelConfig, ABC):
 
     mapping: str
     """SHA-256 (hex) of the mapping file."""
-    timesteps: int
     lean_model: bool
+    """Whether it is without the tensors that no task reads."""
 
     def __post_init__(self) -> None:
         if self.mapping != self.file.digest:
@@ -50,12 +50,14 @@ class MappedConfig(ModelConfig, ABC):
                 "the argument that it is there."
             )
         for key, usual in self.file.arguments.items():
-            _check_argument(key, getattr(self, key, usual), usual)
+            if key in self.key_names():
+                _check_argument(key, getattr(self, key), usual)
 
     # ---------------------------------------------------------------------------------------- the module
     def arguments(self) -> dict[str, Any]:
         """Return the keywords of the function that builds the module."""
-        found = {key: getattr(self, key, usual) for key, usual in self.file.arguments.items()}
+        own = self.key_names()
+        found = {k: getattr(self, k) if k in own else v for k, v in self.file.arguments.items()}
         steps = self.file.steps_argument
         return found if steps is None else {**found, steps: self.timesteps}
 
@@ -197,7 +199,7 @@ def config_of(mapping: MappingFile) -> type[MappedConfig]:
     """
     steps, arguments = mapping.steps_argument, mapping.arguments
     for key in arguments:
-        if key != "timesteps" and hasattr(MappedConfig, key):
+        if key != steps and (hasattr(MappedConfig, key) or key in MappedConfig.key_names()):
             raise ModelError(
                 f"mapping file {str(mapping.path)!r}: argument {key!r} has a name that configs use "
                 "otherwise; build by a function of your own that calls it by another."
@@ -205,7 +207,7 @@ def config_of(mapping: MappingFile) -> type[MappedConfig]:
     keys: list[tuple[str, Any, Any]] = [
         (key, _KINDS[type(value)], field(default=value))
         for key, value in arguments.items()
-        if type(value) in _KINDS and key not in (steps, "timesteps")
+        if type(value) in _KINDS and key != steps
     ]
     usual = int(arguments[steps]) if steps is not None else int(mapping.get("", "timesteps"))
     keys += [
@@ -213,9 +215,9 @@ def config_of(mapping: MappingFile) -> type[MappedConfig]:
         ("lean_model", "bool", field(default=False)),
     ]  # fmt: skip
     own = {"family": mapping.family, "title": mapping.get("", "title") or mapping.get("", "name"),
-           "file": mapping}  # fmt: skip
+           "file": mapping, "__module__": __name__}  # fmt: skip
     made: type[MappedConfig] = make_dataclass("Mapped", keys, bases=(MappedConfig,), frozen=True,
-                                              namespace=own, module=__name__)  # fmt: skip
+                                              namespace=own)  # fmt: skip
     return made
 
 
