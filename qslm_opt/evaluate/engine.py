@@ -135,7 +135,8 @@ class Engine:
         self._moments: dict[str, Tensor] | None = None
         self._fp32_bytes = hierarchy.fp32_bytes()
         limit = min(PREFIX_BYTES[kind], int(PREFIX_SHARE * free)) if prefix_bytes is None else prefix_bytes
-        self._prefix_limit, self._reorder = limit, reorder
+        self._prefix_limit = limit if self._family.reuses(self.config) else 0
+        self._reorder = reorder
         fitting = max(1, int(BATCH_SHARE * total / self._row_bytes()))
         self._size, self._rows = batch, min(max(1, ROWS[data.kind][kind] // self.config.timesteps), fitting)
         self._strata: list[list[int]] | None = None

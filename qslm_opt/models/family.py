@@ -208,6 +208,13 @@ class Family(ABC):
         """Return tensors of which one row is read for a token, by ``rows_of``."""
         return ()
 
+    def reuses(self, config: ModelConfig) -> bool:
+        """Return whether a kept stream may be gone on from: no block reads another's tensors.
+
+        Where False, the stream may be anything, and every evaluation computes the whole model.
+        """
+        return True
+
     @abstractmethod
     def embed(self, p: Tensors, config: ModelConfig, inputs: Inputs, ops: Ops, fired: Fired) -> Tensor:
         """Return the stream in front of block 0."""

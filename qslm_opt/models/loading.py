@@ -138,9 +138,10 @@ def _load_packed(
     """Load a packed model; its family and semantics are part of it."""
     from qslm_opt.models.packed import read_packed
 
+    given = None if family is None else get_family(family).name
     packed = read_packed(files.weights[0], files.config, files.tokenizer)
     config = packed.config
-    if family not in (None, config.family):
+    if given not in (None, config.family):
         raise ModelError(
             f"model {source!r} is packed as a {config.family!r}, not a {family!r}; leave --family out."
         )
