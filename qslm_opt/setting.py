@@ -1,8 +1,8 @@
 """Quantization settings: which unit has which number format.
 
 Precedence: a module's own entry wins over its block's, which wins over ``network``. Tensors that are
-not searched (LayerNorm, time_*) take ``fixed``. A setting is self-contained: its JSON names every
-format it needs and the quantizer that made the codes.
+not searched (LayerNorm, time_*) take ``fixed``, numbers of neurons are float32. A setting is
+self-contained: its JSON names every format it needs and the quantizer that made the codes.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class QuantSetting:
         for unit in self.units:
             hierarchy.check_unit(unit)
         return {
-            tensor.name: self.format_of(module.unit) if tensor.searched else self.fixed
+            tensor.name: self.format_of(module.unit) if tensor.searched
+            else FP32 if tensor.exact
+            else self.fixed
             for module in hierarchy.modules()
             for tensor in module.tensors
             if tensor.counted

@@ -169,3 +169,16 @@ def test_a_short_file_takes_the_defaults():
 def test_the_unquantized_setting_leaves_every_tensor_in_float32():
     assert set(UNQUANTIZED.resolve(tree()).values()) == {FP32}
     assert json.loads(UNQUANTIZED.to_json())["units"] == {"network": "fp32"}
+
+
+@given(settings_)
+def test_numbers_of_neurons_stay_float32_in_every_setting(setting):
+    """Whatever the rest and their own module get."""
+    amplitude = TensorInfo("act_clip_val.0", (), "neuron")
+    module = Module("attention.0/att.key", (TensorInfo("key.weight", (4, 4), "matrix"), amplitude))
+    alone = Hierarchy("spikelm", (Block("attention.0", "attention", (module,)),))
+    setting = QuantSetting(
+        {unit: fmt for unit, fmt in setting.units.items() if unit in alone.units()}, setting.fixed
+    )
+    assert setting.resolve(alone)["act_clip_val.0"] == FP32
+    assert not amplitude.searched and amplitude.counted

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from qslm_opt.errors import SettingError, did_you_mean
 
-Role = Literal["embedding", "matrix", "head", "norm", "bias", "mix", "decay"]
+Role = Literal["embedding", "matrix", "head", "norm", "bias", "mix", "decay", "neuron"]
+"""``neuron`` is a number that neurons compute with, such as the amplitude of spikes: always float32."""
 BlockKind = Literal["input", "attention", "output", "aux"]
 """``aux`` holds what is stored and no task reads."""
 
@@ -47,6 +48,11 @@ class TensorInfo:
     def searched(self) -> bool:
         """Whether its bits are searched; the others stay at the setting's fixed format."""
         return self.live and self.tied_to is None and self.role in SEARCHED_ROLES
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is float32 in every setting, and does not learn when one is tuned."""
+        return self.role == "neuron"
 
     @property
     def counted(self) -> bool:

@@ -9,12 +9,12 @@ from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from qslm_opt.formats import Bits
+from qslm_opt.formats import FP32, Bits
 from qslm_opt.setting import SETTING_VERSION
 
 if TYPE_CHECKING:
     from qslm_opt.formats import Format
-    from qslm_opt.hierarchy.tree import Hierarchy
+    from qslm_opt.hierarchy.tree import Hierarchy, TensorInfo
 
 Levels = tuple[Bits, ...]
 """Bits for each of the searched modules, in their order."""
@@ -87,12 +87,18 @@ class Tables:
         key = str(fixed)
         if key not in self._constants:
             self._constants[key] = sum(
-                (self._pin(module.unit) or fixed if tensor.searched else fixed).packed_bytes(tensor.shape)
+                self._constant(module.unit, tensor, fixed).packed_bytes(tensor.shape)
                 for module in self.hierarchy.modules()
                 for tensor in module.tensors
                 if tensor.counted and not (tensor.searched and module.unit in self._places)
             )
         return self._constants[key]
+
+    def _constant(self, module: str, tensor: TensorInfo, fixed: Format) -> Format:
+        """Return the format of a tensor that no level changes."""
+        if tensor.exact:
+            return FP32
+        return self._pin(module) or fixed if tensor.searched else fixed
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -105,7 +111,10 @@ class Tables:
     def _tensors(self) -> list[tuple[str, int | str]]:
         """The counted tensors by name: JSON of the name, and place in levels, JSON of the pin, or ""."""
         rows: dict[str, int | str] = {}
+        exact = json.dumps(str(FP32))
         for module in self.hierarchy.modules():
             searched = self._places.get(module.unit, json.dumps(str(self._pin(module.unit))))
-            rows.update({t.name: searched if t.searched else "" for t in module.tensors if t.counted})
+            for t in module.tensors:
+                if t.counted:
+                    rows[t.name] = searched if t.searched else exact if t.exact else ""
         return [(json.dumps(name), rows[name]) for name in sorted(rows)]

@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 from qslm_opt.kernels.fire.layout import per_step
-from qslm_opt.kernels.fire.reference import Neuron, fire_reference, ternary_reference
+from qslm_opt.kernels.fire.reference import (
+    Neuron,
+    bipolar_reference,
+    fire_reference,
+    ternary_reference,
+)
 
 ALPHA = 2.0
 """Slope of the surrogate: at the threshold its gradient is ALPHA / 2."""
@@ -63,6 +68,26 @@ def straight_round(x: Tensor) -> Tensor:
     """Round to whole numbers; backwards the identity (straight-through estimator, Bengio et al. 2013)."""
     rounded: Tensor = _Round.apply(x)  # type: ignore[no-untyped-call]
     return rounded
+
+
+class _Sign(torch.autograd.Function):
+    """Sign whose gradient is that of the identity between −1 and 1, and 0 beyond."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.sign(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        return grads[0] * (x.abs() <= 1)
+
+
+def straight_sign(x: Tensor) -> Tensor:
+    """Return the sign of ``x``; backwards the identity where |x| ≤ 1 (straight-through estimator)."""
+    signs: Tensor = _Sign.apply(x)  # type: ignore[no-untyped-call]
+    return signs
 
 
 class _Scan(torch.autograd.Function):
@@ -146,3 +171,8 @@ def ternary(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
         return ternary_reference(x, amplitudes, leak, straight_round)
     out: Tensor = _TernaryScan.apply(x, per_step(x, amplitudes), leak)  # type: ignore[no-untyped-call]
     return out
+
+
+def bipolar(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
+    """See ``qslm_opt.kernels.ops.Ternary``, without a silent state; rounded straight through."""
+    return bipolar_reference(x, amplitudes, leak, straight_sign)

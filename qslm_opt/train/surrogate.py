@@ -15,7 +15,7 @@ from torch import Tensor
 from qslm_opt.kernels.mix.reference import norm_shift_mix_reference
 from qslm_opt.kernels.ops import Ops, count_spikes, plain
 from qslm_opt.kernels.products import Current
-from qslm_opt.train.neurons import atan_spike, fire, lif_scan, ternary
+from qslm_opt.train.neurons import atan_spike, bipolar, fire, lif_scan, straight_round, ternary
 
 _NOTHING = -30.0
 """Exponents below this: keys count as this far below the largest of their window, decayed tokens as gone.
@@ -83,6 +83,6 @@ def _relu2(x: Current) -> Tensor:
 
 TRAINING = Ops(
     "training", norm_shift_mix_reference, _gated_wkv, _lif_add, _relu2, fire=fire, ternary=ternary,
-    heaviside=atan_spike,
+    bipolar=bipolar, heaviside=atan_spike, rounding=straight_round,
 )  # fmt: skip
 """Whole windows from the empty state only: the states that it returns are those it was given."""

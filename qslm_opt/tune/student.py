@@ -24,7 +24,8 @@ Stored = QuantizedTensor | torch.Tensor
 class Student:
     """Matrices of codes are Latents; what the setting stores as floats learns as it is.
 
-    A tensor of which the model reads only the sign, and one that the task never reads, stays.
+    What stays: a tensor of which the model reads only the sign, a number that neurons compute with, and one
+    that the task never reads.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Student:
     ) -> None:
         """Begin with what ``setting`` makes of ``tensors``; ``moments`` is asked by calibrated quantizers."""
         self._formats = setting.resolve(hierarchy)
-        self._signs = {t.name for t in hierarchy.tensors() if t.sign_only}
+        self._stays = {t.name for t in hierarchy.tensors() if t.sign_only or t.exact}
         self._ties = {t.name: t.tied_to for t in hierarchy.tensors() if t.live and t.tied_to is not None}
         self._tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         self.latents: dict[str, Latent] = {}
@@ -45,12 +46,12 @@ class Student:
         for name, fmt in self._formats.items():
             weight = self._tensors[name]
             if fmt.layout is None and fmt.kind == "float":
-                if name not in self._signs:
+                if name not in self._stays:
                     start = quantize_dequantize(weight, fmt, setting.quantizer).float().clone()
                     self.floats[name] = start.requires_grad_()
                 continue
             made = quantize(weight, fmt, setting.quantizer, moments().get(name))
-            if is_tunable(fmt, tuple(weight.shape)) and name not in self._signs:
+            if is_tunable(fmt, tuple(weight.shape)) and name not in self._stays:
                 self.latents[name] = Latent(weight, made)
             else:
                 self._constant[name] = made

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from qslm_opt.errors import InfeasibleError, SettingError
 from qslm_opt.evaluate.memory import live_bytes
 from qslm_opt.formats import FP32, SIGN, Format
+from qslm_opt.hierarchy.tree import TensorInfo
 from qslm_opt.search.space import SearchSpace
 from tests.search.toy import hierarchy, spec
 
@@ -32,6 +35,21 @@ def test_bytes_and_digest_are_those_of_the_setting(levels, pinned, unquantized_r
     assert of.memory(chosen, fixed) == live_bytes(of.hierarchy, setting)
     assert of.digest(chosen, fixed) == setting.digest(of.hierarchy)
     assert [setting.format_of(unit).bits for unit in of.modules] == list(chosen)
+
+
+@given(st.lists(st.sampled_from([32, 8, 3]), min_size=6, max_size=6), st.booleans())
+def test_numbers_of_neurons_are_float32_in_bytes_and_digest_too(levels, pinned):
+    tree = hierarchy()
+    first, *rest = tree.blocks
+    amplitude = TensorInfo("act_clip_val.0", (), "neuron")
+    module = replace(first.modules[0], tensors=(*first.modules[0].tensors, amplitude))
+    tree = replace(tree, blocks=(replace(first, modules=(module, *first.modules[1:])), *rest))
+    of = space(tree, pins=PINS if pinned else {})
+    chosen = tuple(levels[: len(of.modules)])
+    setting = of.setting_of(chosen)
+    assert of.memory(chosen) == live_bytes(tree, setting)
+    assert of.memory(chosen) == space(pins=PINS if pinned else {}).memory(chosen) + 4
+    assert of.digest(chosen) == setting.digest(tree)
 
 
 def test_a_setting_names_only_what_differs():

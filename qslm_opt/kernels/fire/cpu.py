@@ -16,7 +16,7 @@ TILE = 1024
 WINDOW_TILE = 64
 """Channels of one task of a scan over tokens, which has many sequences but few channels."""
 _TASKS = 64
-_ALL = np.ones(1, np.bool_)
+_ALL = np.ones(1, np.int64)
 _NOTHING = np.empty((1, 1, 1), np.float32)
 
 
@@ -80,12 +80,12 @@ def ternary_gradient(
     return out, torch.from_numpy(sums.sum(axis=0)).to(potentials.dtype)
 
 
-def count(spikes: Tensor, inside: Tensor | None) -> Tensor:
+def count(spikes: Tensor, weights: Tensor | None) -> Tensor:
     """Return how many of float32 ``spikes`` are not 0; see ``kernels.fire.count``."""
     width = spikes.shape[-1]
     rows = spikes.detach().contiguous().numpy().reshape(spikes.shape[:-1].numel(), width)
     sums = np.zeros(min(_TASKS, len(rows)), np.float64)
-    of_row = _ALL if inside is None else inside.contiguous().numpy().reshape(-1)
+    of_row = _ALL if weights is None else weights.long().contiguous().numpy().reshape(-1)
     loops.count(rows, of_row, sums)
     return torch.tensor(sums.sum())
 

@@ -69,6 +69,17 @@ def fire_reference(
     return torch.stack(spikes), v
 
 
+def bipolar_reference(
+    x: Tensor,
+    amplitudes: Sequence[Tensor],
+    leak: float,
+    sign: Round = torch.sign,
+    note: Note | None = None,
+) -> Tensor:
+    """Return spikes of −a or a (0 for m = 0): ``ternary_reference`` with ``o_t = a_t·sign(m_t)``, a > 0."""
+    return ternary_reference(x, amplitudes, leak, sign, note)
+
+
 def ternary_reference(
     x: Tensor,
     amplitudes: Sequence[Tensor],

@@ -114,21 +114,20 @@ def ternary(
 
 
 @njit(parallel=True, fastmath=SUMS, cache=True)  # type: ignore[untyped-decorator]
-def count(spikes: Array, inside: NDArray[np.bool_], sums: NDArray[np.float64]) -> None:
-    """Write how many of ``spikes`` [R, N] are not 0 to ``sums``, a part for each task.
+def count(spikes: Array, weights: NDArray[np.int64], sums: NDArray[np.float64]) -> None:
+    """Write how many of ``spikes`` [R, N] are not 0 to ``sums``, a part for each task; NaN is NaN.
 
-    NaN where one is no number.
-
-    Row r counts where ``inside[r % len(inside)]``. Exact up to 2**24 neurons a row.
+    Row r counts ``weights[r % len(weights)]`` times. Exact up to 2**24 neurons a row.
     """
     rows, width = spikes.shape
     for task in prange(len(sums)):
         total = 0.0
         for r in range(task * rows // len(sums), (task + 1) * rows // len(sums)):
-            if not inside[r % len(inside)]:
+            times = weights[r % len(weights)]
+            if times == 0:
                 continue
             row, fired = spikes[r], np.float32(0.0)
             for j in range(width):
                 fired += (ONE if row[j] != ZERO else ZERO) + row[j] * ZERO
-            total += fired
+            total += fired * times
         sums[task] = total
