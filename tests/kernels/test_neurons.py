@@ -187,6 +187,9 @@ def test_spikes_are_counted_by_sign_and_padding(dtype: torch.dtype, padded: bool
     found = count_spikes(spikes, inside, draw(8, 3, 5, 37).to(dtype))
     assert found.dtype == torch.float64 and found.shape == ()
     assert float(found) == int(torch.count_nonzero(kept)) > 50
+    weights = torch.arange(15).reshape(3, 5)  # a token may stand for several
+    wanted = (torch.count_nonzero(spikes, dim=-1) * weights).sum()
+    assert float(count_spikes(spikes, weights)) == int(wanted)
     assert float(count_spikes(spikes.transpose(1, 2), None if inside is None else inside.T)) == float(found)
 
 
