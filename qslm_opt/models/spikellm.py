@@ -118,13 +118,18 @@ class Spiking:
         self._seen: Tensor | None = None
         self._levels: list[tuple[Tensor, Tensor]] = []
         """Of the inputs seen last: (spikes, their values) at the plain bits, and at the added ones."""
+        self.nothing: Tensor | float = 0.0
+        """0, or NaN where a query is no finite number: fused attention takes such a row for a masked one."""
 
     def __call__(self, matrix: str, x: Tensor) -> Tensor:
         """Return ``W·spikes(x) + b``."""
         name = self._name + matrix
         if self._cfg.spikes:
             x = self._spike(name, x)
-        return self._ops.affine(x, self._p[f"{name}.weight"], self._p.get(f"{name}.bias"))
+        y = self._ops.affine(x, self._p[f"{name}.weight"], self._p.get(f"{name}.bias"))
+        if matrix == "self_attn.q_proj":
+            self.nothing = y.detach().amax() * 0
+        return y
 
     def _spike(self, name: str, x: Tensor) -> Tensor:
         if self._seen is not x:
@@ -252,12 +257,13 @@ class SpikeLLM(Family):
                 "which channels are salient is not known; evaluate the model on a task, whose calibration "
                 "text says it, or give --config salient_share=0."
             )
-        layer = decoder_layer(cfg, Spiking(p, cfg, i, ops, fired))
+        spiking = Spiking(p, cfg, i, ops, fired)
+        layer = decoder_layer(cfg, spiking)
         norms = {f"{norm}.weight": p[f"model.layers.{i}.{norm}.weight"] for norm in NORMS}
         rotation = positions(cfg, x.shape[1], x.device, x.dtype)
         out = functional_call(layer, norms, (x,), {"position_embeddings": rotation})
         after: Tensor = out[0] if isinstance(out, tuple) else out  # a tuple before transformers 4.54
-        return after
+        return after + spiking.nothing
 
     def finish(self, p: Tensors, config: ModelConfig, x: Tensor, inputs: Inputs, ops: Ops) -> Tensor:
         """See ``Family``: [B, T, D]."""

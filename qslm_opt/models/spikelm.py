@@ -65,7 +65,7 @@ _CLIP_KEY, _CLIP_VALUE = "attention.self.clip_key", "attention.self.clip_value"
 _MIXED, _HIDDEN, _OUT = "attention.output.dense", "intermediate.dense", "output.dense"
 _LINEAR = (_QUERY, _KEY, _VALUE, _MIXED, _HIDDEN, _OUT)
 _SITES = (
-    _QUERY + _ACT, _KEY + _ACT, _VALUE + _ACT, _CLIP_KEY, _CLIP_VALUE, _MIXED + _ACT, _HIDDEN + _ACT,
+    _QUERY + _ACT, _KEY + _ACT, _CLIP_KEY, _VALUE + _ACT, _CLIP_VALUE, _MIXED + _ACT, _HIDDEN + _ACT,
     _OUT + _ACT,
 )  # fmt: skip
 """What spikes in a block, in the order of computation: names of the amplitudes without their step."""
