@@ -119,7 +119,7 @@ class Spiking:
         self._levels: list[tuple[Tensor, Tensor]] = []
         """Of the inputs seen last: (spikes, their values) at the plain bits, and at the added ones."""
         self.nothing: Tensor | float = 0.0
-        """0, or NaN where a query is no finite number: fused attention takes such a row for a masked one."""
+        """0, or NaN where a query or key is no finite number: fused attention takes such a row for a masked one."""
 
     def __call__(self, matrix: str, x: Tensor) -> Tensor:
         """Return ``W·spikes(x) + b``."""
@@ -127,8 +127,8 @@ class Spiking:
         if self._cfg.spikes:
             x = self._spike(name, x)
         y = self._ops.affine(x, self._p[f"{name}.weight"], self._p.get(f"{name}.bias"))
-        if matrix == "self_attn.q_proj":
-            self.nothing = y.detach().amax() * 0
+        if matrix in ("self_attn.q_proj", "self_attn.k_proj"):
+            self.nothing = self.nothing + y.detach().amax() * 0
         return y
 
     def _spike(self, name: str, x: Tensor) -> Tensor:
