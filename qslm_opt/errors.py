@@ -17,7 +17,8 @@
     │   └── FingerprintError  3   model, data or spec are not those of the stored study
     ├── InfeasibleError       4   no setting can meet, or none met (by the deadline), both constraints
     ├── DeviceError           5   a GPU or a power meter was required and is missing, or failed
-    └── StudyNotFoundError    6
+    ├── StudyNotFoundError    6
+    └── StoppedError        130   a tuning was asked to stop before its end
 """
 
 from __future__ import annotations
@@ -113,6 +114,12 @@ class StudyNotFoundError(QslmError):
     """No study of that name is in the storage."""
 
     exit_code = 6
+
+
+class StoppedError(QslmError):
+    """A tuning was asked to stop before its end; it has no result."""
+
+    exit_code = 130
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

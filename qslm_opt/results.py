@@ -34,7 +34,7 @@ class Evaluation:
     fp32_bytes: int
     """Bytes of the same tensors in float32."""
     seconds: float
-    """Wall time of the model run."""
+    """Wall time of the model run; of a tuned setting with its tuning, where that was done for this run."""
     device: str
     dtype: str
     """Arithmetic of the run: ``fp32``, ``fp64``, …"""

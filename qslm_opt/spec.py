@@ -266,6 +266,8 @@ class StudySpec:
                  for f in fields(self) if f.name in _LATER}  # fmt: skip
         values = json.loads(self.to_json()).items()
         left_out = set(_NOT_DECIDING) - ({"seed"} if self.strategy in SAMPLERS else set())
+        if self.family is not None and self.family.endswith(".toml"):  # the fingerprint has its content
+            left_out.add("family")
         return {k: v for k, v in values if k not in left_out and (k not in usual or v != usual[k])}
 
     def hash(self) -> str:

@@ -27,6 +27,7 @@ EXIT_CODES = {
     "InfeasibleError": 4,
     "DeviceError": 5,
     "StudyNotFoundError": 6,
+    "StoppedError": 130,
 }
 CLASSES = {
     name: cls for name, cls in vars(errors).items() if inspect.isclass(cls) and issubclass(cls, QslmError)
@@ -40,7 +41,7 @@ def test_exit_codes_are_the_command_lines_contract():
 def test_the_docstring_draws_the_tree_as_it_is():
     drawn: list[tuple[int, str]] = []
     for line in (errors.__doc__ or "").splitlines():
-        match = re.search(r"(\w+Error)\s+(?:exit code )?(\d)", line)
+        match = re.search(r"(\w+Error)\s+(?:exit code )?(\d+)", line)
         if match:
             drawn.append((match.start(1), match[1]))
             assert CLASSES[match[1]].exit_code == int(match[2])

@@ -122,7 +122,7 @@ def pruned_why(record: TrialRecord, metric: str) -> str:
         return "failed"
     if record.cheap and record.state == "pruned":
         return record.share_text
-    if record.tier == "sensitivity" and record.state == "complete":
+    if record.tier == "sensitivity" and record.state == "complete" and not record.feasible:
         return "sensitivity"
     if record.state not in ("complete", "pruned") or record.feasible:
         return ""

@@ -64,8 +64,6 @@ class Subject:
     """A model on a device, with the weights that a study's trial computes with."""
 
     model: LoadedModel
-    config: SpikeGPTConfig
-    """Sizes of the model."""
     device: torch.device
     bits: int
     """Of every searched tensor, channel/affine; 32 leaves the model unquantized."""
@@ -75,12 +73,20 @@ class Subject:
     def of(cls, model: str, shape: str | None, device: torch.device, bits: int) -> Subject:
         """Load ``model``, or fill a shape; the errors are those of ``load_model`` and ``shape_of``."""
         found = load_model(model) if shape is None else random_model(shape_of(shape), shape)
-        if not isinstance(found.config, SpikeGPTConfig):
+        return cls(found, device, bits)
+
+    @property
+    def config(self) -> SpikeGPTConfig:
+        """Sizes of the model."""
+        assert isinstance(self.model.config, SpikeGPTConfig)
+        return self.model.config
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model.config, SpikeGPTConfig):
             raise ModelError(
-                f"model {model!r} is a {found.config.title}, and bench measures SpikeGPT's kernels; give a "
-                "SpikeGPT, or --shape 14m."
+                f"model {self.model.source!r} is a {self.model.config.title}, and bench measures SpikeGPT's "
+                "kernels; give a SpikeGPT, or --shape 14m."
             )
-        return cls(found, found.config, device, bits)
 
     def has(self, kind: TaskKind) -> bool:
         """Return whether the model has the head that ``kind`` reads."""

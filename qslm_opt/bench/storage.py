@@ -204,6 +204,7 @@ class InstantSession:
         report: Callable[[Progress], bool] | None = None,
         meter: Meter | None = None,
         every: int = 1,
+        stop: Callable[[], bool] = lambda: False,
     ) -> tuple[Evaluation, None]:
         """Return the evaluation of ``setting``, measured to the end."""
         return self._result(setting), None

@@ -268,6 +268,7 @@ class _ToTheEnd(Session):
         report: Callable[[Progress], bool] | None = None,
         meter: Meter | None = None,
         every: int = 1,
+        stop: Callable[[], bool] = lambda: False,
     ) -> tuple[Evaluation, PowerWindow | None]:
         """Evaluate a setting over all data, whatever ``bound`` and ``report`` say."""
-        return super().run(setting, parent=parent, meter=meter, every=every)
+        return super().run(setting, parent=parent, meter=meter, every=every, stop=stop)

@@ -152,7 +152,8 @@ def _line(spec: StudySpec, entry: Entry) -> str:
     found = "nothing feasible" if entry.bytes is None else (
         f"{size(entry.bytes)}, {spec.metric} {metric_value(spec.metric, entry.value)}"
     )  # fmt: skip
-    return f"{entry.study}: {found} after {entry.equivalents:g} evaluations"
+    cut = f", cut off by --evaluations {spec.evaluations}" if entry.cut_off else ""
+    return f"{entry.study}: {found} after {entry.equivalents:g} evaluations{cut}"
 
 
 def _print(spec: StudySpec, entries: Sequence[Entry], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -170,6 +171,16 @@ def _print(spec: StudySpec, entries: Sequence[Entry], rows: Sequence[Mapping[str
             _mean(row["score"], "{:.5g}"),
         )  # fmt: skip
     console().print(found)
+    cut = [f"{row['strategy']} ({row['cut_off']}/{row['runs']})" for row in rows if row["cut_off"]]
+    if cut:
+        limit = "as many evaluations as the longest of ours" if spec.evaluations is None else (
+            f"--evaluations {spec.evaluations}"
+        )  # fmt: skip
+        console().print(
+            f"cut off by {limit} before their own end (runs): {', '.join(cut)}; "
+            "what they found is the best so far, and more evaluations may find better",
+            soft_wrap=True,
+        )
     if any(entry.wall_s is None for entry in entries):
         narrate("no wall time for what was not searched in one go by this command")
 

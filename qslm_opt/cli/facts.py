@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from qslm_opt import rank
 from qslm_opt.cli.generalising import comparison_json, generalisation_json, interval_json
 from qslm_opt.cli.output import metric_value, size
+from qslm_opt.cli.tuning import tuned_in_vain, tuned_json
 from qslm_opt.errors import InfeasibleError, QslmError
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class StudyFacts:
             "process": {"pid": row.pid, "host": row.host, "heartbeat": row.heartbeat, "phase": row.phase},
             "lambda": self.lam,
             "spec": json.loads(row.spec.to_json()),
+            "family": row.hierarchy.family,
+            "timesteps": row.timesteps,
             "fingerprint": row.fingerprint,
             "baseline": self._baseline(),
             "constraints": self._constraints(),
@@ -86,6 +89,7 @@ class StudyFacts:
             "full_equivalents": equivalents(self.trials),
             "gate": self.gate(),
             "best": self._best(),
+            "tuned": tuned_json(row.spec, self.trials),
             "generalisation": generalisation_json(row),
             "closest": self._closest(),
         }
@@ -143,6 +147,10 @@ class StudyFacts:
         put_off = [t for t in self.trials if t.tier == "postponed" and t.state in ("complete", "pruned")]
         wrong = sum(t.value is not None and t.slack.get("metric", 1.0) <= 0 for t in put_off)
         return {"evaluated": len(put_off), "false_rejects": wrong}
+
+    def tuned_in_vain(self) -> str | None:
+        """Return that the search has ended and no tuned setting was good enough; None otherwise."""
+        return tuned_in_vain(self.row.spec, self.trials) if self.row.state in ENDED else None
 
     def bound_text(self) -> str:
         """Return the metric constraint in words."""

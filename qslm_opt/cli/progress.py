@@ -180,7 +180,7 @@ def trial_line(record: TrialRecord, metric: str, baseline: float) -> str:
         return f"{tried}: {change}, {memory}{seconds}"
     if record.value is None:
         return f"{tried}: {memory}, {verdict(record)}"
-    judged = "" if record.tier == "sensitivity" else f", {verdict(record)}"
+    judged = "" if record.tier == "sensitivity" and not record.feasible else f", {verdict(record)}"
     value = f"{metric} {metric_value(metric, record.value)}"
     change = metric_change(metric, record.value, baseline)
     seconds = "" if record.seconds is None else f", {record.seconds:.1f} s"

@@ -183,6 +183,9 @@ def report(name: str, url: str, *, as_json: bool = False, ended: bool = False) -
             narrate(f"finished; take trial {facts.best.record.number} away: {take_away(facts, url)}")
             for words in before_taking(facts):
                 narrate(words)
+    in_vain = None if as_json else facts.tuned_in_vain()
+    if in_vain is not None:
+        narrate(in_vain)
     if not rows and (ended or facts.row.state in ENDED):
         raise InfeasibleError(f"{facts.nothing_feasible()}.")
 

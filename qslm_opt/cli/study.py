@@ -66,6 +66,9 @@ def show(name: Name, lam: Lambda = None, storage: Storage = None, json: Json = F
         print_json(facts.to_json())
         return
     print_study(facts)
+    in_vain = facts.tuned_in_vain()
+    if in_vain is not None:
+        narrate(in_vain)
     if facts.best is None and facts.trials:
         narrate(facts.nothing_feasible() if facts.row.state in ENDED else facts.nothing_yet())
     elif facts.best is not None and facts.row.state in ENDED:
@@ -115,7 +118,7 @@ app.command()(report)
 
 @app.command()
 def stop(name: Name, storage: Storage = None) -> None:
-    """Ask a running study to stop after the trial that it is running."""
+    """Ask a running study to stop after the trial that it is running; a tuning ends at its next step."""
     with writing(storage) as repository:
         row = repository.study(name)
         if row.state in ENDED:
@@ -128,7 +131,8 @@ def stop(name: Name, storage: Storage = None) -> None:
         )
         return
     go_on = command("study", "resume", name, url=storage_url(storage))
-    narrate(f"asked study {name!r} to stop after its running trial. Go on with: {go_on}")
+    tuning = " (a tuning ends at its next step)" if row.spec.tune else ""
+    narrate(f"asked study {name!r} to stop after its running trial{tuning}. Go on with: {go_on}")
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from qslm_opt.errors import UsageError
 from qslm_opt.evaluate.batches import make_batches
 from qslm_opt.kernels.fire.reference import Neuron, bipolar_reference, fire_reference, ternary_reference
 from qslm_opt.kernels.lif.reference import TAU, THRESHOLD, heaviside
@@ -40,8 +41,12 @@ class DriftMeter:
         self._reference: list[Tensor] | None = None
 
     def refer_to(self, tensors: Mapping[str, Weight]) -> None:
-        """Keep the potentials of these weights as the reference."""
+        """Keep the potentials of these weights as the reference; UsageError where the model has none."""
         self._reference = self._potentials(tensors)
+        if not self._reference:
+            raise UsageError(
+                f"a {self.config.title} has no membrane potentials that could drift; leave --gate out."
+            )
 
     @property
     def has_reference(self) -> bool:
@@ -62,13 +67,13 @@ class DriftMeter:
     def _potentials(self, tensors: Mapping[str, Weight]) -> list[Tensor]:
         """Return the potentials before the reset, [B, T, D] or, of multi-step neurons, [S, B, T, D] a layer.
 
-        0 on padding.
+        Times the tokens that each place stands for, 0 on padding.
         """
         found: list[Tensor] = []
-        inputs, inside = self.batch.inputs, self.batch.inputs.inside()
+        inputs, weights = self.batch.inputs, self.batch.inputs.weights()
 
         def keep(potentials: Tensor) -> None:
-            found.append(potentials if inside is None else potentials * inside[..., None])
+            found.append(potentials if weights is None else potentials * weights[..., None])
 
         def lif_add(
             x: Tensor, current: Current, gate: Current | None, v: Tensor, lengths: Tensor | None

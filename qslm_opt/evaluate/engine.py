@@ -30,7 +30,8 @@ from qslm_opt.kernels.packed.place import packed_ops
 from qslm_opt.kernels.products import float32_products
 from qslm_opt.models.family import Fired
 from qslm_opt.models.registry import family_of
-from qslm_opt.quant.apply import CACHE_BYTES
+from qslm_opt.quant.apply import CACHE_BYTES, QuantizedView, never
+from qslm_opt.quant.base import is_calibrated
 from qslm_opt.quant.resident_view import ResidentView
 from qslm_opt.results import Evaluation, Progress
 from qslm_opt.setting import UNQUANTIZED
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from qslm_opt.hierarchy.tree import Hierarchy
     from qslm_opt.kernels.ops import Weight
     from qslm_opt.models.loading import LoadedModel
-    from qslm_opt.quant.apply import Tuner
+    from qslm_opt.quant.apply import Stop, Tuner
     from qslm_opt.quant.base import QuantizedTensor
     from qslm_opt.setting import QuantSetting
 
@@ -52,7 +53,8 @@ EVALUATION_VERSION = 2
 CODE_VERSION = f"{__version__}/{EVALUATION_VERSION}"
 
 ROWS = {"lm": {"cpu": 4096, "cuda": 2**19}, "classification": {"cpu": 768, "cuda": 2**19}}
-"""Most token positions per batch, by task kind and device type. Small batches of sentences pad little."""
+"""Most token positions per batch, by task kind and device type, of all time steps together. Small batches of
+sentences pad little."""
 PREFIX_BYTES = {"cpu": 2 * 10**9, "cuda": 32 * 10**9}
 """Most memory of the activations kept at block boundaries."""
 _KEPT_KEYS = 256
@@ -133,9 +135,10 @@ class Engine:
         self._moments: dict[str, Tensor] | None = None
         self._fp32_bytes = hierarchy.fp32_bytes()
         limit = min(PREFIX_BYTES[kind], int(PREFIX_SHARE * free)) if prefix_bytes is None else prefix_bytes
-        self._prefix_limit, self._reorder = limit, reorder
+        self._prefix_limit = limit if self._family.reuses(self.config) else 0
+        self._reorder = reorder
         fitting = max(1, int(BATCH_SHARE * total / self._row_bytes()))
-        self._size, self._rows = batch, min(ROWS[data.kind][kind], fitting)
+        self._size, self._rows = batch, min(max(1, ROWS[data.kind][kind] // self.config.timesteps), fitting)
         self._strata: list[list[int]] | None = None
         self._told = False
         self.reused = False
@@ -161,7 +164,11 @@ class Engine:
                 raise UsageError("this engine has no calibration text; use a quantizer without, such as mse.")
             data = self._calibration()
             self._narrate(f"calibrating on {len(data.sequences):,} sequences of split {data.split!r}")
+            start = perf_counter()
             self._moments = input_moments(self._model.tensors, self.config, data, self.device)
+            self.synchronise()
+            took = perf_counter() - start
+            self._narrate(f"calibrated in {took:.1f} s, which are in no evaluation's seconds")
         return self._moments
 
     def _row_bytes(self) -> int:
@@ -261,8 +268,20 @@ class Engine:
         self._shares.clear()
         self._arrange()
 
-    def prepare(self, setting: QuantSetting) -> None:
-        """Quantize the weights of ``setting``, where that was not done."""
+    def calibrate(self, setting: QuantSetting) -> None:
+        """Measure the calibration text, once, where the quantizer of ``setting`` looks at it."""
+        looks = isinstance(self._view, QuantizedView) and is_calibrated(setting.quantizer)
+        if looks and any(fmt.layout is not None for fmt in (*setting.units.values(), setting.fixed)):
+            self._input_moments()
+
+    def prepare(self, setting: QuantSetting, stop: Stop = never) -> None:
+        """Quantize the weights of ``setting``, and tune them where it says so, unless that was done.
+
+        Raises:
+            StoppedError: ``stop``, asked after every step of a tuning, said so.
+        """
+        if isinstance(self._view, QuantizedView):
+            self._view.tune(setting, stop)
         self._view.apply(setting)
         self.synchronise()
 

@@ -142,6 +142,10 @@ def _same(x: Tensor) -> Operand:
     return x
 
 
+def _round(x: Tensor) -> Tensor:
+    return torch.round(x)
+
+
 def _heaviside(x: Tensor) -> Tensor:
     return heaviside(x)
 
@@ -167,13 +171,15 @@ class Ops:
     """Spikes of either sign, never none: see ``bipolar_reference``."""
     heaviside: Plain = _heaviside
     """1 where x ≥ 0, else 0."""
+    rounding: Plain = _round
+    """Nearest whole numbers, halves to even."""
     operand: Plain = _same
     """A plain activation in the form that ``linear`` takes."""
 
     def affine(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         """Return ``x · weightᵀ + bias`` [..., N], plain tensors in and out."""
         y = plain(self.linear(self.operand(x), weight))
-        return y if bias is None else y.add_(bias)
+        return y if bias is None else y.add_(bias)  # its own tensor, fresh from the product
 
 
 def _gated_wkv(

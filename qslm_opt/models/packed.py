@@ -18,7 +18,7 @@ from qslm_opt.formats import Format
 from qslm_opt.hierarchy.discover import discover
 from qslm_opt.models.locate import TOKENIZERS, find_model
 from qslm_opt.models.packed_file import PackedFile, read_packed_file
-from qslm_opt.models.registry import get_family
+from qslm_opt.models.registry import get_family, is_mapped
 from qslm_opt.quant.packed_tensor import PackedTensor, scale_shape, scale_type, zero_type
 from qslm_opt.setting import QuantSetting
 
@@ -99,6 +99,8 @@ def load_packed(folder: Path | str) -> PackedModel:
 def read_packed(path: Path, config: Path | None = None, tokenizer: Path | None = None) -> PackedModel:
     """Read a packed file, and compare what lies beside it with the sums that the file holds."""
     file = read_packed_file(path)
+    if is_mapped(str(file.header.get("family"))):
+        get_family(str(file.header["family"]))  # says what to give, where it is not known
     try:
         model = _model(file, tokenizer)
     except (QslmError, ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:

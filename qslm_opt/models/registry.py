@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qslm_opt.errors import ModelError, did_you_mean
 from qslm_opt.models.family import Family, bare
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     from qslm_opt.models.config import ModelConfig
 
+MAPPING = ".toml"
+"""Ending of a mapping file's name."""
 GROUP = "qslm_opt.families"
 """Entry-point group: name → ``module:Class``, a ``Family`` without arguments."""
 BUILT_IN = {
     "spikegpt": "qslm_opt.models.spikegpt:SpikeGPT",
+    "spikebert": "qslm_opt.models.spikebert:SpikeBERT",
+    "spikingbert": "qslm_opt.models.spikingbert:SpikingBERT",
     "spikelm": "qslm_opt.models.spikelm:SpikeLM",
+    "spikellm": "qslm_opt.models.spikellm:SpikeLLM",
 }
 _registered: dict[str, Family] = {}
 
@@ -29,15 +36,38 @@ def register(family: Family) -> None:
     _registered[family.name] = family
 
 
+@contextmanager
+def registered(family: Family) -> Iterator[None]:
+    """Make a family known inside only."""
+    before = dict(_registered)
+    register(family)
+    try:
+        yield
+    finally:
+        _registered.clear()
+        _registered.update(before)
+
+
 def family_names() -> tuple[str, ...]:
     """Return the name of every family that is known."""
     return tuple(dict.fromkeys([*_registered, *BUILT_IN, *_installed()]))
 
 
 def get_family(name: str) -> Family:
-    """Return a family by name; ModelError when there is none, or when another package's cannot be loaded."""
+    """Return a family by name, or by the path of a mapping file, whose family is known from then on.
+
+    Raises:
+        ModelError: there is none, or another package's cannot be loaded.
+    """
     if name in _registered:
         return _registered[name]
+    if name.endswith(MAPPING):
+        return _mapped(name)
+    if is_mapped(name):
+        raise ModelError(
+            f"model family {name!r} is of a mapping file with a SHA-256 that begins with "
+            f"{name.rpartition('@')[2]}; give that file, --family FILE.toml, which runs the code it names."
+        )
     if name in BUILT_IN:
         return _built_in(name)
     point = _installed().get(name)
@@ -60,6 +90,27 @@ def find_family(names: Collection[str]) -> Family | None:
         if family.recognises({bare(name, family.prefixes) for name in names}):
             return family
     return None
+
+
+def family_of_type(model_type: str) -> Family | None:
+    """Return the family whose config.json has this ``model_type``; None where none does."""
+    if model_type in family_names():
+        return get_family(model_type)
+    return next((f for f in map(get_family, family_names()) if model_type in f.model_types), None)
+
+
+def is_mapped(name: str) -> bool:
+    """Return whether a family's name is one that a mapping file has: its own, @ and its hash."""
+    return "@" in name
+
+
+def _mapped(path: str) -> Family:
+    from qslm_opt.models.mapping.family import open_mapping
+
+    family = open_mapping(Path(path).expanduser())
+    if family.name not in _registered:
+        register(family)
+    return _registered[family.name]
 
 
 @cache

@@ -204,6 +204,7 @@ class SpikeGPT(Family):
     """The family: whole windows and sentences, from the empty state."""
 
     config_class: ClassVar[type[ModelConfig]] = SpikeGPTConfig
+    model_types: ClassVar[tuple[str, ...]] = MODEL_TYPES
 
     def recognises(self, names: Collection[str]) -> bool:
         """See ``Family``."""
@@ -215,6 +216,10 @@ class SpikeGPT(Family):
         if values.get("tie_word_embeddings") and "head.weight" not in found and "emb.weight" in found:
             found["head.weight"] = found["emb.weight"]
         return found
+
+    def declared_ties(self, values: Mapping[str, Any]) -> dict[str, str]:
+        """See ``Family``."""
+        return {"head.weight": "emb.weight"} if values.get("tie_word_embeddings") else {}
 
     def declared(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """See ``Family``; ``model_type`` may be the family, or the authors' own."""

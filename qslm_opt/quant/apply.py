@@ -31,8 +31,19 @@ if TYPE_CHECKING:
 NO_PRODUCTS: Mapping[str, bool] = MappingProxyType({})
 Moments = Callable[[], "Mapping[str, Tensor]"]
 """Gives the mean of x xᵀ over the inputs x of each matrix, by its name."""
-Tuner = Callable[["QuantSetting", "Mapping[str, Tensor]", Moments], "Mapping[str, QuantizedTensor | Tensor]"]
-"""Gives the stored tensors of a tuned setting, by name, from the originals."""
+Stop = Callable[[], bool]
+"""Says whether what takes long is to be given up."""
+Tuner = Callable[
+    ["QuantSetting", "Mapping[str, Tensor]", Moments, Stop], "Mapping[str, QuantizedTensor | Tensor]"
+]
+"""Gives the stored tensors of a tuned setting, by name, from the originals; StoppedError when it stops."""
+
+
+def never() -> bool:
+    """Say that nothing is to be given up."""
+    return False
+
+
 _KEPT_TUNED = 8
 """Tuned settings whose codes are kept: they are measured on the searched data, then on held-back data."""
 CACHE_BYTES = {"cpu": 2**31, "cuda": 2**34}
@@ -126,7 +137,14 @@ class QuantizedView:
             for name, fmt in setting.resolve(self._hierarchy).items()
         }
 
-    def _tuned_codes(self, setting: QuantSetting) -> Mapping[str, QuantizedTensor | Tensor]:
+    def tune(self, setting: QuantSetting, stop: Stop = never) -> None:
+        """Tune a setting that says so, unless its codes are kept; StoppedError when ``stop`` says so."""
+        if setting.tune:
+            self._tuned_codes(setting, stop)
+
+    def _tuned_codes(
+        self, setting: QuantSetting, stop: Stop = never
+    ) -> Mapping[str, QuantizedTensor | Tensor]:
         """Return the codes of a tuned setting; the last few are kept, tuning takes long."""
         key = setting.to_json()
         if key not in self._tuned:
@@ -135,7 +153,7 @@ class QuantizedView:
                     f"the setting is tuned by {setting.tune} steps, and here is no calibration text to tune "
                     "on; give the task and data of its study."
                 )
-            self._tuned[key] = self._tuner(setting, self._tensors, self._moments)
+            self._tuned[key] = self._tuner(setting, self._tensors, self._moments, stop)
             if len(self._tuned) > _KEPT_TUNED:
                 self._tuned.popitem(last=False)
         return self._tuned[key]

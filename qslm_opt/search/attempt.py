@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial
 
-from qslm_opt.errors import NumericsError
+from qslm_opt.errors import NumericsError, StoppedError
 from qslm_opt.results import TrialRecord
 from qslm_opt.search.deadline import DEADLINE, DeadlineReached
 from qslm_opt.search.failures import blame_of
@@ -22,6 +22,7 @@ from qslm_opt.search.outcome import Judge, Outcome
 from qslm_opt.search.owners import shares_board
 from qslm_opt.search.power import PowerOf
 from qslm_opt.search.sampler import STATES, TieredSampler
+from qslm_opt.search.stopping import Stops
 from qslm_opt.search.verdicts import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -68,8 +69,12 @@ class SessionLike(Protocol):
         report: Callable[[Progress], bool] | None = None,
         meter: Meter | None = None,
         every: int = 1,
+        stop: Callable[[], bool] = lambda: False,
     ) -> tuple[Evaluation, PowerWindow | None]:
-        """Evaluate one setting; ``every`` above 1 computes only every so many-th window or sentence."""
+        """Evaluate one setting; ``every`` above 1 computes only every so many-th window or sentence.
+
+        ``stop`` is asked after every step of a tuning; StoppedError when it says so.
+        """
 
     def drift(self, setting: QuantSetting) -> tuple[float, int, float]:
         """Return the membrane drift of a setting, the tokens or sentences it took, and seconds."""
@@ -132,11 +137,13 @@ class Attempts:
         interrupts: Interrupts,
         power: PowerOf | None = None,
         keep: Callable[[Proposal, Evaluation, Outcome], None] = lambda *_: None,
+        stops: Stops | None = None,
     ) -> None:
         self.session, self.study, self.sampler, self.judge = session, study, sampler, judge
         self.listener, self.meter, self.interrupts = listener, meter, interrupts
         self._said_silent: set[tuple[str, ...]] = set()
         self.power, self.keep = power or PowerOf(session, meter), keep
+        self._stops = stops or Stops(lambda: False, interrupts)
 
     def carry_out(self, trial: OpenTrial, proposal: Proposal, record: TrialRecord) -> None:
         """Run a proposal and tell its outcome.
@@ -150,6 +157,8 @@ class Attempts:
             outcome, power, interrupted = self._outcome(trial, proposal)
         except NumericsError as error:
             outcome = Outcome.failed(f"NumericsError: {error}")
+        except StoppedError as error:  # it runs again when the study is resumed
+            outcome = Outcome.failed(f"{INTERRUPTED}: {error}")
         except KeyboardInterrupt as stop:
             why = DEADLINE if isinstance(stop, DeadlineReached) else "the run was stopped"
             self._tell(trial, Outcome.failed(f"{INTERRUPTED}: {why}"), record)
@@ -175,13 +184,14 @@ class Attempts:
         space = self.judge.space
         whole = proposal.tier == "sensitivity" or proposal.to_end or proposal.cheap
         bound = None if whole else self.judge.bound
-        part = {"every": proposal.every} if proposal.every > 1 else {}
+        part: dict[str, Any] = {"every": proposal.every} if proposal.every > 1 else {}
+        how = part | ({"stop": self._stops.watch()} if proposal.tune else {})
         setting = setting_of(space, proposal)
         parent = space.setting_of(proposal.parent, proposal.fixed)
         report = Reporter(self.study, trial, bound, self.listener, self.interrupts)
         with self.interrupts.exposed():
             run, power = self.session.run(
-                setting, parent=parent, bound=bound, report=report, meter=None if part else self.meter, **part
+                setting, parent=parent, bound=bound, report=report, meter=None if part else self.meter, **how
             )
         self._say_silent(trial, run)
         outcome = self.judge.judge(proposal, run, None)
@@ -314,5 +324,6 @@ def finished_record(record: TrialRecord, outcome: Outcome) -> TrialRecord:
         state=STATES[outcome.state],
         slack=dict(outcome.constraints),
         finished=datetime.now().isoformat(timespec="seconds"),
+        reason=outcome.attributes.get("reason") or "",
         **measured,
     )

@@ -8,6 +8,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from qslm_opt.rank import hypervolume, rank
+from qslm_opt.search.summary import CUT_OFF
 from qslm_opt.spec import SAMPLERS
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Entry:
     """S of Eq. 1 of the best at the study's λ."""
     best: int | None
     """Number of that trial."""
+    cut_off: bool = False
+    """Whether its evaluations were spent before the search had come to its own end."""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready object."""
@@ -87,6 +90,7 @@ def entry_of(row: StudyRow, trials: Sequence[TrialRecord], wall_s: float | None)
         hypervolume=dominated(row, good),
         score=ranked[0].score if ranked else None,
         best=ranked[0].record.number if ranked else None,
+        cut_off=CUT_OFF in row.reason,
     )
 
 
@@ -110,7 +114,10 @@ def means(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     for name in dict.fromkeys(entry.strategy for entry in entries):
         mine = [entry for entry in entries if entry.strategy == name]
         feasible = sum(entry.bytes is not None for entry in mine)
-        row: dict[str, Any] = {"strategy": name, "runs": len(mine), "feasible": feasible}
+        row: dict[str, Any] = {
+            "strategy": name, "runs": len(mine), "feasible": feasible,
+            "cut_off": sum(entry.cut_off for entry in mine),
+        }  # fmt: skip
         for measure in MEASURES:
             values = [v for e in mine if (v := getattr(e, measure)) is not None]
             spread = stdev(values) if len(values) > 1 else None

@@ -232,7 +232,11 @@ class Path(Protocol):
 
     @property
     def done(self) -> bool:
-        """Whether the search is exhausted."""
+        """Whether the search is exhausted, or its evaluations are spent."""
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether its evaluations were spent before it was exhausted."""
 
     @property
     def tier(self) -> Tier | None:

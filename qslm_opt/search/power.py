@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
 
 from qslm_opt.errors import StorageError
+from qslm_opt.search.stopping import now_and_then
 from qslm_opt.setting import UNQUANTIZED
 from qslm_opt.store.rows import own_process
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from qslm_opt.search.recording import Recording
     from qslm_opt.setting import QuantSetting
     from qslm_opt.store import Repository
-
-STOP_SECONDS = 0.5
-"""How often a measurement looks whether somebody asked the study to stop."""
 
 
 class PowerOf:
@@ -75,16 +72,8 @@ class PowerOf:
     def measure(self, setting: QuantSetting, what: str = "this candidate") -> PowerWindow | None:
         """Run a setting for ``seconds``; None, and a word to the user, where that fails."""
         assert self._meter is not None
-        looked = time.monotonic()
-
-        def stop() -> bool:
-            nonlocal looked
-            if time.monotonic() - looked < STOP_SECONDS:
-                return False
-            looked = time.monotonic()
-            return self.stopping()
-
         try:
+            stop = now_and_then(self.stopping)
             return self._session.measure(setting, self._meter, self.seconds, stop)
         except Exception as error:  # noqa: BLE001  the trial has its verdict: a missing watt must not cost it
             self._narrate(f"the power of {what} was not measured: {type(error).__name__}: {error}")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, cast
 
-from qslm_opt.errors import NumericsError
+from qslm_opt.errors import NumericsError, StoppedError
 from qslm_opt.evaluate.comparing import alone, compared, unmeasured
 from qslm_opt.rank import to_confirm
 from qslm_opt.results import Baseline, Evaluation
@@ -22,8 +22,8 @@ from qslm_opt.store.rows import own_process
 if TYPE_CHECKING:
     from qslm_opt.results import Comparison, TrialRecord
     from qslm_opt.search.attempt import SessionLike
-    from qslm_opt.search.interrupts import Interrupts
     from qslm_opt.search.outcome import Outcome
+    from qslm_opt.search.stopping import Stops
     from qslm_opt.search.tiers import Proposal
     from qslm_opt.store import Repository, StudyRow
 
@@ -31,8 +31,13 @@ if TYPE_CHECKING:
 class Holding(Protocol):
     """What this module needs of a session, besides ``SessionLike``, where the spec holds data back."""
 
-    def evaluate_held_back(self, setting: QuantSetting) -> Evaluation:
-        """Evaluate one setting, with its items, on the data that the search never sees."""
+    def evaluate_held_back(
+        self, setting: QuantSetting, *, stop: Callable[[], bool] = lambda: False
+    ) -> Evaluation:
+        """Evaluate one setting, with its items, on the data that the search never sees.
+
+        ``stop`` is asked after every step of a tuning; StoppedError when it says so.
+        """
 
 
 def due(row: StudyRow, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -51,11 +56,11 @@ class Reporting:
         row: StudyRow,
         repository: Repository,
         session: SessionLike,
-        interrupts: Interrupts,
+        stops: Stops,
         narrate: Callable[[str], None],
     ) -> None:
         self._row, self._repository, self._session = row, repository, session
-        self._interrupts, self._narrate = interrupts, narrate
+        self._stops, self._interrupts, self._narrate = stops, stops.interrupts, narrate
         self._searched: Baseline | None = None
         self._held: Baseline | None = None
 
@@ -106,15 +111,19 @@ class Reporting:
             return True
         turn = own_process()[0] % len(records)
         for record in (*records[turn:], *records[:turn]):
-            if self._repository.stop_requested(self._row.uuid):
+            if self._stops.asked():
                 return False
             if record.digest not in self._stored():
-                self._measure(record)
+                try:
+                    self._measure(record)
+                except StoppedError:
+                    return False
         return True
 
     def _run(self, setting: QuantSetting) -> Evaluation:
+        how = {"stop": self._stops.watch()} if setting.tune else {}
         with self._interrupts.exposed():
-            return cast("Holding", self._session).evaluate_held_back(setting)
+            return cast("Holding", self._session).evaluate_held_back(setting, **how)
 
     def _stored(self) -> dict[str, Comparison]:
         return self._repository.comparisons(self._row.uuid, "held back")

@@ -34,6 +34,7 @@ from qslm_opt.search.recording import Recording
 from qslm_opt.search.reporting import Reporting
 from qslm_opt.search.sampler import NothingToProposeError, TieredSampler
 from qslm_opt.search.space import SearchSpace
+from qslm_opt.search.stopping import Stops
 from qslm_opt.search.strategies import Strategy
 from qslm_opt.search.summary import RunSummary, summarize, unneeded
 from qslm_opt.search.targets import require_baseline
@@ -75,7 +76,8 @@ class Run:
         self.listener, self.meter, self.interrupts, self.since = listener, meter, interrupts, since
         self.started = time.monotonic()
         self.space = SearchSpace.of(row.spec, row.hierarchy)
-        self.reporting = Reporting(row, repository, session, interrupts, listener.on_narrate)
+        self.stops = Stops(lambda: repository.stop_requested(row.uuid), interrupts)
+        self.reporting = Reporting(row, repository, session, self.stops, listener.on_narrate)
         self._tier: Tier | None = None
         self._order: tuple[str, ...] = ()
         self._progress: list[dict[str, object]] = []
@@ -155,12 +157,11 @@ class Run:
             check_process(self.study, self.session, self.listener.on_narrate)
         judge = Judge(self.space, bound, self.row.spec.lam)
         power = PowerOf(
-            self.session, self.meter, self.recording,
-            lambda: self.repository.stop_requested(self.row.uuid), self.listener.on_narrate,
+            self.session, self.meter, self.recording, self.stops.asked, self.listener.on_narrate,
         )  # fmt: skip
         self.attempts = Attempts(
             self.session, self.study, self.sampler, judge, self.listener, self.meter, self.interrupts, power,
-            self.reporting.keep,
+            self.reporting.keep, self.stops,
         )  # fmt: skip
         self._close_stale()
         self._follow(self.sampler.refresh(self.study))
@@ -231,7 +232,7 @@ class Run:
         waits = 0
         while not self.sampler.walk.done:
             with self.interrupts.exposed():
-                if self.repository.stop_requested(self.row.uuid):
+                if self.stops.asked():
                     return
             if self._step():
                 waits = 0

@@ -68,6 +68,8 @@ class ScriptPath(TrailFacts):
         self._told: list[Answers] = []
         self._forks: dict[tuple[Answers, ...], Ask | None] = {}
         self._script = machine.script()
+        self.cut_off = False
+        """Whether its evaluations were spent before it was exhausted."""
         self._last: Ask | None = None
         self._ask = self._next(None)
         self._here = 0
@@ -76,7 +78,10 @@ class ScriptPath(TrailFacts):
         ask = _send(self._script, answers)
         self._last = ask or self._last
         spent = self._trail.spent
-        return None if ask is None or spent >= self._most or spent + self._price(ask) > self._most else ask
+        if ask is not None and (spent >= self._most or spent + self._price(ask) > self._most):
+            self.cut_off = True
+            return None
+        return ask
 
     def _price(self, ask: Ask) -> float:
         """What is new in a question, in full evaluations."""

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from qslm_opt.search.machine import Path
     from qslm_opt.spec import StudySpec
 
+CUT_OFF = "cut off by --evaluations"
+"""First words of what the reason of an ended study says when its evaluations were spent before its search."""
+
 
 @dataclass(frozen=True)
 class RunSummary:
@@ -45,19 +48,20 @@ class RunSummary:
     """Digests on the walk, in its order."""
     deadline: bool = False
     """Whether a deadline stopped it."""
+    cut_off: int | None = None
+    """The evaluations that were spent before the search was exhausted; None where it was."""
 
     @property
     def reason(self) -> str:
-        """Why it ended as it did, in words; empty when it found candidates."""
+        """Why it ended as it did, in words; empty when it was exhausted and found candidates."""
         if self.state == "stopped":
             return DEADLINE if self.deadline else "stop requested"
+        cut = [] if self.cut_off is None else [f"{CUT_OFF} {self.cut_off}"]
         if self.state == "finished" or self.closest is None:
-            return ""
+            return "".join(cut)
         over = [f"{name} {slack:+.2%}" for name, slack in self.closest.slack.items() if slack > 0]
-        return (
-            "no setting meets both constraints; the closest, "
-            f"trial {self.closest.number}, is off by {' and '.join(over)}"
-        )
+        closest = f"trial {self.closest.number}, is off by {' and '.join(over)}"
+        return "; ".join([f"no setting meets both constraints; the closest, {closest}", *cut])
 
 
 def summarize(
@@ -85,6 +89,7 @@ def summarize(
         order=walk.order,
         visited=walk.visited,
         deadline=deadline and not walk.done,
+        cut_off=spec.evaluations if walk.done and walk.cut_off else None,
     )
 
 

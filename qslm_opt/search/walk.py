@@ -42,7 +42,12 @@ class Walk(TrailFacts):
     @property
     def done(self) -> bool:
         """Whether the search is exhausted, or its evaluations are spent."""
-        return self.state.phase == "done" or self._trail.spent >= self._most
+        return self.state.phase == "done" or self.cut_off
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether its evaluations were spent before it was exhausted."""
+        return self.state.phase != "done" and self._trail.spent >= self._most
 
     @property
     def tier(self) -> Tier | None:

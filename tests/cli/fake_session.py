@@ -42,6 +42,7 @@ class FakeSession:
         report: Callable[[Progress], bool] | None = None,
         meter: Any = None,
         every: int = 1,
+        stop: Any = None,
     ) -> tuple[Evaluation, None]:
         self.runs += 1
         if self._interrupt_after is not None and self.runs > self._interrupt_after:

@@ -75,6 +75,28 @@ def test_the_table_names_every_strategy(spec: Path, capsys: pytest.CaptureFixtur
     assert "tiered" in out and "random" in out and "±" in out
 
 
+def test_a_strategy_that_its_evaluations_cut_off_is_named(
+    spec: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", str(spec), "--strategies", "tiered,knapsack,random", "--seeds", "1"]
+    assert run([*words, "--evaluations", "12", "--json"]) == 0
+    found = result(capsys)
+    ends = {row["strategy"]: row["cut_off"] for row in found["rows"]}
+    assert ends == {"tiered": True, "knapsack": False, "random": False}  # drawing has no end of its own
+    assert [row["cut_off"] for row in found["means"]] == [1, 0, 0]
+    assert run([*words, "--evaluations", "12"]) == 0  # all has ended: it is read from the storage
+    told = capsys.readouterr()
+    assert "cut off by --evaluations 12 before their own end (runs): tiered (1/1); what" in told.out
+    assert "c-tiered: " in told.err and "evaluations, cut off by --evaluations 12" in told.err
+    assert run(["study", "show", "c-tiered"]) == 0
+    assert "finished (cut off by --evaluations 12)" in capsys.readouterr().out
+
+
+def test_nothing_is_cut_off_without_a_limit(spec: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compare", str(spec), "--strategies", "tiered,tpe", "--seeds", "1"]) == 0
+    assert "cut off" not in "".join(capsys.readouterr())
+
+
 @pytest.mark.parametrize(("given", "words"), [("knapsak", "Did you mean 'knapsack'"), (",", "names none")])
 def test_strategies_that_cannot_be_are_refused(
     spec: Path, capsys: pytest.CaptureFixture[str], given: str, words: str

@@ -73,6 +73,6 @@ def test_a_tuned_trial_of_a_study_that_holds_data_back_is_packed(monkeypatch: py
     }  # fmt: skip
     made = originals.original_codes(
         "demo", QuantSetting.from_value(TUNED), kind="classification", spec=StudySpec.from_mapping(values),
-        embed_spike="on", rescale_every=0, device="cpu", narrate=lambda _: None,
+        reading={}, device="cpu", narrate=lambda _: None,
     )  # fmt: skip
     assert made.tuning is not None and made.tuning["split"] == "train"

@@ -39,8 +39,10 @@ class HeldToy(Toy):
         run, _ = super().run(setting, **more)
         return self.with_items(run, "searched"), None
 
-    def evaluate_held_back(self, setting: QuantSetting) -> Evaluation:
+    def evaluate_held_back(self, setting: QuantSetting, *, stop: Any = None) -> Evaluation:
         self.held.append(setting)
+        if setting.tune:
+            self.tuning(stop)
         self.on_held(len(self.held))
         if self.broken(setting):
             raise NumericsError("logits are nan at token 3; try more bits.")

@@ -117,7 +117,7 @@ def test_a_longer_measurement_looks_for_a_request_to_stop_now_and_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now, asked, answers = [0.0], [], []
-    monkeypatch.setattr("qslm_opt.search.power.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("qslm_opt.search.stopping.time.monotonic", lambda: now[0])
     made = toy(STUDY)
 
     def measure(setting: Any, meter: Any, seconds: float, stop: Any) -> None:

@@ -20,6 +20,7 @@ from qslm_opt.search.driver import create_study, run_study
 from qslm_opt.search.interrupts import Interrupts
 from qslm_opt.search.reporting import Reporting, due
 from qslm_opt.search.reuse import reuse
+from qslm_opt.search.stopping import Stops
 from qslm_opt.search.targets import require_same_evaluations
 from qslm_opt.setting import UNQUANTIZED
 from qslm_opt.store import Repository
@@ -296,7 +297,9 @@ def test_workers_share_the_report_and_what_was_stored_first_holds(url: str) -> N
                 row, trials = repository.study("toy"), repository.trials("toy")
                 others.append(held_toy(study))
                 others[0].loss_of = lambda setting: 3.0  # so that it can be told who stored what
-                reporting = Reporting(row, repository, others[0], Interrupts(), str)
+                reporting = Reporting(
+                    row, repository, others[0], Stops(lambda: False, Interrupts()), str
+                )
                 assert reporting.complete(trials)
 
     session = created(url, study, on_held=meanwhile)

@@ -138,6 +138,8 @@ class Toy:
     measured: list[tuple[QuantSetting, float]] = field(default_factory=list)
     baselines: int = 0
     drifted: int = 0
+    tuning: Callable[[Callable[[], bool]], None] = lambda stop: None
+    """Stands in for the steps of a tuning."""
 
     def fingerprint(self) -> dict[str, str]:
         return {**self.hashes, "spec": self.spec.hash(), "code": "1"}
@@ -158,8 +160,11 @@ class Toy:
         report: Any = None,
         meter: Any = None,
         every: int = 1,
+        stop: Callable[[], bool] = lambda: False,
     ) -> tuple[Evaluation, None]:
         self.ran.append(setting)
+        if setting.tune:
+            self.tuning(stop)
         run = self._evaluate(setting, bound, report)
         return (run if every == 1 else replace(run, n=run.n // every, used=run.used // every,
                                                nll_sum=run.nll_sum / every)), None

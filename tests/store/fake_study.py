@@ -26,7 +26,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 FP32_BYTES = 40_000
 BUDGET = 10_000
-TIERS = ("sensitivity", "global", "block", "module")
+TIERS = ("sensitivity", "global", "block", "module", "tuned")
 BITS = (8, 6, 4, 3, 2)
 HIERARCHY = Hierarchy(
     "spikegpt",

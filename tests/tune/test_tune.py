@@ -90,7 +90,7 @@ def test_a_view_computes_with_what_the_tuner_stores():
     tensors, hierarchy = model(CONFIG)
     asked = []
 
-    def tuner(how, given, moments):
+    def tuner(how, given, moments, stop):
         asked.append(how)
         return tuned(how, given, moments, CONFIG, hierarchy, text_of("lm"), lambda _: None)
 

@@ -24,10 +24,11 @@ def change_cell(places: int) -> Cell:
 def room_cell(record: TrialRecord, key: str) -> Cell:
     """Return how much of a limit is left, in the colour of whether it is passed.
 
-    The sensitivity tier is no candidate: nothing is amiss when it is past a limit, and no budget is asked.
+    The sensitivity tier is not judged: nothing is amiss when it is past a limit, and no budget is asked. What
+    meets both limits all the same is a candidate like any other.
     """
     if record.cheap:
         return glyphs().dash, "dim"
-    if record.tier == "sensitivity":
+    if record.tier == "sensitivity" and not record.feasible:
         return glyphs().dash if key == "memory" else room_text(record, key), "dim"
     return room_text(record, key), "infeasible" if record.slack.get(key, 0.0) > 0 else ""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Scatter(Painter):
-    """Plots a study; trials of the sensitivity tier are no candidates and stay out."""
+    """Plots a study; trials of the sensitivity tier stay out unless they meet both limits."""
 
     DEFAULT_CSS = "Scatter { width: 1fr; height: 1fr; }"
 

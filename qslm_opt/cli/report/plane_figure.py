@@ -24,6 +24,7 @@ from qslm_opt.cli.report.theme import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TypeAlias
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -31,10 +32,19 @@ if TYPE_CHECKING:
     from qslm_opt.cli.report.data import Report
     from qslm_opt.cli.report.plane import Kind, Plane, Point, Winner
 
+    _Line: TypeAlias = "tuple[float | None, str, str, str]"
+    """Value, name, colour and style."""
+    _Box: TypeAlias = "tuple[float, float, float]"
+    """Start, end and height of a label, as shares of its panel."""
+
 _VECTOR = 1500
 """More points than this are drawn as one picture inside the SVG."""
 _LINE, _LETTER = 0.06, 0.0155
 """Height of a line and width of a letter, as shares of the right panel."""
+_FEW = 2
+"""So few sizes span no axis of their own: both limits and the baseline are drawn beside them."""
+_REACH = 1.35, 3.0
+"""A budget is drawn up to so many times the largest point: usually, and where points are few."""
 _LOOKS: dict[Kind, tuple[str, str, float, str]] = {
     "block alone": (GREY, "s", 10, "one block quantized alone"),
     "not needed": (GREY, "x", 12, "measured ahead, not needed"),
@@ -77,14 +87,15 @@ def plane_figure(report: Report) -> Figure | None:
     near = _near(found)
     figure, axes = new_figure(4.3, 2, (1.0, 1.55)) if near else new_figure(4.0)
     _panel(axes[0], report, found, found.points, small=True)
-    _frame_axis(axes[0], report, found.points, whole=True)
+    _whole_axis(axes[0], report, found, named=not near)
     _subtitle(axes[0], "everything that was measured")
     if near:
         _panel(axes[1], report, found, near, small=False)
-        _frame_axis(axes[1], report, near, whole=False)
+        both = _near_axis(axes[1], report, found, near)
         _front(axes[1], report, found)
         _winners(axes[1], report, found)
-        _subtitle(axes[1], "around both limits" + (": the choice for each λ" if found.winners else ""))
+        around = "around both limits" if both else f"around the {report.metric} bound"
+        _subtitle(axes[1], around + (": the choice for each λ" if found.winners else ""))
     named: dict[str, Any] = {}
     for ax in axes:
         handles, labels = ax.get_legend_handles_labels()
@@ -141,33 +152,59 @@ def _panel(ax: Axes, report: Report, found: Plane, points: Sequence[Point], smal
                    linewidths=0.7, marker="*", s=190 if not small else 90, zorder=6, label=words)  # fmt: skip
 
 
-def _frame_axis(ax: Axes, report: Report, points: Sequence[Point], whole: bool) -> None:
-    """Set the axes of a panel and draw both limits."""
-    found = report.plane
-    assert found is not None
-    values = [shown(report.metric, p.value) for p in points]
-    lines = [(found.bound, "bound", RED, "--")]
-    lines += [(found.baseline, "baseline", MUTED, ":")] if whole or _in_reach(found, values, report) else []
-    spread_axis(ax, report.metric, values + [shown(report.metric, v) for v, *_ in lines if v is not None])
-    for value, _, colour, style in lines:
-        if value is not None:
-            ax.axhline(shown(report.metric, value), color=colour, linewidth=1.1, linestyle=style, zorder=1)
-    label, unit = bytes_axis(found.fp32_bytes if whole else found.budget)
-    sizes = [p.bytes / unit for p in points]
+def _whole_axis(ax: Axes, report: Report, found: Plane, named: bool) -> None:
+    """Set the axes of the left panel and draw all limits; ``named`` where no other panel names them."""
+    lines = _lines(found, baseline=True)
+    _draw_lines(ax, report.metric, lines, found.points)
+    label, unit = bytes_axis(found.fp32_bytes)
     budget = found.budget / unit
-    budget_is_near = whole or budget <= 1.35 * max(sizes)
-    sizes += [budget] if budget_is_near else []
-    if whole:
-        _whole_span(ax, min(sizes), max(*sizes, found.fp32_bytes / unit))
-    else:
-        room = (max(sizes) - min(sizes)) or max(sizes) * 0.1
-        ax.set_xlim(min(sizes) - (0.4 if found.winners else 0.12) * room, max(sizes) + 0.12 * room)
-        _name_lines(ax, report.metric, lines, budget if budget_is_near else None)
-    if budget_is_near:
-        _budget(ax, found.budget, budget, top=report.metric != "accuracy")
+    sizes = [budget, *(p.bytes / unit for p in found.points)]
+    _whole_span(ax, min(sizes), max(*sizes, found.fp32_bytes / unit))
+    if named:
+        _name_lines(ax, report.metric, lines, None)
+    _budget(ax, found.budget, budget, top=report.metric != "accuracy")
+    _name_axes(ax, f"{label} (logarithmic)", metric_label(report.metric))
+
+
+def _near_axis(ax: Axes, report: Report, found: Plane, points: Sequence[Point]) -> bool:
+    """Set the axes of the right panel and draw what is in reach; return whether the budget is."""
+    label, unit = bytes_axis(found.budget)
+    budget, sizes = found.budget / unit, [p.bytes / unit for p in points]
+    few = len(set(sizes)) <= _FEW
+    values = [shown(report.metric, p.value) for p in points]
+    lines = _lines(found, baseline=few or _in_reach(found, values, report))
+    _draw_lines(ax, report.metric, lines, points)
+    reached = budget <= _REACH[few] * max(sizes)
+    sizes += [budget] if reached else []
+    room = (max(sizes) - min(sizes)) or max(sizes) * (0.5 if few else 0.1)
+    left = 0.55 if few else 0.4 if found.winners else 0.12
+    right = 0.4 if few and not reached else 0.12
+    ax.set_xlim(max(0.0, min(sizes) - left * room), max(sizes) + right * room)
+    _name_lines(ax, report.metric, lines, budget if reached else None)
+    if reached:
+        _budget(ax, found.budget, budget, top=report.metric != "accuracy", right=few)
+    _name_axes(ax, label, "")
+    return reached
+
+
+def _lines(found: Plane, baseline: bool) -> list[_Line]:
+    """Return the horizontal lines: the bound, and the ``baseline`` where it is wanted."""
+    lines: list[_Line] = [(found.bound, "bound", RED, "--")]
+    return [*lines, (found.baseline, "baseline", MUTED, ":")] if baseline else lines
+
+
+def _draw_lines(ax: Axes, metric: str, lines: Sequence[_Line], points: Sequence[Point]) -> None:
+    """Draw horizontal lines on an axis that holds them and the points."""
+    known = [(shown(metric, value), colour, style) for value, _, colour, style in lines if value is not None]
+    spread_axis(ax, metric, [shown(metric, p.value) for p in points] + [at for at, *_ in known])
+    for at, colour, style in known:
+        ax.axhline(at, color=colour, linewidth=1.1, linestyle=style, zorder=1)
+
+
+def _name_axes(ax: Axes, memory: str, metric: str) -> None:
     ax.xaxis.set_major_formatter(tick_text)
-    ax.set_xlabel(f"memory, {label}" + (" (logarithmic)" if whole else ""))
-    ax.set_ylabel(metric_label(report.metric) if whole else "")
+    ax.set_xlabel(f"memory, {memory}")
+    ax.set_ylabel(metric)
     ax.grid(visible=True)
 
 
@@ -181,11 +218,14 @@ def _whole_span(ax: Axes, low: float, high: float) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
 
 
-def _budget(ax: Axes, size_bytes: int, at: float, top: bool) -> None:
-    """Draw the budget and name it on the side that has room, at the end where no candidate is."""
+def _budget(ax: Axes, size_bytes: int, at: float, top: bool, right: bool = False) -> None:
+    """Draw the budget and name it on the side that has room, at the end where no candidate is.
+
+    ``right``: it has room there for certain.
+    """
     ax.axvline(at, color=RED, linewidth=1.1, linestyle="--", zorder=1)
     place = ax.transAxes.inverted().transform(ax.transData.transform((at, ax.get_ylim()[0])))[0]
-    side = -3 if place > 0.15 else 3
+    side = 3 if right or place <= 0.15 else -3
     ax.annotate(
         f"budget {size(size_bytes)}", (at, float(top)), xycoords=("data", "axes fraction"),
         xytext=(side, -3 if top else 3), textcoords="offset points", rotation=90,
@@ -195,7 +235,7 @@ def _budget(ax: Axes, size_bytes: int, at: float, top: bool) -> None:
 
 
 def _name_lines(
-    ax: Axes, metric: str, lines: list[tuple[float | None, str, str, str]], budget: float | None
+    ax: Axes, metric: str, lines: list[_Line], budget: float | None
 ) -> None:
     """Name the baseline at the left and the bound at the right, beside the budget's own name."""
     label_lines(ax, metric, [line for line in lines if line[1] == "baseline"])
@@ -252,16 +292,41 @@ def _winners(ax: Axes, report: Report, found: Plane) -> None:
     ax.scatter(xs, ys, facecolors="none", edgecolors=PURPLE, linewidths=1.4, s=90,
                zorder=5, label="wins at some λ")  # fmt: skip
     up = 1 if report.metric == "accuracy" else -1
-    taken: list[tuple[float, float]] = []
+    taken = _named_lines(ax, report.metric, found, up)
     pairs = zip(found.winners, places, strict=True)
     for winner, place in sorted(pairs, key=lambda pair: pair[0].point != found.chosen):
         text = f"#{winner.point.trial}  {winner_words(winner)}"
-        end, height = ax.transAxes.inverted().transform(ax.transData.transform(place))
-        start = end - _LETTER * len(text)
-        if start < 0 or any(abs(height - h) < _LINE and start < e for e, h in taken):
+        at, height = ax.transAxes.inverted().transform(ax.transData.transform(place))
+        wide = _LETTER * len(text)
+        boxes = {"right": (at - wide, at, height), "left": (at, at + wide, height)}
+        side = next((s for s, box in boxes.items() if _is_free(box, taken)), None)
+        if side is None:
             continue
-        taken.append((end, height))
+        taken.append(boxes[side])
         ax.annotate(
-            text, place, xytext=(-8, 5 * up), textcoords="offset points", ha="right",
+            text, place, xytext=(-8 if side == "right" else 8, 5 * up), textcoords="offset points", ha=side,
             va="bottom" if up > 0 else "top", fontsize=7.5, color=INK, bbox=BEHIND, zorder=7,
         )  # fmt: skip
+
+
+def _is_free(box: _Box, taken: Sequence[_Box]) -> bool:
+    """Return whether a label has room inside the panel, and beside the others."""
+    start, end, height = box
+    inside = start >= 0 and end <= 1
+    return inside and not any(abs(height - h) < _LINE and start < e and s < end for s, e, h in taken)
+
+
+def _named_lines(ax: Axes, metric: str, found: Plane, up: int) -> list[_Box]:
+    """Return where the names of the lines stand, as the heights of points whose labels would meet them.
+
+    The baseline's name is on the side of its line on which a point's label is, the bound's on the other.
+    """
+    boxes: list[_Box] = []
+    for name, value in (("baseline", found.baseline), ("bound", found.bound)):
+        if value is not None:
+            words = f"{name} {metric_value(metric, value)}"
+            at = ax.transData.transform((ax.get_xlim()[0], shown(metric, value)))
+            height = float(ax.transAxes.inverted().transform(at)[1])
+            wide = _LETTER * (len(words) + 2)
+            boxes.append((0.0, wide, height) if name == "baseline" else (1 - wide, 1.0, height - up * _LINE))
+    return boxes
