@@ -392,7 +392,7 @@ class _Block:
         site = self.name + site
         amplitudes = [self.p[name] for name in _amplitudes(site, self.cfg.timesteps)]
         fire = self.ops.ternary if self.cfg.input_bits == 2 else self.ops.bipolar
-        found = fire(x, amplitudes, leak)
+        found: Tensor = fire(x, amplitudes, leak)
         self.fired.add(site, found, found[-1])
         return found
 
