@@ -153,7 +153,6 @@ class SpikeLLM(Family):
     """The family: whole windows of language modelling."""
 
     config_class: ClassVar[type[ModelConfig]] = SpikeLLMConfig
-    model_types: ClassVar[tuple[str, ...]] = MODEL_TYPES
 
     # ---------------------------------------------------------------------------------------- reading
     def recognises(self, names: Collection[str]) -> bool:
