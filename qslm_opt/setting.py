@@ -1,8 +1,8 @@
 """Quantization settings: which unit has which number format.
 
 Precedence: a module's own entry wins over its block's, which wins over ``network``. Tensors that are
-not searched (LayerNorm, time_*) take ``fixed``, those of neurons are float32. A setting is self-contained: its JSON names every
-format it needs and the quantizer that made the codes.
+not searched (LayerNorm, time_*) take ``fixed``, numbers of neurons are float32. A setting is
+self-contained: its JSON names every format it needs and the quantizer that made the codes.
 """
 
 from __future__ import annotations

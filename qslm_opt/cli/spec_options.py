@@ -24,8 +24,8 @@ RescaleEvery = Annotated[
 ]
 Family = Annotated[
     str | None,
-    _flag("--family", _MODEL, "Model family, where names of tensors do not tell it; or a mapping file (.toml), "
-          "whose code is then run."),
+    _flag("--family", _MODEL, "Model family, where names of tensors do not tell it; or a mapping file "
+          "(.toml), whose code is then run."),
 ]
 Tokenizer = Annotated[
     str | None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from qslm_opt.errors import UsageError
 from qslm_opt.evaluate.batches import make_batches
 from qslm_opt.kernels.fire.reference import Neuron, fire_reference, ternary_reference
 from qslm_opt.kernels.lif.reference import TAU, THRESHOLD, heaviside
@@ -40,8 +41,17 @@ class DriftMeter:
         self._reference: list[Tensor] | None = None
 
     def refer_to(self, tensors: Mapping[str, Weight]) -> None:
-        """Keep the potentials of these weights as the reference."""
+        """Keep the potentials of these weights as the reference.
+
+        Raises:
+            UsageError: the model's neurons are not computed by our operations, as those of a mapping file.
+        """
         self._reference = self._potentials(tensors)
+        if not self._reference:
+            raise UsageError(
+                f"membrane drift is not seen in a {self.config.title}, whose neurons are computed by its own "
+                "code; leave --gate out."
+            )
 
     @property
     def has_reference(self) -> bool:

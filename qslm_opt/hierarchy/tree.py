@@ -16,7 +16,7 @@ from typing import Any, Literal
 from qslm_opt.errors import SettingError, did_you_mean
 
 Role = Literal["embedding", "matrix", "head", "norm", "bias", "mix", "decay", "neuron"]
-"""``neuron`` is a number that neurons compute with (a spike's amplitude, a threshold): float32 in any setting."""
+"""``neuron`` is a number that neurons compute with, such as the amplitude of spikes: always float32."""
 BlockKind = Literal["input", "attention", "output", "aux"]
 """``aux`` holds what is stored and no task reads."""
 

@@ -77,12 +77,3 @@ def test_reading_a_mapping_runs_nothing(tmp_path):
     family = open_mapping(path)
     with pytest.raises(SystemExit):
         _ = family.config_class().blocks
-
-
-def test_every_key_is_documented():
-    from qslm_opt.models.mapping.keys import _TABLES
-
-    text = (HERE.parents[1] / "docs/families.md").read_text("utf-8")
-    for table, keys in _TABLES.items():
-        for key in keys:
-            assert f"`{key}`" in text, f"{table}.{key} is not in docs/families.md"

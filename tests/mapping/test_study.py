@@ -17,6 +17,7 @@ import qslm_opt.data
 from qslm_opt.cli.main import run
 from qslm_opt.errors import ModelError
 from qslm_opt.models import load_model, registry
+from qslm_opt.models.mapping.built import build
 from qslm_opt.models.registry import get_family
 
 HERE = Path(__file__).parent
@@ -41,10 +42,7 @@ def save(folder: Path, mapping: str) -> None:
     """Write a checkpoint of random weights, as the module's own ``state_dict`` has them."""
     config = get_family(str(folder / mapping)).config_class()
     torch.manual_seed(0)
-    built = config.file, config.arguments()
-    from qslm_opt.models.mapping.built import build
-
-    state = build(*built).module.state_dict()
+    state = build(config.file, config.arguments()).module.state_dict()
     (folder / "model").mkdir()
     save_file({name: tensor.clone() for name, tensor in state.items()}, folder / "model/model.safetensors")
     shutil.copy(folder / "tokenizer.json", folder / "model")
@@ -88,13 +86,19 @@ def test_the_whole_way(name, task, more, folder, capsys):
     found = answer(capsys, "model", "evaluate", "packed", "--task", task, "--family", mapping, *data[:2],
                    *(("--window", "24") if task == "demo" else ()))  # fmt: skip
     assert found["value"] == shown["best"]["value"]
+    if name == "plain_snn":
+        held = answer(capsys, "model", "evaluate", "packed", "--task", task, "--family", mapping, *data[:2],
+                      "--packed-kernels")  # fmt: skip
+        assert held["nll_sum"] == pytest.approx(found["nll_sum"], rel=1e-4)
+        assert 0 < held["memory"]["weight_bytes"] < 206_800 / 4
     assert set(found["rates"]) and all(0 <= rate <= 1 for rate in found["rates"].values())
 
 
 def test_a_packed_model_says_which_mapping_file_it_needs(folder, capsys):
     save(folder, "plain_snn.toml")
+    (folder / "four.json").write_text('{"units": {"network": "int4/channel/affine"}}')
     assert run(["model", "pack", "model", "--family", "plain_snn.toml", "--task", "demo-classify",
-                "--bits", "4", "--output", "packed"]) == 0, capsys.readouterr().err  # fmt: skip
+                "--setting", "four.json", "--output", "packed"]) == 0, capsys.readouterr().err  # fmt: skip
     packed = load_model("packed", family="plain_snn.toml")
     assert "teacher.weight" not in packed.tensors
     registry._registered.clear()
@@ -125,6 +129,6 @@ def test_a_study_is_of_the_mapping_files_content(folder, capsys):
 
 def test_a_checkpoint_of_other_sizes_is_told_how_to_say_them(folder):
     save(folder, "plain_snn.toml")
-    with pytest.raises(ModelError, match=r"emb.weight \[2048, 24\] instead of \[99, 24\].*--config KEY=VALUE"):
+    with pytest.raises(ModelError, match=r"emb.weight \[2048, 24\] instead of \[99.*--config KEY=VALUE"):
         load_model("model", family="plain_snn.toml", overrides={"vocab_size": 99})
     assert load_model("model", family="plain_snn.toml", overrides={"timesteps": 7}).config.timesteps == 7
