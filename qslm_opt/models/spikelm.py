@@ -413,7 +413,8 @@ class _Block:
         inside = inputs.inside()
         seen = None if inside is None else inside.repeat(len(x), 1)[:, None, None]
         mixed = scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        return merge_heads(mixed).unflatten(0, x.shape[:2])
+        found: Tensor = merge_heads(mixed).unflatten(0, x.shape[:2])
+        return found
 
 
 def _own(config: ModelConfig) -> SpikeLMConfig:
