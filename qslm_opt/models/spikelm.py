@@ -411,8 +411,8 @@ class _Block:
         q, k, v = (split_heads(z.flatten(0, 1), heads) for z in (queries, keys, values))  # (S·B, heads, T, …)
         inside = inputs.inside()
         seen = None if inside is None else inside.repeat(len(x), 1)[:, None, None]
-        mixed = scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        return merge_heads(mixed).unflatten(0, x.shape[:2])
+        mixed = merge_heads(scaled_dot_product_attention(q, k, v, attn_mask=seen))
+        return mixed.reshape(x.shape)
 
 
 def _own(config: ModelConfig) -> SpikeLMConfig:
