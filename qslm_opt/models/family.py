@@ -120,7 +120,8 @@ class Family(ABC):
 
     config_class: ClassVar[type[ModelConfig]]
     model_types: ClassVar[tuple[str, ...]] = ()
-    """Other values of ``model_type`` in a config.json by which models of this family are known."""
+    """Other values of ``model_type`` in a config.json by which models of a family that is not built in are
+    known."""
 
     @property
     def name(self) -> str:

@@ -28,6 +28,8 @@ BUILT_IN = {
     "spikelm": "qslm_opt.models.spikelm:SpikeLM",
     "spikellm": "qslm_opt.models.spikellm:SpikeLLM",
 }
+MODEL_TYPES = {"RWKV": "spikegpt", "RWKV-ffnPre": "spikegpt", "llama": "spikellm"}
+"""``model_type`` of a config.json → built-in family, where that is not its name; read without torch."""
 _registered: dict[str, Family] = {}
 
 
@@ -64,9 +66,11 @@ def get_family(name: str) -> Family:
     if name.endswith(MAPPING):
         return _mapped(name)
     if is_mapped(name):
+        others = ", ".join(filter(is_mapped, _registered))
         raise ModelError(
             f"model family {name!r} is of a mapping file with a SHA-256 that begins with "
-            f"{name.rpartition('@')[2]}; give that file, --family FILE.toml, which runs the code it names."
+            f"{name.rpartition('@')[2]}{f', and not {others}' if others else ''}; give that file, --family "
+            "FILE.toml, which runs the code it names."
         )
     if name in BUILT_IN:
         return _built_in(name)
@@ -94,9 +98,11 @@ def find_family(names: Collection[str]) -> Family | None:
 
 def family_of_type(model_type: str) -> Family | None:
     """Return the family whose config.json has this ``model_type``; None where none does."""
-    if model_type in family_names():
-        return get_family(model_type)
-    return next((f for f in map(get_family, family_names()) if model_type in f.model_types), None)
+    name = MODEL_TYPES.get(model_type, model_type)
+    if name in family_names():
+        return get_family(name)
+    others = (get_family(name) for name in family_names() if name not in BUILT_IN)
+    return next((family for family in others if model_type in family.model_types), None)
 
 
 def is_mapped(name: str) -> bool:

@@ -204,7 +204,6 @@ class SpikeGPT(Family):
     """The family: whole windows and sentences, from the empty state."""
 
     config_class: ClassVar[type[ModelConfig]] = SpikeGPTConfig
-    model_types: ClassVar[tuple[str, ...]] = MODEL_TYPES
 
     def recognises(self, names: Collection[str]) -> bool:
         """See ``Family``."""

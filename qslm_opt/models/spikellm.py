@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     Moments = Callable[[ModelConfig], Mapping[str, Tensor]]
 
 MODEL_TYPES = ("spikellm", "llama")
+_SCORED, _VALUES = ("self_attn.q_proj", "self_attn.k_proj"), "self_attn.v_proj"
 _POSITIONS = ".rotary_emb.inv_freq"
 """What checkpoints of transformers before 4.32 hold besides weights."""
 
@@ -115,45 +116,52 @@ class Spiking:
     def __init__(self, p: Tensors, cfg: SpikeLLMConfig, i: int, ops: Ops, fired: Fired) -> None:
         self._p, self._cfg, self._ops, self._fired = p, cfg, ops, fired
         self._name = f"model.layers.{i}."
+        self._scored: Tensor | float = 0.0
+        """0 for every token [B, T, 1], NaN where its query or key is not finite."""
         self._seen: Tensor | None = None
-        self._levels: list[tuple[Tensor, Tensor]] = []
-        """Of the inputs seen last: (spikes, their values) at the plain bits, and at the added ones."""
+        self._levels: list[Tensor] = []
+        """What the spikes of the inputs seen last stand for: at the plain bits, and at the added ones."""
 
     def __call__(self, matrix: str, x: Tensor) -> Tensor:
         """Return ``W·spikes(x) + b``."""
         name = self._name + matrix
         if self._cfg.spikes:
             x = self._spike(name, x)
-        return self._ops.affine(x, self._p[f"{name}.weight"], self._p.get(f"{name}.bias"))
+        y = self._ops.affine(x, self._p[f"{name}.weight"], self._p.get(f"{name}.bias"))
+        return self._showing(matrix, y)
+
+    def _showing(self, matrix: str, y: Tensor) -> Tensor:
+        """Return what a matrix gave; values of tokens whose query or key is not a number are none either.
+
+        Attention kernels may give finite numbers for them, and nothing else would tell.
+        """
+        if matrix in _SCORED:
+            self._scored = self._scored + y.sum(dim=-1, keepdim=True) * 0
+        return y + self._scored if matrix == _VALUES else y
 
     def _spike(self, name: str, x: Tensor) -> Tensor:
         if self._seen is not x:
             self._seen, self._levels = x, [self._level(x, bits) for bits in self._bits()]
-        spikes, values = self._levels[0]
+        values = self._levels[0]
         if self._cfg.has_salient:
-            salient = self._p[f"{name}.salient"] > 0.5
-            spikes, values = (
-                high.where(salient, low) for low, high in zip(*self._levels, strict=True)
-            )
-        self._fired.add(name, spikes)
+            values = values.lerp(self._levels[1], self._p[f"{name}.salient"])  # exact at 0 and 1
+        self._fired.add(name, values)  # no spike is so small that its value is 0
         return values
 
     def _bits(self) -> tuple[int, ...]:
         cfg = self._cfg
         return (cfg.activation_bits, cfg.activation_bits + cfg.added_bits)[: 1 + cfg.has_salient]
 
-    def _level(self, x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    def _level(self, x: Tensor, bits: int) -> Tensor:
         from qslm_opt.kernels.fire.integer import integer_spikes
 
-        found = integer_spikes(x, bits, self._ops.rounding)
-        return found.code - found.zero, found.values()
+        return integer_spikes(x, bits, self._ops.rounding).values()
 
 
 class SpikeLLM(Family):
     """The family: whole windows of language modelling."""
 
     config_class: ClassVar[type[ModelConfig]] = SpikeLLMConfig
-    model_types: ClassVar[tuple[str, ...]] = MODEL_TYPES
 
     # ---------------------------------------------------------------------------------------- reading
     def recognises(self, names: Collection[str]) -> bool:

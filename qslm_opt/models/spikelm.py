@@ -65,7 +65,7 @@ _CLIP_KEY, _CLIP_VALUE = "attention.self.clip_key", "attention.self.clip_value"
 _MIXED, _HIDDEN, _OUT = "attention.output.dense", "intermediate.dense", "output.dense"
 _LINEAR = (_QUERY, _KEY, _VALUE, _MIXED, _HIDDEN, _OUT)
 _SITES = (
-    _QUERY + _ACT, _KEY + _ACT, _VALUE + _ACT, _CLIP_KEY, _CLIP_VALUE, _MIXED + _ACT, _HIDDEN + _ACT,
+    _QUERY + _ACT, _KEY + _ACT, _CLIP_KEY, _VALUE + _ACT, _CLIP_VALUE, _MIXED + _ACT, _HIDDEN + _ACT,
     _OUT + _ACT,
 )  # fmt: skip
 """What spikes in a block, in the order of computation: names of the amplitudes without their step."""
@@ -411,8 +411,9 @@ class _Block:
         q, k, v = (split_heads(z.flatten(0, 1), heads) for z in (queries, keys, values))  # (S·B, heads, T, …)
         inside = inputs.inside()
         seen = None if inside is None else inside.repeat(len(x), 1)[:, None, None]
-        mixed = merge_heads(scaled_dot_product_attention(q, k, v, attn_mask=seen))
-        return mixed.reshape(x.shape)
+        mixed = scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        found: Tensor = merge_heads(mixed).unflatten(0, x.shape[:2])
+        return found
 
 
 def _own(config: ModelConfig) -> SpikeLMConfig:
