@@ -406,8 +406,9 @@ class _Block:
     def mixed(self, x: Tensor, inputs: Inputs) -> Tensor:
         """Return what attention mixes of the values, step by step; nothing attends to padding."""
         heads = self.cfg.num_attention_heads
-        queries, keys, values = (self.map(part, x) for part in (_QUERY, _KEY, _VALUE))
-        keys, values = self.spikes(_CLIP_KEY, keys, 0), self.spikes(_CLIP_VALUE, values, 0)
+        queries = self.map(_QUERY, x)
+        keys = self.spikes(_CLIP_KEY, self.map(_KEY, x), 0)
+        values = self.spikes(_CLIP_VALUE, self.map(_VALUE, x), 0)
         q, k, v = (split_heads(z.flatten(0, 1), heads) for z in (queries, keys, values))  # (S·B, heads, T, …)
         inside = inputs.inside()
         seen = None if inside is None else inside.repeat(len(x), 1)[:, None, None]
