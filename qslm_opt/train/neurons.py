@@ -18,6 +18,7 @@ from qslm_opt.kernels.fire.reference import (
     Neuron,
     bipolar_reference,
     fire_reference,
+    sign_or_nan,
     ternary_reference,
 )
 
@@ -76,7 +77,7 @@ class _Sign(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return torch.sign(x)
+        return sign_or_nan(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

@@ -69,11 +69,16 @@ def fire_reference(
     return torch.stack(spikes), v
 
 
+def sign_or_nan(x: Tensor) -> Tensor:
+    """Return the sign, NaN for NaN: ``torch.sign`` gives 0, which would hide it."""
+    return torch.where(x.isnan(), x, x.sign())
+
+
 def bipolar_reference(
     x: Tensor,
     amplitudes: Sequence[Tensor],
     leak: float,
-    sign: Round = torch.sign,
+    sign: Round = sign_or_nan,
     note: Note | None = None,
 ) -> Tensor:
     """Return spikes of −a or a (0 for m = 0): ``ternary_reference`` with ``o_t = a_t·sign(m_t)``, a > 0."""
