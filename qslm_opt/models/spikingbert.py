@@ -308,7 +308,7 @@ class SpikingBERT(Family):
         return {alias: tensor for name, tensor in whole.items() for alias in original_names(name)}
 
     def declared(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """See ``Family``; the depth is the checkpoint's, as the original ignores what the file says of it."""
+        """See ``Family``; the depth in a file of the original's is ignored, as it ignores it."""
         kind, act = values.get("model_type", self.name), values.get("hidden_act", "gelu")
         if kind not in (self.name, "bert"):
             raise ModelError(
@@ -316,7 +316,9 @@ class SpikingBERT(Family):
             )
         if act != "gelu":
             raise ModelError(f"hidden_act {act!r} is not SpikingBERT's; it must be 'gelu'.")
-        return {k: v for k, v in super().declared(values).items() if k != "num_hidden_layers"}
+        keys = super().declared(values)
+        ours = values.get("model_type") == self.name
+        return keys if ours else {k: v for k, v in keys.items() if k != "num_hidden_layers"}
 
     def config_json(self, config: ModelConfig) -> dict[str, Any]:
         """See ``Family``; the original reads it, too."""

@@ -15,6 +15,7 @@ from qslm_opt.errors import ModelError
 from qslm_opt.models import load_model, save_model
 from qslm_opt.models.loading import hash_weights
 from qslm_opt.models.registry import find_family
+from qslm_opt.models.spikingbert import SpikingBERTConfig
 from tests.models.spikingbert_case import CONFIG, FAMILY, tensors_of, write_checkpoint
 
 COPY = "snn_func_copy."
@@ -141,6 +142,7 @@ def test_the_depth_is_the_checkpoints_and_the_rest_the_files(tmp_path):
         load_model(str(tmp_path / "m"))
     keys = {"timesteps": 5, "num_attention_heads": 4}
     assert load_model(str(tmp_path / "m"), overrides=keys).config == CONFIG
+    assert SpikingBERTConfig(**FAMILY.declared(FAMILY.config_json(CONFIG))) == CONFIG
 
 
 def test_a_checkpoint_that_differs_by_alias_is_refused_by_both_names(tmp_path, live):
