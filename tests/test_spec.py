@@ -338,6 +338,11 @@ def test_everything_else_does(key, value):
     assert make(**{key: value}).hash() != make().hash()
 
 
+def test_a_mapping_files_path_does_not_decide_but_a_familys_name_does():
+    assert make(family="a/m.toml").hash() == make(family="/b/n.toml").hash() == make().hash()
+    assert make(family="spikegpt").hash() != make().hash()
+
+
 def test_keys_that_came_later_leave_the_hash_of_older_studies_alone():
     assert "hold_back" not in make().decides()
     assert make(hold_back=0.0).hash() == make().hash()

@@ -62,7 +62,8 @@ class NeuronRow:
             "model": self.model, "work": self.work, "shape": list(self.shape),
             "plain_ms": 1e3 * self.plain.median_s, "plain_ms_low": 1e3 * self.plain.low_s,
             "plain_ms_high": 1e3 * self.plain.high_s,
-            "ms": 1e3 * self.fast.median_s, "ms_low": 1e3 * self.fast.low_s, "ms_high": 1e3 * self.fast.high_s,
+            "ms": 1e3 * self.fast.median_s, "ms_low": 1e3 * self.fast.low_s,
+            "ms_high": 1e3 * self.fast.high_s,
             "ratio": self.plain.median_s / self.fast.median_s, "copy_ms": 1e3 * self.copy.median_s,
         }  # fmt: skip
 

@@ -66,7 +66,8 @@ RescaleEvery = Annotated[
 ]
 Family = Annotated[
     str | None,
-    typer.Option("--family", help="Model family, where the tensors' names do not tell it.",
+    typer.Option("--family", help="Model family, where the tensors' names do not tell it; or a mapping file "
+                 "(.toml), whose code is then run.",
                  show_default=False),
 ]  # fmt: skip
 Tokenizer = Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qslm_opt.cli.model_options import Data
+from qslm_opt.cli.model_options import Data, Family
 from qslm_opt.cli.model_pack import StudyName, Trial, packed_json, packed_line
 from qslm_opt.cli.model_session import kind_of, load_keys, spec_of
 from qslm_opt.cli.options import Device, Json, Storage
@@ -61,6 +61,7 @@ def verify(
     trial: Trial = None,
     storage: Storage = None,
     data: Data = None,
+    family: Family = None,
     device: Device = None,
     json: Json = False,
 ) -> None:  # fmt: skip
@@ -71,7 +72,7 @@ def verify(
     """
     if trial is not None and study is None:
         raise UsageError(f"--trial {trial} belongs to --study, which is not given; leave it out.")
-    loaded = _load(packed)
+    loaded = _load(packed, family)
     claim, facts = Claim(_counted(loaded), "file"), None
     if study is not None:
         facts, record = _trial_of(loaded, study, trial, storage)
@@ -92,10 +93,14 @@ def verify(
         raise ModelError(f"packed model {packed!r} is not verified: {'; '.join(problems)}.")
 
 
-def _load(source: str) -> PackedModel:
+def _load(source: str, family: str | None) -> PackedModel:
     from qslm_opt.models.locate import check_source, find_model
 
     check_source(source)
+    if family is not None:
+        from qslm_opt.models.registry import get_family
+
+        get_family(family)  # a mapping file's is known by its name from then on
     files = find_model(source)
     from qslm_opt.models.packed import read_packed
     from qslm_opt.models.packed_file import is_packed

@@ -24,7 +24,8 @@ RescaleEvery = Annotated[
 ]
 Family = Annotated[
     str | None,
-    _flag("--family", _MODEL, "Model family, where the tensors' names do not tell it."),
+    _flag("--family", _MODEL, "Model family, where names of tensors do not tell it; or a mapping file "
+          "(.toml), whose code is then run."),
 ]
 Tokenizer = Annotated[
     str | None,

@@ -120,5 +120,6 @@ def _class_batch(data: TaskData, members: list[int], device: torch.device) -> Ba
     whole = data.pad_to is not None and not data.pads_alike
     lengths = None if whole else torch.from_numpy(own).to(device)
     tokens = len(sentences) * data.pad_to if data.pad_to else int(own.sum())
-    inputs = Inputs(torch.from_numpy(ids).to(device), lengths, data.pad_to if data.pads_alike else None)
+    pad_to = data.pad_to if data.pads_alike else None
+    inputs = Inputs(torch.from_numpy(ids).to(device), lengths, pad_to=pad_to)
     return Batch(inputs, labels, len(members), tokens, tuple(members))

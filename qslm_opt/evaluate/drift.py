@@ -41,11 +41,15 @@ class DriftMeter:
         self._reference: list[Tensor] | None = None
 
     def refer_to(self, tensors: Mapping[str, Weight]) -> None:
-        """Keep the potentials of these weights as the reference; UsageError where the model has none."""
+        """Keep the potentials of these weights as the reference.
+
+        Raises:
+            UsageError: no neuron of the model is computed by our operations, as those of a mapping file.
+        """
         self._reference = self._potentials(tensors)
         if not self._reference:
             raise UsageError(
-                f"a {self.config.title} has no membrane potentials that could drift; leave --gate out."
+                f"a {self.config.title} has no membrane potentials that are seen here; leave --gate out."
             )
 
     @property

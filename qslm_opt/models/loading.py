@@ -17,7 +17,7 @@ from qslm_opt.models.checkpoint import find_ties, read_checkpoint, to_float32
 from qslm_opt.models.declared import DEFAULTS, asked_keys, declared_keys, read_config
 from qslm_opt.models.locate import find_model, find_tokenizer
 from qslm_opt.models.packed_file import is_packed
-from qslm_opt.models.registry import family_names, family_of, find_family, get_family
+from qslm_opt.models.registry import family_names, family_of, find_family, get_family, is_mapped
 from qslm_opt.models.words import open_tokenizer
 
 if TYPE_CHECKING:
@@ -237,9 +237,13 @@ def _fit(
         _some("of another shape", different),
     ]
     if any(problems):
+        fix = (
+            "Give the sizes that it was made with, --config KEY=VALUE, or its own mapping file."
+            if is_mapped(family.name)
+            else "Give a complete checkpoint with the authors' names, or correct config.json."
+        )
         raise ModelError(
-            f"model {source!r} does not fit {config.describe()}: {'; '.join(filter(None, problems))}. Give a "
-            "complete checkpoint with the authors' names, or correct config.json."
+            f"model {source!r} does not fit {config.describe()}: {'; '.join(filter(None, problems))}. {fix}"
         )
     return config
 

@@ -66,9 +66,11 @@ def get_family(name: str) -> Family:
     if name.endswith(MAPPING):
         return _mapped(name)
     if is_mapped(name):
+        others = ", ".join(filter(is_mapped, _registered))
         raise ModelError(
             f"model family {name!r} is of a mapping file with a SHA-256 that begins with "
-            f"{name.rpartition('@')[2]}; give that file, --family FILE.toml, which runs the code it names."
+            f"{name.rpartition('@')[2]}{f', and not {others}' if others else ''}; give that file, --family "
+            "FILE.toml, which runs the code it names."
         )
     if name in BUILT_IN:
         return _built_in(name)

@@ -79,8 +79,6 @@ class SpikeBERTConfig(ModelConfig):
     """Ids that every sentence is cut or padded to."""
 
     def __post_init__(self) -> None:
-        for key in ("tau", "common_thr", "qk_scale"):
-            object.__setattr__(self, key, float(getattr(self, key)))
         if self.hidden == 0:
             object.__setattr__(self, "hidden", 4 * self.dim)
         sizes = {key: getattr(self, key) for key in ("vocab_size", "dim", "hidden", "num_classes", "heads")}
@@ -92,6 +90,8 @@ class SpikeBERTConfig(ModelConfig):
         at_most(MOST_STEPS, timesteps=self.timesteps)
         at_most(_MOST_LENGTH, length=self.length)
         at_most(1e6, tau=self.tau, common_thr=self.common_thr, qk_scale=self.qk_scale)
+        for key in ("tau", "common_thr", "qk_scale"):
+            object.__setattr__(self, key, float(getattr(self, key)))
         if self.dim % self.heads:
             raise ModelError(f"config key 'heads' is {self.heads}; it must divide the width {self.dim}.")
 

@@ -65,7 +65,7 @@ _CLIP_KEY, _CLIP_VALUE = "attention.self.clip_key", "attention.self.clip_value"
 _MIXED, _HIDDEN, _OUT = "attention.output.dense", "intermediate.dense", "output.dense"
 _LINEAR = (_QUERY, _KEY, _VALUE, _MIXED, _HIDDEN, _OUT)
 _SITES = (
-    _QUERY + _ACT, _KEY + _ACT, _VALUE + _ACT, _CLIP_KEY, _CLIP_VALUE, _MIXED + _ACT, _HIDDEN + _ACT,
+    _QUERY + _ACT, _KEY + _ACT, _CLIP_KEY, _VALUE + _ACT, _CLIP_VALUE, _MIXED + _ACT, _HIDDEN + _ACT,
     _OUT + _ACT,
 )  # fmt: skip
 """What spikes in a block, in the order of computation: names of the amplitudes without their step."""
@@ -392,7 +392,7 @@ class _Block:
         site = self.name + site
         amplitudes = [self.p[name] for name in _amplitudes(site, self.cfg.timesteps)]
         fire = self.ops.ternary if self.cfg.input_bits == 2 else self.ops.bipolar
-        found = fire(x, amplitudes, leak)
+        found: Tensor = fire(x, amplitudes, leak)
         self.fired.add(site, found, found[-1])
         return found
 
@@ -413,7 +413,8 @@ class _Block:
         inside = inputs.inside()
         seen = None if inside is None else inside.repeat(len(x), 1)[:, None, None]
         mixed = scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        return merge_heads(mixed).unflatten(0, x.shape[:2])
+        found: Tensor = merge_heads(mixed).unflatten(0, x.shape[:2])
+        return found
 
 
 def _own(config: ModelConfig) -> SpikeLMConfig:

@@ -45,7 +45,7 @@ class Batches:
     @property
     def inputs(self) -> Inputs:
         """The batch; its tensors are the same ones in every step."""
-        return Inputs(self.ids, self.lengths, self._pad_to)
+        return Inputs(self.ids, self.lengths, pad_to=self._pad_to)
 
     def draw(self) -> None:
         """Fill the tensors with other rows."""

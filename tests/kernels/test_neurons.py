@@ -132,7 +132,9 @@ def test_strided_currents_are_read_as_they_lie(ops: Any) -> None:
 
 @pytest.mark.parametrize("neuron", NEURONS.values(), ids=NEURONS)
 @pytest.mark.parametrize("bad", [NAN, float("inf"), float("-inf")])
-def test_a_current_that_is_no_number_shows_in_its_potential_alone(ops: Any, neuron: Neuron, bad: float) -> None:
+def test_a_current_that_is_no_number_shows_in_its_potential_alone(
+    ops: Any, neuron: Neuron, bad: float
+) -> None:
     current = draw(4, 4, 3, 50)
     current[1, 2, 7] = bad
     _, v = ops.fire(current, neuron)

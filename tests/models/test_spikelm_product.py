@@ -22,7 +22,7 @@ from qslm_opt.errors import ModelError  # noqa: E402
 from qslm_opt.evaluate.calibrate import input_moments  # noqa: E402
 from qslm_opt.evaluate.engine import Engine  # noqa: E402
 from qslm_opt.evaluate.memory import live_bytes  # noqa: E402
-from qslm_opt.formats import FP16, FP32, Format  # noqa: E402
+from qslm_opt.formats import FP32, Format  # noqa: E402
 from qslm_opt.hierarchy.discover import discover  # noqa: E402
 from qslm_opt.models.family import Fired, Inputs  # noqa: E402
 from qslm_opt.models.loading import LoadedModel, hash_weights, load_model  # noqa: E402
@@ -135,8 +135,8 @@ def test_every_product_is_calibrated_by_what_it_reads(session: Session) -> None:
         x = torch.cat(own).double()
         torch.testing.assert_close(moments[found].double(), x.T @ x / len(x), rtol=2e-3, atol=1e-3)
     calibrated = session_of(model, "gptq")
-    losses = [s.run(at("int2/channel/midrise", q))[0].loss for s, q in ((calibrated, "gptq"), (session, "rtn"))]
-    assert losses[0] != losses[1]
+    gptq, rtn = at("int2/channel/midrise", "gptq"), at("int2/channel/midrise", "rtn")
+    assert calibrated.run(gptq)[0].loss != session.run(rtn)[0].loss
 
 
 @pytest.mark.parametrize("cfg", [CONFIG, BINARY], ids=["ternary", "binary"])
@@ -175,7 +175,8 @@ def test_a_tuned_setting_comes_nearer_and_keeps_the_amplitudes(session: Session)
     tuned = replace(plain, tune=40)
 
     def distance(setting: QuantSetting) -> float:
-        p = {n: w if isinstance(w, torch.Tensor) else w.whole() for n, w in session.engine._view.apply(setting).items()}
+        codes = session.codes(setting)
+        p = {n: c.dequantize() if isinstance(c, QuantizedTensor) else c.float() for n, c in codes.items()}
         inputs = Inputs(torch.from_numpy(np.stack([s[:3] for s in session.data.sequences])).long(), None)
         found, truth = (
             FAMILY.logits(q, CONFIG, inputs, session.engine.ops, Fired(None)).log_softmax(-1)
@@ -251,7 +252,8 @@ def files(tmp_path: Path) -> tuple[Path, Path, Path]:
 def test_commands_read_a_checkpoint_without_its_config(files: tuple[Path, Path, Path]) -> None:
     model, vocabulary, data = files
     found = command("model", "info", model)
-    assert isinstance(found.exception, ModelError) and "--config num_attention_heads=N" in str(found.exception)
+    assert isinstance(found.exception, ModelError)
+    assert "--config num_attention_heads=N" in str(found.exception)
     how = ("--config", "num_attention_heads=2", "--tokenizer", vocabulary)
     found = command("model", "info", model, *how, "--timesteps", 2, "--json")
     told = json.loads(found.stdout)

@@ -52,7 +52,7 @@ def golden(shared: Path) -> dict:
     folder = shared / "models/spikingbert-tiny"
     given = json.loads((folder / "inputs.json").read_text())
     lengths = torch.tensor(given["input_mask"]).sum(dim=1)
-    inputs = Inputs(torch.tensor(given["input_ids"]), lengths, torch.tensor(given["segment_ids"]))
+    inputs = Inputs(torch.tensor(given["input_ids"]), lengths, segments=torch.tensor(given["segment_ids"]))
     expected = json.loads((folder / "expected.json").read_text())
     return {"folder": str(folder), "inputs": inputs, **expected}
 
@@ -81,7 +81,8 @@ def test_padding_changes_nothing(golden):
     total = dict.fromkeys(model.config.sites(), 0.0)
     for row, length in enumerate(inputs.lengths.tolist()):
         cut = (slice(row, row + 1), slice(length))
-        alone, spikes = run(model, Inputs(inputs.ids[cut], None, inputs.segments[cut]), torch.float64)
+        one = Inputs(inputs.ids[cut], None, segments=inputs.segments[cut])
+        alone, spikes = run(model, one, torch.float64)
         torch.testing.assert_close(alone[0], together[row], rtol=0, atol=1e-9)
         total = {site: n + float(spikes.counts[site]) for site, n in total.items()}
     expected = golden["expected"]["T16"]["spikes"]

@@ -74,8 +74,8 @@ def ternary_gradient(
     out, width = torch.empty_like(potentials), potentials[0].numel()
     sums = np.zeros((-(-width // TILE), len(potentials)), np.float64)
     gradients.ternary(
-        _whole(potentials)[0], _whole(gradient.contiguous())[0], _of_steps(amplitudes), np.float32(leak), TILE,
-        _whole(out)[0], sums,
+        _whole(potentials)[0], _whole(gradient.contiguous())[0], _of_steps(amplitudes), np.float32(leak),
+        TILE, _whole(out)[0], sums,
     )  # fmt: skip
     return out, torch.from_numpy(sums.sum(axis=0)).to(potentials.dtype)
 

@@ -7,6 +7,7 @@ bit: at a threshold, one rounding more is another spike.
 from __future__ import annotations
 
 from functools import lru_cache
+
 import torch
 import triton
 import triton.language as tl
@@ -96,13 +97,14 @@ def fire(
     values, apart = in_steps(current.detach(), windows=windows)
     spikes, v = current.new_empty(current.shape), current.new_empty(current.select(int(windows), 0).shape)
     potentials = current.new_empty(current.shape) if noted else None
+    notes = spikes if potentials is None else potentials
     numbers = scalars(neuron, steps, current.device)
     if v.numel():
         batch, tile = (len(current), WINDOW_TILE) if windows else (1, TILE)
         width = v.numel() // batch
         with torch.cuda.device_of(current):
             _scan[triton.cdiv(width, tile), batch](
-                values, apart, *numbers, spikes if potentials is None else potentials, spikes, v, steps, width,
+                values, apart, *numbers, notes, spikes, v, steps, width,
                 LEAKY=neuron.tau is not None, SOFT=neuron.soft, NOTED=noted, TILE=tile,
                 AHEAD=ahead_of(steps), num_warps=2, enable_fp_fusion=False,
             )  # fmt: skip
@@ -116,12 +118,12 @@ def ternary(
     values, apart = in_steps(x.detach())
     out, width = x.new_empty(x.shape), x.shape[1:].numel()
     potentials = x.new_empty(x.shape) if noted else None
+    notes = out if potentials is None else potentials
     if width:
         with torch.cuda.device_of(x):
             _ternary[(triton.cdiv(width, TILE),)](
-                values, apart, amplitudes.detach().contiguous(), leak, out if potentials is None else potentials,
-                out, len(x), width, LEAKY=leak != 0, NOTED=noted, TILE=TILE, num_warps=2,
-                enable_fp_fusion=False,
+                values, apart, amplitudes.detach().contiguous(), leak, notes, out, len(x), width,
+                LEAKY=leak != 0, NOTED=noted, TILE=TILE, num_warps=2, enable_fp_fusion=False,
             )  # fmt: skip
     return out, potentials
 

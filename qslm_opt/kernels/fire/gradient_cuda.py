@@ -74,14 +74,15 @@ def fire_gradient(
     """See ``fire.cpu.fire_gradient``."""
     out, steps = torch.empty_like(potentials), potentials.shape[int(windows)]
     thresholds, tau, keep = scalars(neuron, steps, potentials.device)
+    share = 1.0 if neuron.tau is None else 1 - 1 / tau
     if last.numel():
         batch, tile = (len(potentials), WINDOW_TILE) if windows else (1, TILE)
         width = last.numel() // batch
         with torch.cuda.device_of(potentials):
             _scan[triton.cdiv(width, tile), batch](
                 potentials, gradient.contiguous(), last.contiguous(), thresholds, 1 / tau,
-                1.0 if neuron.tau is None else 1 - 1 / tau, keep, out, steps, width, alpha / 2, pi / 2 * alpha,
-                SOFT=neuron.soft, TILE=tile, AHEAD=ahead_of(steps), num_warps=2,
+                share, keep, out, steps, width, alpha / 2, pi / 2 * alpha, SOFT=neuron.soft,
+                TILE=tile, AHEAD=ahead_of(steps), num_warps=2,
             )  # fmt: skip
     return out
 

@@ -115,7 +115,7 @@ def ternary(
 
 @njit(parallel=True, fastmath=SUMS, cache=True)  # type: ignore[untyped-decorator]
 def count(spikes: Array, weights: NDArray[np.int64], sums: NDArray[np.float64]) -> None:
-    """Write how many of ``spikes`` [R, N] are not 0 to ``sums``, a part for each task; NaN where one is no number.
+    """Write how many of ``spikes`` [R, N] are not 0 to ``sums``, a part for each task; NaN is NaN.
 
     Row r counts ``weights[r % len(weights)]`` times. Exact up to 2**24 neurons a row.
     """
@@ -126,7 +126,7 @@ def count(spikes: Array, weights: NDArray[np.int64], sums: NDArray[np.float64]) 
             times = weights[r % len(weights)]
             if times == 0:
                 continue
-            row, fired = spikes[r], ZERO
+            row, fired = spikes[r], np.float32(0.0)
             for j in range(width):
                 fired += (ONE if row[j] != ZERO else ZERO) + row[j] * ZERO
             total += fired * times

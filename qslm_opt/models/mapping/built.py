@@ -71,14 +71,14 @@ class Built:
         dtype: torch.dtype,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Let ``copy`` read products by ``ops`` and rows by ``rows_of``; return its other tensors by name."""
-        prefix = f"{part}." if part else ""
-        own = {n.removeprefix(prefix): n for n in self.state if n.startswith(prefix) and n in p}
+        prefix, there = f"{part}." if part else "", frozenset(p)
+        own = {n.removeprefix(prefix): n for n in self.state if n.startswith(prefix) and n in there}
         for last, name in own.items():
             if name in self.sealed:
                 read_through(copy.get_submodule(last.rpartition(".")[0]), p, name, ops)
         for module in copy.modules():
-            for name, tensor in module._buffers.items():
-                if tensor is not None and id(tensor) not in self._kept:
+            for name, tensor in list(module.named_buffers(recurse=False)):
+                if id(tensor) not in self._kept:
                     kind = dtype if tensor.is_floating_point() else tensor.dtype
                     module._buffers[name] = tensor.to(device, kind)
         others = {n.removeprefix(prefix): t for n, t in self.others.items() if n.startswith(prefix)}
@@ -90,7 +90,7 @@ def read_through(module: nn.Module, p: Mapping[str, Any], name: str, ops: Ops) -
     """Replace the forward of a Linear or Embedding by one that reads weight ``name`` of ``p`` by ``ops``."""
     weight = p[name]
     if isinstance(module, nn.Embedding):
-        module.forward = partial(rows_of, weight)  # type: ignore[method-assign]
+        module.forward = partial(rows_of, weight)
         return
     bias = p[f"{name.removesuffix('weight')}bias"] if module.bias is not None else None
 

@@ -68,7 +68,8 @@ class Caller:
     @property
     def dtype(self) -> torch.dtype:
         """The float type of the tensors that came."""
-        plain = (self.p[n] for n in self.built.state if n in self.p and n not in self.built.sealed)
+        there = frozenset(self.p)
+        plain = (self.p[n] for n in self.built.state if n in there and n not in self.built.sealed)
         kinds = (t.dtype for t in (*plain, *self.p.values()) if isinstance(t, Tensor))
         return next(kinds, torch.float32)
 
@@ -98,10 +99,10 @@ class Caller:
         """
         copy, given = self.built.fresh(), self.given()
         for name, forward in (patches or {}).items():
-            copy.get_submodule(name).forward = forward  # type: ignore[method-assign]
+            copy.get_submodule(name).forward = forward
         tensors = self.built.prepared(copy, "", self.p, self.ops, given["ids"].device, self.dtype)
         for name, forward in (patches or {}).items():
-            copy.get_submodule(name).forward = forward  # type: ignore[method-assign]
+            copy.get_submodule(name).forward = forward
         if watch is not None:
             watch(copy, given)
         call = self.mapping.tables["call"]
@@ -127,9 +128,10 @@ class Caller:
         module = head.removesuffix(".weight")
         self.whole(sites, fired, {**(patches or {}), module: forward})
         axes = self.mapping.get("output", "axes") or "BTV"
-        called = "S" not in axes or read[0].dim() == len(axes)
-        x = read[0] if called else torch.stack(read)
-        return reduced(x, axes if called else "S" + axes.replace("S", ""), self.mapping.get("output", "reduce"))
+        how = self.mapping.get("output", "reduce")
+        if "S" not in axes or read[0].dim() == len(axes):
+            return reduced(read[0], axes, how)
+        return reduced(torch.stack(read), "S" + axes.replace("S", ""), how)  # called once a step
 
     def part(
         self, name: str, x: Tensor, more: Callable[[Tensor, Mapping[str, Tensor]], tuple[Any, Any]],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from functools import cached_property, lru_cache
 from math import isfinite
@@ -228,9 +227,3 @@ def _check_argument(key: str, value: Any, usual: Any) -> None:
     if type(usual) is float and not isfinite(value):
         raise ModelError(f"config key {key!r} is {value}; it must be finite.")
 
-
-def check_arguments(values: Mapping[str, Any]) -> None:
-    """Raise ModelError unless every value is one that TOML writes as JSON does."""
-    for key, value in values.items():
-        if not isinstance(value, (str, int, float, bool, list, dict)):
-            raise ModelError(f"argument {key!r} is a {type(value).__name__}; write a number, text or list.")

@@ -1,11 +1,11 @@
-"""What one call of a built module shows: its parts, sites, products, sizes, and whether blocks are a chain."""
+"""What one call of a built module shows: its sites, products and sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +16,14 @@ from qslm_opt.kernels.ops import REFERENCE
 from qslm_opt.models.config import Site
 from qslm_opt.models.family import Inputs
 from qslm_opt.models.mapping.calls import Caller, Counter, names_under, picked, reduced
+from qslm_opt.models.mapping.chain import Log, More, chain
+from qslm_opt.models.mapping.parts import blocks_of, owner_of, part_of, role_of, vocabulary_of
 
 if TYPE_CHECKING:
     from qslm_opt.models.mapping.built import Built
     from qslm_opt.models.mapping.keys import MappingFile, Spikes
 
 SENTENCES, TOKENS = 2, 6
-More = Callable[[Tensor, Mapping[str, Tensor]], tuple[Any, Any]]
-_NORMS = (
-    nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm,
-    nn.modules.instancenorm._InstanceNorm,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,25 +52,6 @@ class Facts:
     """How each block is called besides with the stream."""
 
 
-class _Log:
-    """Notes every call of every module in one run."""
-
-    def __init__(self) -> None:
-        self.called: dict[str, list[tuple[tuple[Any, ...], dict[str, Any], Any]]] = {}
-        self.given: dict[str, Tensor] = {}
-
-    def watch(self, copy: nn.Module, given: dict[str, Tensor]) -> None:
-        self.given = given
-        for name, module in copy.named_modules():
-            module.register_forward_hook(self._hook(name), with_kwargs=True)
-
-    def _hook(self, name: str) -> Callable[..., None]:
-        def note(_: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
-            self.called.setdefault(name, []).append((arguments, keywords, output))
-
-        return note
-
-
 def look(mapping: MappingFile, built: Built, steps: int) -> Facts:
     """Call the module once and conclude; the module then has no numbers of its own any more.
 
@@ -94,14 +72,14 @@ def look(mapping: MappingFile, built: Built, steps: int) -> Facts:
 
 def _look(mapping: MappingFile, built: Built, steps: int) -> Facts:
     names = [name for name, _ in built.module.named_modules() if name]
-    blocks = tuple(_blocks(mapping, names))
-    parts = {name: _part(mapping, blocks, name) for name in built.state}
-    roles = {name: _role(mapping, built.module, name, parts[name]) for name in built.state}
-    vocabulary = _vocabulary(mapping, built, parts, roles)
+    blocks = tuple(blocks_of(mapping, names))
+    parts = {name: part_of(mapping, blocks, name) for name in built.state}
+    roles = {name: role_of(mapping, built.module, name, parts[name]) for name in built.state}
+    vocabulary = vocabulary_of(mapping, built, parts, roles)
     longest = mapping.get("encoding", "pad_to") or min(mapping.get("encoding", "longest") or TOKENS, TOKENS)
     ids = torch.arange(SENTENCES * longest).reshape(SENTENCES, longest) % vocabulary
     caller = Caller(mapping, built, dict(built.state), Inputs(ids, None), REFERENCE)
-    log = _Log()
+    log = Log()
     with torch.no_grad():
         out = picked(caller.whole({}, watch=log.watch), mapping.get("output", "item"))
         wanted = _as_result(mapping, out)
@@ -114,78 +92,16 @@ def _look(mapping: MappingFile, built: Built, steps: int) -> Facts:
     if head:
         _check_head(caller, head, wanted)
     positions = ids.numel()
-    more = tuple(_chain(blocks, log)) if mapping.get("modules", "reuse") else ()
+    more = tuple(chain(blocks, log)) if mapping.get("modules", "reuse") else ()
     stream = sum(call[0][0].numel() for call in log.called[blocks[0]]) if more else positions
     if stream % positions:
         raise ModelError(f"modules.reuse: {blocks[0]!r} reads no whole number a token; set reuse to false.")
     return Facts(
-        parts, {name: _owner(blocks, parts[name], name) for name in built.state}, roles, blocks, sites,
+        parts, {name: owner_of(blocks, parts[name], name) for name in built.state}, roles, blocks, sites,
         places, {n: n == head for n in products if n in sealed}, tuple(n for n in by_row if n in sealed),
         vocabulary, 0 if head else int(wanted.shape[-1]), stream // positions,
         _widest(log, blocks, positions), len(log.called[blocks[0]]) if more else 0, more,
     )  # fmt: skip
-
-
-def _blocks(mapping: MappingFile, names: list[str]) -> Iterator[str]:
-    for pattern in mapping.get("modules", "blocks"):
-        depth = pattern.count(".")
-        found = [pattern] if "+" in pattern else [
-            name for name in names if name.count(".") == depth and fnmatchcase(name, pattern)
-        ]  # fmt: skip
-        if not found or any(part not in names for text in found for part in text.split("+")):
-            raise ModelError(f"modules.blocks names {pattern!r}, which the module has not.")
-        yield from found
-
-
-def _part(mapping: MappingFile, blocks: tuple[str, ...], name: str) -> str:
-    """Return the part of a tensor or module: that with the longest name that it stands below."""
-    known = {f"attention.{i}": text.split("+") for i, text in enumerate(blocks)}
-    known |= {part: mapping.get("modules", part) for part in ("input", "output", "aux")}
-    fits = [(len(p), part) for part, prefixes in known.items() for p in prefixes if names_under([name], p)]
-    if not fits:
-        raise ModelError(f"{name!r} stands in no part; name it, or its module, in [modules].")
-    return max(fits)[1]
-
-
-def _owner(blocks: tuple[str, ...], part: str, name: str) -> str:
-    """Return the module of a tensor, without the name of its block."""
-    owner = name.rpartition(".")[0] or name
-    if part.startswith("attention."):
-        block = blocks[int(part.partition(".")[2])]
-        if "+" not in block:
-            owner = owner[len(block) :].removeprefix(".") or block.rpartition(".")[2]
-    return owner
-
-
-def _role(mapping: MappingFile, module: nn.Module, name: str, part: str) -> str:
-    for role, patterns in mapping.roles.items():
-        if role != "sign_only" and any(fnmatchcase(name, pattern) for pattern in patterns):
-            return role
-    owner = module.get_submodule(name.rpartition(".")[0])
-    last = name.rpartition(".")[2]
-    if isinstance(owner, _NORMS):
-        return "norm"
-    tensor = getattr(owner, last)
-    if tensor.dim() == 0 or last in owner._buffers:
-        return "neuron"
-    if tensor.dim() == 1:
-        return "bias"
-    if isinstance(owner, nn.Embedding):
-        return "embedding"
-    return "head" if part == "output" and isinstance(owner, nn.Linear) else "matrix"
-
-
-def _vocabulary(
-    mapping: MappingFile, built: Built, parts: Mapping[str, str], roles: Mapping[str, str]
-) -> int:
-    said = mapping.get("", "vocabulary")
-    if isinstance(said, int):
-        return said
-    rows = (t.shape[0] for n, t in built.state.items() if parts[n] == "input" and roles[n] == "embedding")
-    found = next(rows, None)
-    if found is None:
-        raise ModelError("the input has no embedding; give vocabulary, the number of token ids.")
-    return int(found)
 
 
 def _as_result(mapping: MappingFile, out: Tensor) -> Tensor:
@@ -201,7 +117,7 @@ def _as_result(mapping: MappingFile, out: Tensor) -> Tensor:
 
 
 def _sites(
-    mapping: MappingFile, blocks: tuple[str, ...], log: _Log, steps: int
+    mapping: MappingFile, blocks: tuple[str, ...], log: Log, steps: int
 ) -> tuple[dict[str, tuple[str, Spikes]], dict[str, Site]]:
     """Return the sites in the order in which they compute; neurons of the output are none."""
     found: list[tuple[int, str, Spikes, Site]] = []
@@ -210,7 +126,7 @@ def _sites(
         if not names:
             raise ModelError(f"neurons.spikes names {list(spikes.modules)}, which was never called.")
         for name in names:
-            part = _part(mapping, blocks, name)
+            part = part_of(mapping, blocks, name)
             if part in ("output", "aux"):
                 continue
             block = None if part == "input" else int(part.partition(".")[2])
@@ -221,7 +137,7 @@ def _sites(
     return {n: (n, s) for _, n, s, _ in found}, {n: site for _, n, _, site in found}
 
 
-def _width(name: str, spikes: Spikes, log: _Log, steps: int) -> int:
+def _width(name: str, spikes: Spikes, log: Log, steps: int) -> int:
     counter, calls = Counter(spikes), log.called[name]
     for arguments, _, output in calls:
         counter(nn.Identity(), arguments, output)
@@ -241,7 +157,7 @@ def _width(name: str, spikes: Spikes, log: _Log, steps: int) -> int:
     return int(whole.shape[-1])
 
 
-def _sealable(built: Built, log: _Log, head: str) -> tuple[list[str], list[str]]:
+def _sealable(built: Built, log: Log, head: str) -> tuple[list[str], list[str]]:
     """Return the weights that may be read by products, and by rows, alone."""
     products, rows = [], []
     for name, module in built.module.named_modules():
@@ -287,49 +203,7 @@ def _check_head(caller: Caller, head: str, wanted: Tensor) -> None:
         )
 
 
-def _chain(blocks: tuple[str, ...], log: _Log) -> Iterator[More]:
-    """Yield how each block is called; ModelError where one does not read exactly what the last returned."""
-    before: list[Any] | None = None
-    for name in blocks:
-        calls = log.called.get(name, [])
-        first = [call[0][0] if call[0] else None for call in calls]
-        problem = (
-            "is several modules" if "+" in name
-            else "is not called, or not with a tensor first, and returns one" if not calls or not all(
-                isinstance(x, Tensor) and isinstance(call[2], Tensor)
-                for x, call in zip(first, calls, strict=True))
-            else "does not read just what the block before it returned" if before is not None and (
-                len(before) != len(first) or any(a is not b for a, b in zip(before, first, strict=True)))
-            else "changes the shape of the stream, and is called more than once" if len(calls) > 1 and any(
-                call[0][0].shape != call[2].shape for call in calls)
-            else ""
-        )  # fmt: skip
-        if problem:
-            raise ModelError(f"modules.reuse: block {name!r} {problem}; set reuse to false.")
-        before = [call[2] for call in calls]
-        yield _more(name, calls[0][0][1:], calls[0][1], log.given)
-
-
-def _more(name: str, arguments: tuple[Any, ...], keywords: dict[str, Any], given: Mapping[str, Tensor]) -> More:
-    """Return how a block is called again: constants, and what the whole module was called with."""
-    known = {id(tensor): what for what, tensor in given.items()}
-    for value in (*arguments, *keywords.values()):
-        if id(value) not in known and not isinstance(value, (bool, int, float, str, type(None))):
-            raise ModelError(
-                f"modules.reuse: block {name!r} is called with a {type(value).__name__} that was computed on "
-                "the way; set reuse to false."
-            )
-    at = [known.get(id(value)) for value in arguments]
-    named = {key: known.get(id(value)) for key, value in keywords.items()}
-
-    def more(x: Tensor, now: Mapping[str, Tensor]) -> tuple[Any, Any]:
-        own = (value if what is None else now[what] for value, what in zip(arguments, at, strict=True))
-        return (x, *own), {k: keywords[k] if what is None else now[what] for k, what in named.items()}
-
-    return more
-
-
-def _widest(log: _Log, blocks: tuple[str, ...], positions: int) -> int:
+def _widest(log: Log, blocks: tuple[str, ...], positions: int) -> int:
     """Return the numbers per token that the modules of one block return: the most of all blocks."""
     sizes = []
     for block in blocks:
@@ -337,4 +211,3 @@ def _widest(log: _Log, blocks: tuple[str, ...], positions: int) -> int:
         found = (call[2] for name in own for call in log.called[name])
         sizes.append(sum(out.numel() for out in found if isinstance(out, Tensor)))
     return max(1, -(-max(sizes) // positions))
-

@@ -12,7 +12,7 @@ from torch import Tensor
 from qslm_opt.errors import ModelError
 from qslm_opt.models.family import Encoding, Family
 from qslm_opt.models.mapping.calls import Caller, Enough, picked, reduced
-from qslm_opt.models.mapping.config import MappedConfig, check_arguments, config_of
+from qslm_opt.models.mapping.config import MappedConfig, config_of
 from qslm_opt.models.mapping.keys import MappingFile, read_mapping
 
 if TYPE_CHECKING:
@@ -28,9 +28,7 @@ def open_mapping(path: Path) -> MappedFamily:
     Raises:
         ModelError, UsageError, SpecError: the file cannot be read, or says something that cannot be.
     """
-    mapping = read_mapping(path)
-    check_arguments(mapping.arguments)
-    return MappedFamily(mapping)
+    return MappedFamily(read_mapping(path))
 
 
 class MappedFamily(Family):

@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, get_args
 
-from qslm_opt.errors import ModelError, did_you_mean
+from qslm_opt.errors import ModelError, SpecError, UsageError, did_you_mean
 from qslm_opt.hierarchy.tree import Role
 from qslm_opt.spec import read_toml
 
@@ -100,11 +100,12 @@ class MappingFile:
 
 def read_mapping(path: Path) -> MappingFile:
     """Read a mapping file; ModelError (or UsageError, where it cannot be read) names what is wrong."""
-    values = read_toml(path)
     where = f"mapping file {str(path)!r}"
+    if not path.is_file():
+        raise UsageError(f"{where} does not exist; give the path of the .toml file.")
     try:
-        return _mapping(path, values)
-    except ModelError as error:
+        return _mapping(path, read_toml(path))
+    except (ModelError, SpecError) as error:
         raise ModelError(f"{where}: {error}") from None
 
 
@@ -121,6 +122,9 @@ def _mapping(path: Path, values: Mapping[str, Any]) -> MappingFile:
     _check_values(tables)
     spikes = tuple(_spikes(value) for value in neurons.get("spikes", ()))
     arguments = _dict(values, "arguments")
+    for key, value in arguments.items():
+        if not isinstance(value, (str, int, float, bool, list, dict)):
+            raise ModelError(f"argument {key!r} is a {type(value).__name__}; write a number, text or list.")
     for key in ("timesteps", "vocabulary"):
         named = tables[""][key]
         if isinstance(named, str) and named and type(arguments.get(named)) is not int:

@@ -1,0 +1,134 @@
+"""A model that no adapter knows goes the whole way: studied, tuned, packed, verified, evaluated again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+from safetensors.torch import save_file
+
+import qslm_opt.data
+from qslm_opt.cli.main import run
+from qslm_opt.errors import ModelError
+from qslm_opt.models import load_model, registry
+from qslm_opt.models.mapping.built import build
+from qslm_opt.models.registry import get_family
+
+HERE = Path(__file__).parent
+TOKENIZER = Path(qslm_opt.data.__file__).parent / "demo_model/tokenizer.json"
+ROWS = 2048
+"""Tokens of the demo's tokenizer."""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with mapping files, their code and a tokenizer; families given are forgotten."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_registered", {})
+    for path in (*HERE.glob("*_snn.*"), TOKENIZER):
+        shutil.copy(path, tmp_path)
+    for path in tmp_path.glob("*.toml"):
+        path.write_text(path.read_text("utf-8").replace("vocab_size = 512", f"vocab_size = {ROWS}"))
+    return tmp_path
+
+
+def save(folder: Path, mapping: str) -> None:
+    """Write a checkpoint of random weights, as the module's own ``state_dict`` has them."""
+    config = get_family(str(folder / mapping)).config_class()
+    torch.manual_seed(0)
+    state = build(config.file, config.arguments()).module.state_dict()
+    (folder / "model").mkdir()
+    save_file({name: tensor.clone() for name, tensor in state.items()}, folder / "model/model.safetensors")
+    shutil.copy(folder / "tokenizer.json", folder / "model")
+    registry._registered.clear()
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
+    capsys.readouterr()
+    assert run([*words, "--json"]) == 0, capsys.readouterr().err
+    return json.loads(capsys.readouterr().out)
+
+
+STUDY = (
+    "--precisions", "4,2", "--layout", "channel/midrise", "--quantizer", "gptq", "--memory-budget", "20%",
+    "--calibration", "8", "--power-window", "0", "--strategy", "knapsack",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "task", "more"),
+    [
+        ("plain_snn", "demo-classify", ("--max-drop", "0.5", "--limit", "12", "--tune", "2")),
+        ("snntorch_snn", "demo-classify", ("--max-drop", "0.5", "--limit", "12", "--tune", "2")),
+        ("spikingjelly_snn", "demo", ("--max-increase", "50%", "--limit", "4", "--window", "24")),
+    ],
+)
+def test_the_whole_way(name, task, more, folder, capsys):
+    if name != "plain_snn":
+        pytest.importorskip(name.removesuffix("_snn"))
+    mapping = f"{name}.toml"
+    save(folder, mapping)
+    words = ["study", "create", "s", "--model", "model", "--family", mapping, "--task", task, *STUDY, *more]
+    assert run(words) == 0, capsys.readouterr().err
+    shown = answer(capsys, "study", "show", "s")
+    assert shown["best"]["saving"] > 0.8 and shown["counts"]["failed"] == 0
+    assert ("tuned" in [tier["tier"] for tier in shown["tiers"]]) == ("--tune" in more)
+    assert run(["model", "pack", "model", "--study", "s", "--output", "packed"]) == 0, capsys.readouterr().err
+    assert answer(capsys, "model", "verify", "packed", "--study", "s")["verified"] is True
+    data = [word for word in more if word in ("--limit", "--window") or word.isdecimal()][:4]
+    found = answer(capsys, "model", "evaluate", "packed", "--task", task, "--family", mapping, *data[:2],
+                   *(("--window", "24") if task == "demo" else ()))  # fmt: skip
+    assert found["value"] == shown["best"]["value"]
+    if name == "plain_snn":
+        held = answer(capsys, "model", "evaluate", "packed", "--task", task, "--family", mapping, *data[:2],
+                      "--packed-kernels")  # fmt: skip
+        assert held["nll_sum"] == pytest.approx(found["nll_sum"], rel=1e-4)
+        assert 0 < held["memory"]["weight_bytes"] < 206_800 / 4
+    assert set(found["rates"]) and all(0 <= rate <= 1 for rate in found["rates"].values())
+
+
+def test_a_packed_model_says_which_mapping_file_it_needs(folder, capsys):
+    save(folder, "plain_snn.toml")
+    (folder / "four.json").write_text('{"units": {"network": "int4/channel/affine"}}')
+    assert run(["model", "pack", "model", "--family", "plain_snn.toml", "--task", "demo-classify",
+                "--setting", "four.json", "--output", "packed"]) == 0, capsys.readouterr().err  # fmt: skip
+    packed = load_model("packed", family="plain_snn.toml")
+    assert "teacher.weight" not in packed.tensors
+    registry._registered.clear()
+    with pytest.raises(ModelError, match=r"mapping file with a SHA-256 that begins with .*; give that file"):
+        load_model("packed")
+    (folder / "plain_snn.toml").write_text((folder / "plain_snn.toml").read_text("utf-8") + "# other\n")
+    with pytest.raises(ModelError, match=r"begins with \w+, and not plain-snn@\w+; give that file"):
+        load_model("packed", family="plain_snn.toml")
+
+
+def test_a_study_is_of_the_mapping_files_content(folder, capsys):
+    save(folder, "plain_snn.toml")
+    words = ["--model", "model", "--family", "plain_snn.toml", "--task", "demo-classify", "--limit", "8",
+             "--max-drop", "0.5", "--memory-budget", "50%", "--precisions", "4", "--no-run"]  # fmt: skip
+    assert run(["study", "create", "s", *words]) == 0, capsys.readouterr().err
+    path = folder / "plain_snn.toml"
+    text = path.read_text("utf-8")
+    registry._registered.clear()
+    path.write_text(text + "# other\n")
+    assert run(["study", "resume", "s"]) != 0
+    assert "config" in capsys.readouterr().err
+    path.unlink()
+    assert run(["study", "resume", "s"]) == 2
+    assert "plain_snn.toml' does not exist" in capsys.readouterr().err
+    path.write_text(text)
+    assert run(["study", "resume", "s"]) == 0, capsys.readouterr().err
+
+
+def test_a_checkpoint_of_other_sizes_is_told_how_to_say_them(folder):
+    save(folder, "plain_snn.toml")
+    with pytest.raises(ModelError, match=r"emb.weight \[2048, 24\] instead of \[99.*--config KEY=VALUE"):
+        load_model("model", family="plain_snn.toml", overrides={"vocab_size": 99})
+    assert load_model("model", family="plain_snn.toml", overrides={"timesteps": 7}).config.timesteps == 7
