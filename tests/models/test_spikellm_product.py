@@ -223,7 +223,6 @@ def test_a_study_is_run_packed_verified_and_evaluated(
     assert code == 2  # which channels are salient only a text says
 
 
-@pytest.mark.slow
 def test_wikitext_2_with_the_tokenizer_of_another_model(shared: Path, tmp_path: Path) -> None:
     saved_llama(tmp_path, vocab_size=50277)
     shutil.copy(shared / "models/spikegpt-14m-lm/tokenizer.json", tmp_path)
