@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from qslm_opt.data import CALIBRATION_SEQUENCES, CALIBRATION_SPLIT, TASK_KIND, load_task, split_off
 from qslm_opt.errors import ModelError, SettingError, UsageError
+from qslm_opt.evaluate.calibrate import input_moments
+from qslm_opt.evaluate.device import pick_device
 from qslm_opt.evaluate.engine import CODE_VERSION, Engine, silent
 from qslm_opt.formats import Format, Layout
 from qslm_opt.hierarchy.discover import discover
 from qslm_opt.models import load_model
+from qslm_opt.models.loading import hash_weights
 from qslm_opt.models.registry import family_of
 from qslm_opt.quant import get_quantizer, is_calibrated
 from qslm_opt.quant.apply import never
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from qslm_opt.evaluate.bounds import MetricBound
     from qslm_opt.hierarchy.tree import Hierarchy
     from qslm_opt.measure.meter import Meter
+    from qslm_opt.models.config import ModelConfig
     from qslm_opt.models.loading import LoadedModel
     from qslm_opt.quant.apply import Moments, Stop
     from qslm_opt.quant.base import QuantizedTensor
@@ -61,6 +65,7 @@ class Session:
         self.spec, self.hierarchy, self.data = spec, hierarchy, data
         self.model = model.without_tensors() if stay_packed else model
         self.held_back, self._narrate = held_back, narrate
+        self._model_looked = False
         self.keeps_items = spec.compares
         """Whether runs keep what each sentence or window came to."""
         self.engine = Engine(
@@ -69,6 +74,11 @@ class Session:
             tuner=self._tune, stay_packed=stay_packed, narrate=narrate,
         )  # fmt: skip
 
+    @property
+    def _looks(self) -> bool:
+        """Whether the quantizer or the model itself looks at the calibration text."""
+        return self._model_looked or is_calibrated(self.spec.quantizer)
+
     @cached_property
     def calibration(self) -> TaskData:
         """The text that calibrated quantizers look at.
@@ -76,7 +86,7 @@ class Session:
         Raises:
             DataError, ModelError, UsageError: where it cannot be had, or the model cannot read it.
         """
-        return self._other_text(self.spec.calibration or CALIBRATION_SEQUENCES[TASK_KIND[self.spec.task]])
+        return self._other_text(_calibration_limit(self.spec))
 
     @cached_property
     def tuning_text(self) -> TaskData:
@@ -91,14 +101,7 @@ class Session:
 
     def _other_text(self, limit: int | None) -> TaskData:
         """Return ``limit`` windows or sentences, all without it, of the split that is not measured on."""
-        spec = self.spec
-        data = load_task(
-            spec.task, self.model.need_tokenizer(), data_dir=spec.data,
-            split=spec.calibration_split or CALIBRATION_SPLIT[spec.task], window=spec.window, limit=limit,
-            **_encoding(self.model),
-        )  # fmt: skip
-        _check_tokens(self.model, data)
-        return data
+        return _other_text(self.spec, self.model, limit)
 
     def _tune(
         self, setting: QuantSetting, tensors: Mapping[str, Tensor], moments: Moments, stop: Stop
@@ -124,9 +127,13 @@ class Session:
             UsageError, ModelError, DataError, DeviceError: with the value and the fix.
         """
         check_formats(spec)
-        _check_calibration_keys(spec)
+        if not spec.config:  # whose keys may make the model itself look at text
+            _check_calibration_keys(spec)
         narrate(f"loading model {spec.model}")
         model = load_model(spec.model, **spec.reading())
+        looks = model.packed is None and family_of(model.config).needs_text(model.config)
+        if not looks:
+            _check_calibration_keys(spec)
         if model.packed is not None and not packed:
             raise UsageError(
                 f"model {spec.model!r} is packed, and its weights cannot be quantized again; evaluate it as "
@@ -142,15 +149,17 @@ class Session:
         elif spec.report_split is not None:
             _check_report_split(spec, data)
             held_back = _load(spec, model, spec.report_split)
+        if looks:
+            model = _calibrated(spec, model, narrate)
         shapes = {name: tuple(tensor.shape) for name, tensor in model.tensors.items()}
         hierarchy = discover(model.config, shapes, kind, model.ties)
         session = cls(
             spec, model, hierarchy, data, narrate, held_back=held_back, stay_packed=stay_packed
         )
-        if is_calibrated(spec.quantizer):
-            _check_unseen(
-                session, session.calibration, f"quantizer {spec.quantizer!r} would be calibrated"
-            )
+        session._model_looked = looks
+        if session._looks:
+            who = "the model" if looks else f"quantizer {spec.quantizer!r}"
+            _check_unseen(session, session.calibration, f"{who} would be calibrated")
         if spec.tune:
             _ = session.tuning_text
         return session
@@ -181,7 +190,7 @@ class Session:
             "code": CODE_VERSION,
             "arithmetic": self.engine.arithmetic,
         }
-        if is_calibrated(self.spec.quantizer):
+        if self._looks:
             found["calibration"] = self.calibration.data_hash
         if self.spec.tune:
             found["tuning"] = self.tuning_text.data_hash
@@ -358,6 +367,33 @@ def _load(spec: StudySpec, model: LoadedModel, split: str | None) -> TaskData:
     )  # fmt: skip
     _check_tokens(model, data)
     return data
+
+
+def _calibration_limit(spec: StudySpec) -> int:
+    return spec.calibration or CALIBRATION_SEQUENCES[TASK_KIND[spec.task]]
+
+
+def _other_text(spec: StudySpec, model: LoadedModel, limit: int | None) -> TaskData:
+    """Return ``limit`` windows or sentences, all without it, of the split that is not measured on."""
+    data = load_task(
+        spec.task, model.need_tokenizer(), data_dir=spec.data,
+        split=spec.calibration_split or CALIBRATION_SPLIT[spec.task], window=spec.window, limit=limit,
+        **_encoding(model),
+    )  # fmt: skip
+    _check_tokens(model, data)
+    return data
+
+
+def _calibrated(spec: StudySpec, model: LoadedModel, narrate: Callable[[str], None]) -> LoadedModel:
+    """Return the model with what the calibration text tells, see ``Family.calibrated``."""
+
+    def moments(config: ModelConfig) -> Mapping[str, Tensor]:
+        text = _other_text(spec, model, _calibration_limit(spec))
+        narrate(f"calibrating the model on {len(text.sequences):,} sequences of split {text.split!r}")
+        return input_moments(model.tensors, config, text, pick_device(spec.device))
+
+    config, tensors = family_of(model.config).calibrated(model.config, model.tensors, moments)
+    return replace(model, config=config, tensors=tensors, weights_hash=hash_weights(tensors))
 
 
 def _encoding(model: LoadedModel) -> dict[str, Any]:

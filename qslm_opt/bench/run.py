@@ -29,6 +29,7 @@ from qslm_opt.formats import WIDTHS
 from qslm_opt.kernels.ops import available_precisions, pick_precision
 
 if TYPE_CHECKING:
+    from qslm_opt.bench.neurons import NeuronRow
     from qslm_opt.bench.packed import PackedSpeeds
     from qslm_opt.bench.storage import StorageCost
     from qslm_opt.bench.study import StartWorkers
@@ -164,6 +165,15 @@ class Bench:
         return measure_packed(
             self.subject, o.batches[0], o.window, rounds=o.repeats, synchronise=self._synchronise,
             tell=self._tell,
+        )  # fmt: skip
+
+    def neurons(self) -> list[NeuronRow]:
+        """Kernels of multi-step neurons against plain torch; needs no model."""
+        from qslm_opt.bench.neurons import measure_neurons
+
+        return measure_neurons(
+            self.device, repeats=self.options.repeats, seconds_limit=SECONDS_LIMIT,
+            synchronise=self._synchronise, tell=self._tell,
         )  # fmt: skip
 
     def studies(self, specs: Sequence[StudySpec], start_workers: StartWorkers) -> list[StudySpeeds]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qslm_opt.bench.run import Bench
     from qslm_opt.bench.study import StudySpeeds
 
-SECTIONS = ("throughput", "sentences", "study", "scaling", "storage", "workers", "packed")
+SECTIONS = ("throughput", "sentences", "study", "scaling", "storage", "workers", "packed", "neurons")
 VERSIONS = ("reference", "compiled", "fast")
 STUDIES: tuple[dict[str, Any], ...] = (
     {
@@ -152,6 +152,7 @@ def _run(
 ) -> tuple[dict[str, Any], list[str]]:
     """Measure the sections, print each as it is done, and return all as JSON with what differs in studies."""
     from qslm_opt.cli import bench_tables as tables
+    from qslm_opt.cli.bench_neurons import print_neurons
     from qslm_opt.cli.bench_packed import print_packed
 
     value: dict[str, Any] = {**made.machine()}
@@ -189,6 +190,10 @@ def _run(
             value[name] = _skipped(packed) if isinstance(packed, str) else packed.to_json()
             if show:
                 print_packed(value[name])
+        elif name == "neurons":
+            value[name] = [row.to_json() for row in made.neurons()]
+            if show:
+                print_neurons(value[name])
         elif name == "workers":
             shared = made.shared()
             value[name] = [asdict(row) for row in shared]

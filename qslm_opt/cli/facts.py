@@ -76,6 +76,8 @@ class StudyFacts:
             "process": {"pid": row.pid, "host": row.host, "heartbeat": row.heartbeat, "phase": row.phase},
             "lambda": self.lam,
             "spec": json.loads(row.spec.to_json()),
+            "family": row.hierarchy.family,
+            "timesteps": row.timesteps,
             "fingerprint": row.fingerprint,
             "baseline": self._baseline(),
             "constraints": self._constraints(),

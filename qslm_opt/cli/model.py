@@ -42,8 +42,8 @@ from qslm_opt.cli.model_session import (
     check_choice,
     check_tune,
     kind_of,
-    load_keys,
     open_session,
+    read_model,
     read_setting,
     reading_keys,
     setting_of,
@@ -64,6 +64,7 @@ from qslm_opt.cli.output import (
     table_width,
 )
 from qslm_opt.cli.spec_flags import bits_list
+from qslm_opt.errors import UsageError
 from qslm_opt.formats import plain_bits
 from qslm_opt.measure.footprint import Watch
 
@@ -86,6 +87,12 @@ def info(
     every: Annotated[
         bool, typer.Option("--every", help="Show every block, also those that are alike.")
     ] = False,
+    bits: Annotated[
+        str | None,
+        typer.Option("--bits", help="Also the bytes at each of these uniform bits, such as 8,4,3,2.",
+                     show_default=False),
+    ] = None,
+    layout: Layout = None,
     embed_spike: EmbedSpike = "on",
     rescale_every: RescaleEvery = 0,
     family: Family = None,
@@ -93,26 +100,31 @@ def info(
     timesteps: Timesteps = None,
     config: Config = None,
     json: Json = False,
-) -> None:
-    """Show a model's blocks, modules and tensors: parameters, bytes, share, role, what is live."""
+) -> None:  # fmt: skip
+    """Show a model's blocks, modules and tensors: parameters, bytes, share, role, what is live.
+
+    Where MODEL is a config.json, or a folder with one and no weights, its shapes alone are computed with.
+    """
+    from qslm_opt.cli.model_bytes import bytes_table, uniform_bytes
     from qslm_opt.cli.model_tree import LEGEND, headlines, model_json, model_table
     from qslm_opt.cli.packed_info import packed_headlines, packed_table, packed_value
-    from qslm_opt.models.locate import check_source
-
-    kind = kind_of(task) if task is not None else None
-    check_source(model)
     from qslm_opt.hierarchy.discover import discover
-    from qslm_opt.models.loading import load_model
 
-    reading = reading_keys(embed_spike, rescale_every, family, tokenizer, timesteps, config)
-    loaded = load_model(model, **load_keys(reading))
-    packed = loaded.packed
+    levels = bits_list("--bits", bits) or ()
+    if layout is not None and not levels:
+        raise UsageError(f"--layout {layout} says how --bits is meant; give --bits too, or leave it out.")
+    kind = kind_of(task) if task is not None else None
+    loaded = read_model(model, reading_keys(embed_spike, rescale_every, family, tokenizer, timesteps, config))
+    packed = getattr(loaded, "packed", None)
+    if packed is not None and levels:
+        raise UsageError(f"--bits {bits} says what an original needs, and {model!r} is packed; give one.")
     if kind is None:
         kind = "classification" if loaded.config.labels else "lm"
     hierarchy = discover(loaded.config, loaded.shapes, kind, loaded.ties)
+    uniform = list(uniform_bytes(model, hierarchy, kind, levels, layout))
     if json:
         more = {} if packed is None else {"packed": packed_value(packed)}
-        print_json({**model_json(loaded, hierarchy, kind), **more})
+        print_json({**model_json(loaded, hierarchy, kind), "uniform": uniform, **more})
         return
     has_head = loaded.config.labels if kind == "classification" else loaded.config.generates
     if task is not None and not has_head:
@@ -124,6 +136,8 @@ def info(
     narrow = table_width(out, whole) > out.width
     print_table(out, model_table(hierarchy, kind, every, shapes=False) if narrow else whole)
     out.print(LEGEND, soft_wrap=True)
+    if uniform:
+        print_table(out, bytes_table(uniform, hierarchy.fp32_bytes()))
     if packed is not None:
         for line in packed_headlines(packed):
             out.print(line, soft_wrap=True)

@@ -14,6 +14,8 @@ from qslm_opt.formats import FP32, Bits, Layout
 if TYPE_CHECKING:
     from qslm_opt.data import TaskKind
     from qslm_opt.hierarchy.tree import Hierarchy
+    from qslm_opt.models.declared import DescribedModel
+    from qslm_opt.models.loading import LoadedModel
     from qslm_opt.pipeline import Session
     from qslm_opt.setting import QuantSetting
     from qslm_opt.spec import StudySpec
@@ -67,6 +69,22 @@ def load_keys(reading: Mapping[str, Any]) -> dict[str, Any]:
     if steps is not None:
         overrides["timesteps"] = steps
     return {**found, "overrides": overrides}
+
+
+def read_model(model: str, reading: Mapping[str, Any]) -> LoadedModel | DescribedModel:
+    """Load a model; one of which only the config is there is described by that, without torch."""
+    from qslm_opt.models.declared import describe_model, find_config
+    from qslm_opt.models.locate import check_source
+
+    check_source(model)
+    keys = load_keys(reading)
+    path = find_config(model)
+    if path is not None:
+        del keys["tokenizer"]
+        return describe_model(model, path, **keys)
+    from qslm_opt.models.loading import load_model
+
+    return load_model(model, **keys)
 
 
 def open_session(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from qslm_opt.hierarchy.tree import Block, Hierarchy, Module, TensorInfo
+    from qslm_opt.models.declared import DescribedModel
     from qslm_opt.models.loading import LoadedModel
 
 LEGEND = "dead: the task never reads it; signs: it reads only the signs; blocks that are alike are added up"
@@ -31,28 +32,39 @@ class Row:
     notes: str
 
 
-def headlines(model: LoadedModel) -> Iterator[str]:
+def headlines(model: LoadedModel | DescribedModel) -> Iterator[str]:
     """Yield what a model is."""
     config = model.config
-    tokens = f"{model.tokenizer.get_vocab_size():,} tokens" if model.tokenizer else "none beside it"
     yield (
         f"{model.source}: {config.describe()}, vocabulary {config.vocabulary:,}, "
         f"{config.labels or 'no'} labels"
     )
-    yield f"{len(model.tensors)} tensors, tokenizer: {tokens}, weights {model.weights_hash[:16]}"
+    hash_, tokenizer = _loaded(model)
+    if hash_ is None:
+        yield f"{len(model.shapes)} tensors by its config alone: there are no weights"
+        return
+    tokens = "none beside it" if tokenizer is None else f"{tokenizer:,} tokens"
+    yield f"{len(model.shapes)} tensors, tokenizer: {tokens}, weights {hash_[:16]}"
 
 
-def model_json(model: LoadedModel, hierarchy: Hierarchy, kind: str) -> dict[str, Any]:
-    """Return the JSON object of ``model info --json``."""
+def _loaded(model: LoadedModel | DescribedModel) -> tuple[str | None, int | None]:
+    """Return the hash of the weights and the size of the tokenizer; None where there is none."""
+    words = getattr(model, "tokenizer", None)
+    return getattr(model, "weights_hash", None), words.get_vocab_size() if words else None
+
+
+def model_json(model: LoadedModel | DescribedModel, hierarchy: Hierarchy, kind: str) -> dict[str, Any]:
+    """Return the JSON object of ``model info --json``; the hash is null where there are no weights."""
+    hash_, tokenizer = _loaded(model)
     stored, live = totals(hierarchy)
     return {
         "model": model.source,
         "family": hierarchy.family,
         "kind": kind,
         "config": model.config.to_dict(),
-        "weights_hash": model.weights_hash,
-        "tokenizer": model.tokenizer.get_vocab_size() if model.tokenizer else None,
-        "tensors": len(model.tensors),
+        "weights_hash": hash_,
+        "tokenizer": tokenizer,
+        "tensors": len(model.shapes),
         "params": {"all": stored, "live": live},
         "bytes": {"all": 4 * stored, "live": 4 * live},
         "ties": model.ties,
@@ -111,7 +123,7 @@ def _name(module: Module) -> str:
 
 def _module_row(module: Module) -> Row:
     tensors = module.tensors
-    shapes = dict.fromkeys("×".join(map(str, t.shape)) for t in tensors)
+    shapes = dict.fromkeys("×".join(map(str, t.shape)) or "scalar" for t in tensors)
     roles = dict.fromkeys(t.role for t in tensors)
     notes = {
         "dead": any(not t.live for t in tensors),

@@ -57,7 +57,7 @@ def original_codes(
 
     Args:
         kind: of the task, which decides what is stored; None: classification where there is a classifier.
-        spec: task, data and calibration text; only a calibrated quantizer needs it.
+        spec: task, data and calibration text; only a calibrated quantizer or model needs it.
         reading: how the model is read, keywords of ``load_model``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``: where the codes are made.
 
@@ -69,20 +69,26 @@ def original_codes(
     check_source(model)
     from qslm_opt.quant import is_calibrated
 
+    own = None if spec is None else replace(spec, model=model, device=device)
     if is_calibrated(setting.quantizer) or setting.tune:
-        if spec is None:
-            what = "a tuned setting" if setting.tune else f"quantizer {setting.quantizer!r}"
-            raise UsageError(
-                f"{what} looks at calibration text; give the --task it belongs to (and --data), or --study."
-            )
-        return _calibrated(replace(spec, model=model, device=device), setting, narrate)
-    return _plain(model, setting, kind, reading, device, narrate)
+        what = "a tuned setting" if setting.tune else f"quantizer {setting.quantizer!r}"
+        return _calibrated(_need_text(own, what), setting, narrate)
+    return _plain(model, setting, kind, own, reading, device, narrate)
+
+
+def _need_text(spec: StudySpec | None, what: str) -> StudySpec:
+    if spec is None:
+        raise UsageError(
+            f"{what} looks at calibration text; give the --task it belongs to (and --data), or --study."
+        )
+    return spec
 
 
 def _plain(
     source: str,
     setting: QuantSetting,
     kind: TaskKind | None,
+    spec: StudySpec | None,
     reading: Mapping[str, Any],
     device: str,
     narrate: Callable[[str], None],
@@ -90,12 +96,15 @@ def _plain(
     from qslm_opt.evaluate.device import pick_device
     from qslm_opt.hierarchy.discover import discover
     from qslm_opt.models.loading import load_model
+    from qslm_opt.models.registry import family_of
     from qslm_opt.quant import QuantizedView
 
     narrate(f"loading model {source}")
     model = load_model(source, **reading)
     if model.packed is not None:
         raise UsageError(f"model {source!r} is packed already; give the original model.")
+    if family_of(model.config).needs_text(model.config):
+        return _calibrated(_need_text(spec, f"model {source!r}"), setting, narrate)
     kind = kind or ("classification" if model.config.labels else "lm")
     hierarchy = discover(model.config, model.shapes, kind, model.ties)
     place = pick_device(device)

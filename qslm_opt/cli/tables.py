@@ -50,13 +50,17 @@ def print_studies(rows: Sequence[StudyRow]) -> None:
     console().print(found)
 
 
+def _time(row: StudyRow) -> str:
+    return "" if row.timesteps is None else f", {row.timesteps} time steps"
+
+
 def print_study(facts: StudyFacts) -> None:
     """Print what a study is, how far it is and what it found."""
     out, row = console(), facts.row
     base = row.baseline
     lines = {
         "state": _state(row),
-        "model": f"{row.spec.model} on task {row.spec.task}",
+        "model": f"{row.spec.model} on task {row.spec.task}" + _time(row),
         "baseline": "not measured yet",
         "bound": facts.bound_text(),
         "memory": f"at most {size(row.budget)} ({100 * row.budget / facts.fp32_bytes:.3g} % of float32)",
@@ -69,6 +73,9 @@ def print_study(facts: StudyFacts) -> None:
             words = interval_words(base.metric, chance["ci_low"], chance["ci_high"])
             n += f" (95 % interval {words})"
         lines["baseline"] = f"{base.metric} {value} over {n}, {size(base.bytes)} in float32"
+        firing = base.evaluation.get("firing_rate")
+        if firing is not None:
+            lines["firing"] = f"{100 * firing:.2f} % of the neurons at a step, unquantized"
     if "baseline" in row.held_back:
         told = held_back_words(facts.metric, row.held_back["baseline"])
         lines["held back"] = f"{data_words(row)}: unquantized {told}"
@@ -104,7 +111,8 @@ def print_study(facts: StudyFacts) -> None:
     out.print(
         f"best at λ = {facts.lam:g}: trial {t.number}, {facts.metric} {metric_value(facts.metric, t.value)}"
         f"{_interval(facts, t)} ({metric_change(facts.metric, t.value, facts.baseline)}), {size(t.bytes)} "
-        f"(−{100 * t.saving:.1f} %), score {best.score:.5g}",
+        f"(−{100 * t.saving:.1f} %), score {best.score:.5g}"
+        + ("" if t.firing_rate is None else f", {100 * t.firing_rate:.2f} % firing"),
         soft_wrap=True,
     )
     if t.digest in row.held_back:

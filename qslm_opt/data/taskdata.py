@@ -46,6 +46,8 @@ class TaskData:
     pad_to: int | None = None
     """Ids that every sentence is padded to with id 0, the pads being tokens like others; None: only batches
     are padded, and pads count nowhere."""
+    pads_alike: bool = False
+    """Whether one pad of a sentence may stand for all of them."""
 
     @property
     def n(self) -> int:
@@ -60,6 +62,12 @@ class TaskData:
         return replace(
             self, sequences=self.sequences[::step], labels=labels, data_hash=f"{self.data_hash}/{step}"
         )
+
+    def places(self, ids: Ids) -> int:
+        """Return how many ids of a batch a sentence takes, with the pads that are tokens."""
+        if self.pad_to is None:
+            return int(ids.size)
+        return min(int(ids.size) + 1, self.pad_to) if self.pads_alike else self.pad_to
 
     @cached_property
     def max_id(self) -> int:

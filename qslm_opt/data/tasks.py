@@ -27,6 +27,7 @@ def load_task(
     special: bool = False,
     longest: int | None = None,
     pad_to: int | None = None,
+    pads_alike: bool = False,
 ) -> TaskData:
     """Load a task's evaluation data.
 
@@ -41,6 +42,7 @@ def load_task(
         special: whether the tokenizer's special tokens stand around a sentence.
         longest: most ids of a sentence, special ones included; the rest is cut off.
         pad_to: ids that every sentence is padded to, see ``TaskData``.
+        pads_alike: whether one pad may stand for all of a sentence.
 
     Raises:
         UsageError: the task, or a choice it does not have.
@@ -59,7 +61,8 @@ def load_task(
         )
     if TASK_KIND[task] == "classification":
         encode = partial(encode_sentences, tokenizer, task=task, special=special, longest=longest)
-        return replace(_classification(task, encode, data_dir, split, limit), pad_to=pad_to)
+        made = _classification(task, encode, data_dir, split, limit)
+        return replace(made, pad_to=pad_to, pads_alike=pads_alike)
     if task == "demo":
         from qslm_opt.data.demo import load_demo
 

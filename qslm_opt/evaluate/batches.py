@@ -68,10 +68,10 @@ def make_batches(
 
 def first_batch(data: TaskData, rows: int, device: torch.device) -> Batch:
     """Return the first sequences within ``rows`` positions: those no longer than the very first one."""
-    longest = data.pad_to or len(data.sequences[0])
+    longest = data.places(data.sequences[0])
     members = [0]
     for i in range(1, max(1, min(len(data.sequences), rows // longest))):
-        length = len(data.sequences[i])
+        length = data.places(data.sequences[i])
         if length > longest or (data.kind == "lm" and length != longest):
             break
         members.append(i)
@@ -90,7 +90,7 @@ def _windows(sequences: Sequence[np.ndarray], rows: int, size: int | None) -> li
 def _sentences(
     data: TaskData, members: Sequence[int], rows: int, size: int | None
 ) -> list[list[int]]:
-    lengths = [data.pad_to or len(ids) for ids in data.sequences]
+    lengths = [data.places(ids) for ids in data.sequences]
     groups: list[list[int]] = []
     for i in sorted(members, key=lambda i: lengths[i]):
         full = not groups or (
@@ -113,11 +113,13 @@ def _class_batch(data: TaskData, members: list[int], device: torch.device) -> Ba
     assert data.labels is not None
     sentences = [data.sequences[i] for i in members]
     own = np.array([len(s) for s in sentences], np.int64)
-    ids = np.full((len(sentences), data.pad_to or own.max()), PAD, np.int64)
+    ids = np.full((len(sentences), max(map(data.places, sentences))), PAD, np.int64)
     for row, sentence in zip(ids, sentences, strict=True):
         row[: len(sentence)] = sentence
     labels = torch.from_numpy(np.asarray(data.labels)[members].astype(np.int64)).to(device)
-    lengths = None if data.pad_to else torch.from_numpy(own).to(device)
-    tokens = ids.size if data.pad_to else int(own.sum())
-    inputs = Inputs(torch.from_numpy(ids).to(device), lengths)
+    whole = data.pad_to is not None and not data.pads_alike
+    lengths = None if whole else torch.from_numpy(own).to(device)
+    tokens = len(sentences) * data.pad_to if data.pad_to else int(own.sum())
+    pad_to = data.pad_to if data.pads_alike else None
+    inputs = Inputs(torch.from_numpy(ids).to(device), lengths, pad_to=pad_to)
     return Batch(inputs, labels, len(members), tokens, tuple(members))

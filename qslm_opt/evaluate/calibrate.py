@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from qslm_opt.models.config import ModelConfig
 
 ROWS = 4096
-"""Most token positions per batch."""
+"""Most token positions per batch, of all time steps together."""
 
 
 class _Recorder:
@@ -34,17 +34,19 @@ class _Recorder:
         self._names = names
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
-        self.inside: Tensor | None = None
-        """(B, T) bool: positions that are not padding; None when all are."""
+        self.weights: Tensor | None = None
+        """(B, T) tokens that each position stands for, 0 on padding; None when all for one."""
 
     def add(self, x: Tensor, weight: Weight) -> None:
-        if self.inside is not None and x.shape[-3:-1] == self.inside.shape:
-            x = x.reshape(-1, *self.inside.shape, x.shape[-1])[:, self.inside]
+        name, count, x = self._names[id(weight)], x.numel() // x.shape[-1], x.float()
+        if self.weights is not None and x.shape[-3:-1] == self.weights.shape:
+            inside, x = self.weights > 0, x.reshape(-1, *self.weights.shape, x.shape[-1])
+            x = x[:, inside] * self.weights[inside].sqrt()[:, None]
+            count = len(x) * int(self.weights.sum())
         rows = x.flatten(0, -2)
-        name, rows = self._names[id(weight)], rows.float()
         moment = (rows.T @ rows).double()
         self.sums[name] = self.sums[name] + moment if name in self.sums else moment
-        self.counts[name] = self.counts.get(name, 0) + rows.shape[0]
+        self.counts[name] = self.counts.get(name, 0) + count
 
 
 def input_moments(
@@ -67,8 +69,8 @@ def input_moments(
 
     ops = replace(ops, linear=linear, weight=None)
     with torch.inference_mode(), float32_products(tf32=False):
-        for batch in make_batches(data, ROWS, None, device):
-            recorder.inside = batch.inputs.inside()
+        for batch in make_batches(data, max(1, ROWS // config.timesteps), None, device):
+            recorder.weights = batch.inputs.weights()
             h = family.forward(p, config, batch.inputs, ops, Fired(None))
             if data.kind == "lm":
                 recorder.add(h, p[family.head(config)])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qslm_opt.errors import UsageError
 from qslm_opt.evaluate.batches import make_batches
-from qslm_opt.kernels.fire.reference import Neuron, fire_reference, ternary_reference
+from qslm_opt.kernels.fire.reference import Neuron, bipolar_reference, fire_reference, ternary_reference
 from qslm_opt.kernels.lif.reference import TAU, THRESHOLD, heaviside
 from qslm_opt.kernels.ops import count_spikes, plain
 from qslm_opt.models.family import Fired
@@ -44,13 +44,12 @@ class DriftMeter:
         """Keep the potentials of these weights as the reference.
 
         Raises:
-            UsageError: the model's neurons are not computed by our operations, as those of a mapping file.
+            UsageError: no neuron of the model is computed by our operations, as those of a mapping file.
         """
         self._reference = self._potentials(tensors)
         if not self._reference:
             raise UsageError(
-                f"membrane drift is not seen in a {self.config.title}, whose neurons are computed by its own "
-                "code; leave --gate out."
+                f"a {self.config.title} has no membrane potentials that are seen here; leave --gate out."
             )
 
     @property
@@ -72,13 +71,13 @@ class DriftMeter:
     def _potentials(self, tensors: Mapping[str, Weight]) -> list[Tensor]:
         """Return the potentials before the reset, [B, T, D] or, of multi-step neurons, [S, B, T, D] a layer.
 
-        0 on padding.
+        Times the tokens that each place stands for, 0 on padding.
         """
         found: list[Tensor] = []
-        inputs, inside = self.batch.inputs, self.batch.inputs.inside()
+        inputs, weights = self.batch.inputs, self.batch.inputs.weights()
 
         def keep(potentials: Tensor) -> None:
-            found.append(potentials if inside is None else potentials * inside[..., None])
+            found.append(potentials if weights is None else potentials * weights[..., None])
 
         def lif_add(
             x: Tensor, current: Current, gate: Current | None, v: Tensor, lengths: Tensor | None
@@ -102,7 +101,13 @@ class DriftMeter:
             keep(torch.stack(steps))
             return spikes
 
-        ops = replace(self.ops, lif_add=lif_add, fire=fire, ternary=ternary)
+        def bipolar(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
+            steps: list[Tensor] = []
+            spikes = bipolar_reference(x, amplitudes, leak, note=steps.append)
+            keep(torch.stack(steps))
+            return spikes
+
+        ops = replace(self.ops, lif_add=lif_add, fire=fire, ternary=ternary, bipolar=bipolar)
         with torch.inference_mode():
             self._family.forward(tensors, self.config, inputs, ops, Fired(None))
         return found

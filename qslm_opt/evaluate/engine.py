@@ -53,7 +53,8 @@ EVALUATION_VERSION = 2
 CODE_VERSION = f"{__version__}/{EVALUATION_VERSION}"
 
 ROWS = {"lm": {"cpu": 4096, "cuda": 2**19}, "classification": {"cpu": 768, "cuda": 2**19}}
-"""Most token positions per batch, by task kind and device type. Small batches of sentences pad little."""
+"""Most token positions per batch, by task kind and device type, of all time steps together. Small batches of
+sentences pad little."""
 PREFIX_BYTES = {"cpu": 2 * 10**9, "cuda": 32 * 10**9}
 """Most memory of the activations kept at block boundaries."""
 _KEPT_KEYS = 256
@@ -137,7 +138,7 @@ class Engine:
         self._prefix_limit = limit if self._family.reuses(self.config) else 0
         self._reorder = reorder
         fitting = max(1, int(BATCH_SHARE * total / self._row_bytes()))
-        self._size, self._rows = batch, min(ROWS[data.kind][kind], fitting)
+        self._size, self._rows = batch, min(max(1, ROWS[data.kind][kind] // self.config.timesteps), fitting)
         self._strata: list[list[int]] | None = None
         self._told = False
         self.reused = False

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qslm_opt.kernels.fire import cpu as neurons
+from qslm_opt.kernels.fire.layout import per_step
+from qslm_opt.kernels.fire.reference import Neuron, fire_reference, ternary_reference
 from qslm_opt.kernels.lif import cpu as lif
 from qslm_opt.kernels.mix import cpu as mix
 from qslm_opt.kernels.nll.cpu import nll
@@ -67,4 +70,19 @@ def relu2(x: Current) -> Tensor:
     return x.mul_(x)
 
 
-NUMBA = Ops("numba", norm_shift_mix, gated_wkv, lif_add, relu2, nll=nll)
+def fire(current: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
+    """See ``Fire``; the reference for another dtype than float32."""
+    if current.dtype != torch.float32:
+        return fire_reference(current, neuron)
+    spikes, v, _ = neurons.fire(current, neuron)
+    return spikes, v
+
+
+def ternary(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
+    """See ``Ternary``; the reference for another dtype than float32."""
+    if x.dtype != torch.float32:
+        return ternary_reference(x, amplitudes, leak)
+    return neurons.ternary(x, per_step(x, amplitudes), leak)[0]
+
+
+NUMBA = Ops("numba", norm_shift_mix, gated_wkv, lif_add, relu2, nll=nll, fire=fire, ternary=ternary)

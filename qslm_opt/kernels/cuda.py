@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad
 
+from qslm_opt.kernels.fire import cuda as neurons
+from qslm_opt.kernels.fire.layout import per_step
+from qslm_opt.kernels.fire.reference import Neuron, fire_reference, ternary_reference
 from qslm_opt.kernels.lif.cuda import lif_add
 from qslm_opt.kernels.mix.cuda import norm_shift_mix, operand, relu2
 from qslm_opt.kernels.nll.cuda import nll
@@ -50,6 +55,21 @@ def _nll(h: Tensor, weight: Weight, targets: Tensor, form: int) -> Tensor:
     )
 
 
+def fire(current: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
+    """See ``Fire``; the reference for another dtype than float32."""
+    if current.dtype != torch.float32:
+        return fire_reference(current, neuron)
+    spikes, v, _ = neurons.fire(current, neuron)
+    return spikes, v
+
+
+def ternary(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
+    """See ``Ternary``; the reference for another dtype than float32."""
+    if x.dtype != torch.float32:
+        return ternary_reference(x, amplitudes, leak)
+    return neurons.ternary(x, per_step(x, amplitudes), leak)[0]
+
+
 def triton_ops(precision: Precision) -> Ops:
     """Return the version whose matrix products have ``precision``."""
     form = _FORMS[precision]
@@ -63,5 +83,7 @@ def triton_ops(precision: Precision) -> Ops:
         partial(_nll, form=form),
         partial(_weight, form=form),
         precision,
+        fire=fire,
+        ternary=ternary,
         operand=partial(operand, form=form),
     )

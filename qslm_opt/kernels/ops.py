@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, embedding, linear
 
 from qslm_opt.errors import DeviceError
-from qslm_opt.kernels.fire.reference import Neuron, fire_reference, ternary_reference
+from qslm_opt.kernels.fire.reference import Neuron, bipolar_reference, fire_reference, ternary_reference
 from qslm_opt.kernels.lif.reference import heaviside, lif_reference
 from qslm_opt.kernels.mix.reference import norm_shift_mix_reference
 from qslm_opt.kernels.products import PRECISIONS, Current, Precision, Scaled, has_half_products
@@ -134,8 +134,16 @@ def _ternary(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
     return ternary_reference(x, amplitudes, leak)
 
 
+def _bipolar(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
+    return bipolar_reference(x, amplitudes, leak)
+
+
 def _same(x: Tensor) -> Operand:
     return x
+
+
+def _round(x: Tensor) -> Tensor:
+    return torch.round(x)
 
 
 def _heaviside(x: Tensor) -> Tensor:
@@ -159,15 +167,19 @@ class Ops:
     """Of the matrix products; a float64 model is computed in float64 by the reference."""
     fire: Fire = _fire
     ternary: Ternary = _ternary
+    bipolar: Ternary = _bipolar
+    """Spikes of either sign, never none: see ``bipolar_reference``."""
     heaviside: Plain = _heaviside
     """1 where x ≥ 0, else 0."""
+    rounding: Plain = _round
+    """Nearest whole numbers, halves to even."""
     operand: Plain = _same
     """A plain activation in the form that ``linear`` takes."""
 
     def affine(self, x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         """Return ``x · weightᵀ + bias`` [..., N], plain tensors in and out."""
         y = plain(self.linear(self.operand(x), weight))
-        return y if bias is None else y + bias
+        return y if bias is None else y.add_(bias)  # its own tensor, fresh from the product
 
 
 def _gated_wkv(

@@ -83,7 +83,7 @@ class ModelConfig(ABC):
     @property
     @abstractmethod
     def stream_width(self) -> int:
-        """Numbers per token that stand between two blocks."""
+        """Numbers per token that stand between two blocks, in units of float32 where they are smaller."""
 
     @property
     @abstractmethod

@@ -8,7 +8,7 @@ and nothing is kept between two, so there is no state to reset and no mode to se
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,6 +33,11 @@ class Inputs:
     """(B, T) int64, padded on the right."""
     lengths: Tensor | None
     """(B,) tokens of each sequence; None when nothing is padded."""
+    pad_to: int | None = None
+    """Tokens of each sequence, its pads included, where pads are tokens that all compute the same: the first
+    pad of a sequence stands for all of them. None: the pads behind ``lengths`` count nowhere."""
+    segments: Tensor | None = None
+    """(B, T) int64, 0 or 1: the sentence of a pair that a token is of, where a family tells; None: all 0."""
 
     def inside(self) -> Tensor | None:
         """Return (B, T) bool, True where a token is not padding; None when none is."""
@@ -40,7 +45,18 @@ class Inputs:
             return None
         import torch
 
-        return torch.arange(self.ids.shape[1], device=self.ids.device) < self.lengths[:, None]
+        last = self.lengths if self.pad_to is None else (self.lengths + 1).clamp(max=self.pad_to)
+        return torch.arange(self.ids.shape[1], device=self.ids.device) < last[:, None]
+
+    def weights(self) -> Tensor | None:
+        """Return (B, T) int64, how many tokens each place stands for, 0 on padding; None when all for one."""
+        inside = self.inside()
+        if inside is None or self.lengths is None or self.pad_to is None:
+            return None if inside is None else inside.long()
+        import torch
+
+        first = torch.arange(self.ids.shape[1], device=self.ids.device) == self.lengths[:, None]
+        return torch.where(first, self.pad_to - self.lengths[:, None], inside.long())
 
 
 class Fired:
@@ -49,25 +65,21 @@ class Fired:
     def __init__(self, inputs: Inputs | None) -> None:
         """Count spikes for ``inputs``; nothing without."""
         self._counting = inputs is not None
-        self._inside = None if inputs is None else inputs.inside()
+        self._weights = None if inputs is None else inputs.weights()
         self.counts: dict[str, Tensor] = {}
         """Site → spikes, a float64 scalar; NaN where a current was not finite."""
 
     def add(self, site: str, spikes: Tensor, v: Tensor | None = None) -> None:
         """Count the spikes [B, T, N], or [S, B, T, N] of S time steps, of either sign.
 
-        With ``v``, the membrane potentials after the last step: a neuron whose current was not a number never
-        fires, and only its potential tells.
+        A spike that is not a number makes the count NaN, and so does ``v``, the membrane potentials after the
+        last step: a neuron whose current was not a number never fires, and only its potential tells.
         """
         if not self._counting:
             return
-        import torch
+        from qslm_opt.kernels.fire.count import count_spikes
 
-        per_token = torch.count_nonzero(spikes, dim=-1)  # (…, B, T)
-        if self._inside is not None:
-            per_token = per_token * self._inside
-        count = per_token.sum(dtype=torch.float64)
-        self.put(site, count if v is None else count + (v * 0).sum(dtype=torch.float64))
+        self.put(site, count_spikes(spikes, self._weights, v))
 
     def put(self, site: str, count: Tensor) -> None:
         """Note a site's spikes, a float64 scalar, as a kernel counted them."""
@@ -85,6 +97,9 @@ class Encoding:
     pad_to: int | None = None
     """Every sentence is padded to so many ids, and its pads are tokens like others; None: only batches are
     padded, and pads count nowhere."""
+    pads_alike: bool = False
+    """Whether all pads of a sentence compute the same, as they do where no token knows its place: then one
+    stands for all, see ``Inputs.pad_to``."""
 
 
 def bare(name: str, prefixes: Sequence[str]) -> str:
@@ -104,6 +119,9 @@ class Family(ABC):
     """
 
     config_class: ClassVar[type[ModelConfig]]
+    model_types: ClassVar[tuple[str, ...]] = ()
+    """Other values of ``model_type`` in a config.json by which models of a family that is not built in are
+    known."""
 
     @property
     def name(self) -> str:
@@ -154,6 +172,25 @@ class Family(ABC):
             ModelError: the file is of another family, or says what this one cannot be.
         """
         return {key: value for key, value in values.items() if key in self.config_class.key_names()}
+
+    def declared_ties(self, values: Mapping[str, Any]) -> dict[str, str]:
+        """Return name → name of the tensor whose storage it shares, as a ``config.json`` alone says."""
+        return {}
+
+    def needs_text(self, config: ModelConfig) -> bool:
+        """Return whether the model is not complete before it has looked at a calibration text."""
+        return False
+
+    def calibrated(
+        self, config: ModelConfig, tensors: Mapping[str, Tensor],
+        moments: Callable[[ModelConfig], Mapping[str, Tensor]],
+    ) -> tuple[ModelConfig, dict[str, Tensor]]:  # fmt: skip
+        """Return config and tensors with what the text tells, where ``needs_text``.
+
+        Args:
+            moments: of a config, the mean of x xᵀ [K, K] over the inputs of each of ``products``.
+        """
+        return config, dict(tensors)
 
     def config_json(self, config: ModelConfig) -> dict[str, Any]:
         """Return what ``declared`` reads back."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from qslm_opt.errors import ModelError
 from qslm_opt.models.checkpoint import find_ties, read_checkpoint, to_float32
+from qslm_opt.models.declared import DEFAULTS, asked_keys, declared_keys, read_config
 from qslm_opt.models.locate import find_model, find_tokenizer
 from qslm_opt.models.packed_file import is_packed
 from qslm_opt.models.registry import family_names, family_of, find_family, get_family, is_mapped
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from qslm_opt.models.locate import ModelFiles
     from qslm_opt.models.packed import PackedModel
 
-_DEFAULTS = {"embed_spike": "on", "rescale_every": 0}
-"""Config keys that have a flag of their own, with its default."""
 _NAMED = 3
 """So many tensors are named in a message, then counted."""
 
@@ -107,8 +106,8 @@ def load_model(
     kind = _family(source, stored, family)
     values = read_config(files.config) if files.config else {}
     stored = kind.canonical(kind.without_prefix(stored), values)
-    declared = _declared(kind, files.config, values)
-    semantics = _semantics(kind, files.config, declared, asked)
+    declared = declared_keys(kind, files.config, values)
+    semantics = asked_keys(kind, files.config, declared, asked)
     config = _fit(source, kind, stored, {**declared, **semantics, **(overrides or {})})
     ordered = {name: stored[name] for name in config.tensor_shapes()}
     ties = find_ties(ordered)
@@ -146,8 +145,8 @@ def _load_packed(
         raise ModelError(
             f"model {source!r} is packed as a {config.family!r}, not a {family!r}; leave --family out."
         )
-    here = {k: v for k, v in asked.items() if k in config.key_names() or v != _DEFAULTS[k]}
-    other = {k: v for k, v in here.items() if v not in (_DEFAULTS[k], getattr(config, k, None))}
+    here = {k: v for k, v in asked.items() if k in config.key_names() or v != DEFAULTS[k]}
+    other = {k: v for k, v in here.items() if v not in (DEFAULTS[k], getattr(config, k, None))}
     for key, value in {**other, **overrides}.items():
         if getattr(config, key, None) != value:
             raise ModelError(
@@ -206,45 +205,6 @@ def read_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
             "it is the tokenizer of another model; put this model's own there."
         )
     return tokenizer
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Return a config.json as it stands; ModelError when it is no JSON object."""
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"config {str(path)!r} cannot be read: {error}.") from None
-    if not isinstance(value, dict):
-        raise ModelError(f"config {str(path)!r} is not a JSON object; write one, or remove the file.")
-    return value
-
-
-def _declared(family: Family, path: Path | None, values: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        return family.declared(values)
-    except ModelError as error:
-        raise ModelError(f"config {str(path)!r}: {error}") from None
-
-
-def _semantics(
-    family: Family, path: Path | None, declared: Mapping[str, Any], asked: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the keys with a flag as asked; refuse a config that differs from a default nobody chose."""
-    own = family.config_class.key_names()
-    for key, value in asked.items():
-        default: Any = _DEFAULTS[key]
-        flag = f"--{key.replace('_', '-')}"
-        if key not in own:
-            if value != default:
-                raise ModelError(f"{flag} {value} is SpikeGPT's, and this is a {family.name}; leave it out.")
-            continue
-        stated = declared.get(key, default)
-        if value == default and stated != default:
-            raise ModelError(
-                f"config {str(path)!r} says {key} {stated!r} but {value!r} was asked; "
-                f"give {flag} {stated}, or change the key in the file."
-            )
-    return {key: value for key, value in asked.items() if key in own}
 
 
 def _fit(

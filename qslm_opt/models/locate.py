@@ -4,13 +4,14 @@
 bytes of its checkpoint (one sum for each shard, by name, with commas): other bytes are refused before any of
 them is read as weights.
 
-A folder holds ``model.safetensors`` (or its shards), else one ``.pth``; ``tokenizer.json``,
-``20B_tokenizer.json`` or a WordPiece ``vocab.txt``; and optionally ``config.json``, whose keys win over what
-the tensors' shapes say.
+A folder holds ``model.safetensors`` (or its shards, with or without an index), else one ``.pth``;
+``tokenizer.json``, ``20B_tokenizer.json`` or a WordPiece ``vocab.txt``; and optionally ``config.json``, whose
+keys win over what the tensors' shapes say.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -26,8 +27,10 @@ _SHA256 = "#sha256="
 _SUM = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 _CHECKPOINT_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".json", ".ckpt")
 _SHARDS = "model-*-of-*.safetensors"
+_INDEX = "model.safetensors.index.json"
+"""Says in which shard each tensor is; where it lies, its shards are the checkpoint."""
 _WEIGHTS = ("model.safetensors", _SHARDS, "*.safetensors", "pytorch_model.bin", "*.pth", "*.pt")
-_SMALL_FILES = ["config.json", *TOKENIZERS, "*.safetensors"]
+_SMALL_FILES = ["config.json", *TOKENIZERS, "*.safetensors", _INDEX]
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,15 @@ def _demo() -> ModelFiles:
     return _in_folder(folder)
 
 
+def weights_in(folder: Path) -> bool:
+    """Return whether a folder holds a checkpoint, or the index of one."""
+    return (folder / _INDEX).is_file() or any(next(folder.glob(p), None) for p in _WEIGHTS)
+
+
 def _in_folder(folder: Path) -> ModelFiles:
+    index = folder / _INDEX
+    if index.is_file() and not (folder / _WEIGHTS[0]).is_file():
+        return ModelFiles(_shards(index), _first(folder, ("config.json",)), _first(folder, TOKENIZERS))
     for pattern in _WEIGHTS:
         found = tuple(sorted(folder.glob(pattern)))
         if len(found) > 1 and pattern != _SHARDS:
@@ -149,6 +160,27 @@ def _in_folder(folder: Path) -> ModelFiles:
     raise ModelError(
         f"folder {str(folder)!r} holds no model.safetensors and no .pth file; give a folder that does."
     )
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    """Return the shards that an index names, by name; ModelError where it is damaged or one is not there."""
+    try:
+        shards = json.loads(index.read_text("utf-8"))["weight_map"].values()
+        names = sorted({str(name) for name in shards})
+    except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(
+            f"index {str(index)!r} cannot be read ({error}); copy or download it again, or remove it."
+        ) from None
+    for name in names:
+        if not name.endswith(".safetensors") or Path(name).name != name or "\\" in name:
+            raise ModelError(f"index {str(index)!r} names {name[:80]!r}, which is no .safetensors beside it.")
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing or not names:
+        raise ModelError(
+            f"index {str(index)!r} names {len(names)} shards, of which {len(missing)} are not beside it "
+            f"({', '.join(missing[:3])}); copy or download them too."
+        )
+    return tuple(index.parent / name for name in names)
 
 
 def _beside(path: Path) -> ModelFiles:

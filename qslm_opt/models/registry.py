@@ -23,7 +23,13 @@ GROUP = "qslm_opt.families"
 """Entry-point group: name → ``module:Class``, a ``Family`` without arguments."""
 BUILT_IN = {
     "spikegpt": "qslm_opt.models.spikegpt:SpikeGPT",
+    "spikebert": "qslm_opt.models.spikebert:SpikeBERT",
+    "spikingbert": "qslm_opt.models.spikingbert:SpikingBERT",
+    "spikelm": "qslm_opt.models.spikelm:SpikeLM",
+    "spikellm": "qslm_opt.models.spikellm:SpikeLLM",
 }
+MODEL_TYPES = {"RWKV": "spikegpt", "RWKV-ffnPre": "spikegpt", "llama": "spikellm"}
+"""``model_type`` of a config.json → built-in family, where that is not its name; read without torch."""
 _registered: dict[str, Family] = {}
 
 
@@ -88,6 +94,15 @@ def find_family(names: Collection[str]) -> Family | None:
         if family.recognises({bare(name, family.prefixes) for name in names}):
             return family
     return None
+
+
+def family_of_type(model_type: str) -> Family | None:
+    """Return the family whose config.json has this ``model_type``; None where none does."""
+    name = MODEL_TYPES.get(model_type, model_type)
+    if name in family_names():
+        return get_family(name)
+    others = (get_family(name) for name in family_names() if name not in BUILT_IN)
+    return next((family for family in others if model_type in family.model_types), None)
 
 
 def is_mapped(name: str) -> bool:

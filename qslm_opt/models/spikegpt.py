@@ -216,6 +216,10 @@ class SpikeGPT(Family):
             found["head.weight"] = found["emb.weight"]
         return found
 
+    def declared_ties(self, values: Mapping[str, Any]) -> dict[str, str]:
+        """See ``Family``."""
+        return {"head.weight": "emb.weight"} if values.get("tie_word_embeddings") else {}
+
     def declared(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """See ``Family``; ``model_type`` may be the family, or the authors' own."""
         found = dict(values)

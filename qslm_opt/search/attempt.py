@@ -324,5 +324,6 @@ def finished_record(record: TrialRecord, outcome: Outcome) -> TrialRecord:
         state=STATES[outcome.state],
         slack=dict(outcome.constraints),
         finished=datetime.now().isoformat(timespec="seconds"),
+        reason=outcome.attributes.get("reason") or "",
         **measured,
     )

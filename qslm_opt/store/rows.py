@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -69,6 +70,16 @@ class StudyRow:
     """Digests that workers measured ahead and the finished search did not need."""
     held_back: Mapping[str, Comparison] = field(default_factory=dict)
     """Digest, or ``baseline`` → what was measured on the data that the search never saw."""
+
+    @property
+    def timesteps(self) -> int | None:
+        """Steps over which every token is presented; None where time is the token index."""
+        try:
+            told = json.loads(self.fingerprint.get("config", "{}"))
+        except (ValueError, RecursionError):
+            told = None
+        steps = told.get("timesteps") if isinstance(told, dict) else None
+        return self.spec.timesteps or (steps if isinstance(steps, int) and steps > 1 else None)
 
 
 def own_process() -> tuple[int, str]:

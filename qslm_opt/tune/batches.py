@@ -26,6 +26,7 @@ class Batches:
     def __init__(self, data: TaskData, config: TuneConfig, device: torch.device) -> None:
         self._generator = torch.Generator().manual_seed(config.seed)
         self.lengths: Tensor | None = None
+        self._pad_to = data.pad_to if data.pads_alike else None
         if data.kind == "lm":
             rows = _windows(data, config.window)
             self._rows = torch.from_numpy(rows).to(device)
@@ -33,7 +34,8 @@ class Batches:
         else:
             rows, lengths = _sentences(data)
             self._rows = torch.from_numpy(rows).to(device)
-            self._lengths = None if data.pad_to else torch.from_numpy(lengths).to(device)
+            whole = data.pad_to is not None and not data.pads_alike
+            self._lengths = None if whole else torch.from_numpy(lengths).to(device)
         width = self._rows.shape[1]
         count = max(1, min(config.tokens // width, len(self._rows)))
         self.ids = self._rows.new_zeros(count, width)
@@ -43,7 +45,7 @@ class Batches:
     @property
     def inputs(self) -> Inputs:
         """The batch; its tensors are the same ones in every step."""
-        return Inputs(self.ids, self.lengths)
+        return Inputs(self.ids, self.lengths, pad_to=self._pad_to)
 
     def draw(self) -> None:
         """Fill the tensors with other rows."""
@@ -68,7 +70,7 @@ def _sentences(data: TaskData) -> tuple[np.ndarray, np.ndarray]:
     """Return padded ids [N, T] and lengths [N]."""
     longest = data.pad_to or int(np.quantile([len(ids) for ids in data.sequences], _LONGEST))
     cut = [ids[:longest] for ids in data.sequences]
-    rows = np.zeros((len(cut), data.pad_to or max(len(ids) for ids in cut)), np.int64)
+    rows = np.zeros((len(cut), max(map(data.places, cut))), np.int64)
     for row, ids in zip(rows, cut, strict=True):
         row[: len(ids)] = ids
     return rows, np.array([len(ids) for ids in cut], np.int64)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qslm_opt.bench import packed, packed_arms, rates, run, study, workers
+from qslm_opt.bench import neurons, packed, packed_arms, rates, run, study, timing, workers
 from qslm_opt.bench.timing import Timing
 from qslm_opt.cli import bench as command
 from qslm_opt.cli.main import run as qslm_opt
@@ -25,6 +25,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "SENTENCE_BATCHES", (2,))
     monkeypatch.setattr(packed, "WINDOW_SECONDS", 0.0)
     monkeypatch.setattr(packed_arms, "BITS", (3,))
+    monkeypatch.setattr(neurons, "BATCH", 1)
+    monkeypatch.setattr(neurons, "TOKENS", 2)
+    monkeypatch.setattr(timing, "LEAST_SECONDS", 0.0)
     monkeypatch.setattr(workers, "LEAST_TRIALS", 2)
     monkeypatch.setattr(workers, "COST_SECONDS", 0.0)
     monkeypatch.setattr(run, "variants", lambda workers: study.variants(workers)[::5])
@@ -65,6 +68,10 @@ def test_every_section_reports_positive_figures_as_json(capsys: pytest.CaptureFi
     assert all(r["ms_per_token"] > 0 and r["ms_low"] <= r["ms_per_token"] <= r["ms_high"] for r in rows)
     assert rows[0]["speedup"] == rows[3]["speedup"] == 1
     assert rows[2]["weight_bytes"] < rows[0]["weight_bytes"] / 9
+    sites = value["neurons"]
+    assert [r["work"] for r in sites] == ["fire", "count", "train"] * 6
+    assert sites[0]["shape"] == [4, 1, 2, 128] and sites[-1]["model"] == "spikelm"
+    assert all(r["ratio"] == pytest.approx(r["plain_ms"] / r["ms"]) and r["copy_ms"] > 0 for r in sites)
 
 
 @pytest.mark.usefixtures("small")

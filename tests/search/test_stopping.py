@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from qslm_opt.cli.progress import verdict
 from qslm_opt.errors import StoppedError, StorageError
 from qslm_opt.search import stopping
 from qslm_opt.search.deadline import Deadline, DeadlineReached
@@ -72,7 +73,9 @@ def test_a_request_to_stop_ends_a_tuning_and_its_trial_runs_again(url: str, tmp_
     session = toy(STUDY)
     create_study(STUDY, url, session)
     session.tuning = steps = Steps(lambda: ask(url))
-    summary = run(url, session)
+    listener = Recorder()
+    summary = run_study("toy", url, session, listener=listener)
+    assert verdict(listener.ended[-1]) == "interrupted, runs again"
     assert (summary.state, summary.reason) == ("stopped", "stop requested")
     assert steps.done == 3
     with Repository(url) as repository:

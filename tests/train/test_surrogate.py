@@ -11,7 +11,8 @@ from qslm_opt.kernels.wkv.reference import initial_state, wkv_reference
 from qslm_opt.models.spikegpt import forward
 from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 from qslm_opt.train.network import body, initial_tensors
-from qslm_opt.train.surrogate import atan_gradient, atan_spike, lif_scan, wkv_window
+from qslm_opt.train.neurons import atan_gradient, atan_spike, lif_scan
+from qslm_opt.train.surrogate import wkv_window
 
 
 def test_the_surrogate_is_the_derivative_of_a_scaled_arc_tangent() -> None:

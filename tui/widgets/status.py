@@ -119,6 +119,8 @@ def _facts(view: StudyView, now: datetime) -> tuple[list[Piece], list[Piece]]:
     if lane is not None:
         total = "" if lane.total is None else f"/{lane.total}"
         left.append((4, [("tier ", "dim"), (f"{lane.tier} {lane.done}{total}", "")]))
+    if row.timesteps is not None:
+        left.append((2, [("T ", "dim"), (str(row.timesteps), "")]))
     if view.trials:
         left.append((3, [("trial ", "dim"), (f"#{view.trials[-1].number}", "")]))
     right: list[Piece] = []

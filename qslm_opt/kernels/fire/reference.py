@@ -33,10 +33,12 @@ class Neuron:
     """Share of the potential that is left from step to step, behind a soft reset."""
 
     def thresholds(self, steps: int) -> tuple[float, ...]:
-        """Return the threshold of every step."""
-        if isinstance(self.threshold, tuple):
-            return self.threshold
-        return (self.threshold,) * steps
+        """Return the threshold of every step; ValueError where there are some for another number of steps."""
+        if not isinstance(self.threshold, tuple):
+            return (self.threshold,) * steps
+        if len(self.threshold) != steps:
+            raise ValueError(f"{len(self.threshold)} thresholds do not fit {steps} steps; give one for each")
+        return self.threshold
 
 
 def fire_reference(
@@ -65,6 +67,17 @@ def fire_reference(
             v = v * (1 - fired)
         spikes.append(fired)
     return torch.stack(spikes), v
+
+
+def bipolar_reference(
+    x: Tensor,
+    amplitudes: Sequence[Tensor],
+    leak: float,
+    sign: Round = torch.sign,
+    note: Note | None = None,
+) -> Tensor:
+    """Return spikes of −a or a (0 for m = 0): ``ternary_reference`` with ``o_t = a_t·sign(m_t)``, a > 0."""
+    return ternary_reference(x, amplitudes, leak, sign, note)
 
 
 def ternary_reference(

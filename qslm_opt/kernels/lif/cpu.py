@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
+from qslm_opt.kernels.fire.step import ONE, TWO, charge, hard_reset, spike
 from qslm_opt.kernels.vector import FAST, sigmoid
 
 TILE = 64
@@ -18,10 +19,9 @@ Array = NDArray[np.float32]
 @njit(inline="always", fastmath=FAST)  # type: ignore[untyped-decorator]
 def _step(i: Any, v: Any) -> tuple[Any, Any]:
     """Return the spike and the membrane potential after one token."""
-    one = np.float32(1.0)
-    potential = v + (i - v) * np.float32(0.5)
-    fired = one if potential >= one else np.float32(0.0)
-    return fired, potential * (one - fired)
+    potential = charge(i, v, TWO)
+    fired = spike(potential, ONE)
+    return fired, hard_reset(potential, fired)
 
 
 @njit(parallel=True, fastmath=FAST, cache=True)  # type: ignore[untyped-decorator]
