@@ -41,6 +41,8 @@ class Built:
     sealed: frozenset[str] = frozenset()
     """Tensors that are read by products or by rows alone."""
     reset: str = ""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """Where its own buffers are."""
     _kept: dict[int, Any] = field(default_factory=dict, repr=False)
 
     def empty(self) -> None:
@@ -60,6 +62,17 @@ class Built:
         """Note which tensors copies share with the module."""
         self._kept = {id(t): t for t in self.module.state_dict(keep_vars=True).values()}
 
+    def place(self, device: torch.device) -> None:
+        """Move its own buffers, once: nothing is copied to a device while a CUDA graph is recorded there."""
+        if device == self.device:
+            return
+        for module in self.module.modules():
+            for name, tensor in list(module.named_buffers(recurse=False)):
+                if id(tensor) not in self._kept:
+                    module._buffers[name] = tensor.to(device)
+        self.others = {name: tensor.to(device) for name, tensor in self.others.items()}
+        self.device = device
+
     def fresh(self, part: str = "", hollow: Collection[str] = ()) -> nn.Module:
         """Return a copy of the module, or of a part of it, at rest.
 
@@ -76,8 +89,8 @@ class Built:
         return copy
 
     def prepared(
-        self, copy: nn.Module, part: str, p: Mapping[str, Any], ops: Ops, device: torch.device,
-        dtype: torch.dtype, hollow: Collection[str] = (),
+        self, copy: nn.Module, part: str, p: Mapping[str, Any], ops: Ops, dtype: torch.dtype,
+        hollow: Collection[str] = (),
     ) -> dict[str, Tensor]:  # fmt: skip
         """Let ``copy`` read products by ``ops`` and rows by ``rows_of``; return its other tensors by name.
 
@@ -93,16 +106,15 @@ class Built:
         shared = {id(m) for name in hollow for m in copy.get_submodule(name).modules()}
         for module in (m for m in copy.modules() if id(m) not in shared):
             for name, tensor in list(module.named_buffers(recurse=False)):
-                if id(tensor) not in self._kept:
-                    kind = dtype if tensor.is_floating_point() else tensor.dtype
-                    module._buffers[name] = tensor.to(device, kind)
+                if id(tensor) not in self._kept and tensor.is_floating_point():
+                    module._buffers[name] = tensor.to(dtype)
         others = {
             n.removeprefix(prefix): t
             for n, t in self.others.items()
             if n.startswith(prefix) and not n.startswith(inside)
         }
         plain = {last: p[name] for last, name in own.items() if name not in self.sealed}
-        return plain | {last: tensor.to(device) for last, tensor in others.items()}
+        return plain | others
 
 
 def read_through(module: nn.Module, p: Mapping[str, Any], name: str, ops: Ops) -> None:

@@ -99,8 +99,9 @@ class Caller:
             patches: module → what takes the place of its forward.
         """
         hollow, given = tuple(patches or {}), self.given()
+        self.built.place(given["ids"].device)
         copy = self.built.fresh(hollow=hollow)
-        tensors = self.built.prepared(copy, "", self.p, self.ops, given["ids"].device, self.dtype, hollow)
+        tensors = self.built.prepared(copy, "", self.p, self.ops, self.dtype, hollow)
         for name, forward in (patches or {}).items():
             copy.get_submodule(name).forward = forward
         if watch is not None:
@@ -138,8 +139,10 @@ class Caller:
         sites: Mapping[str, tuple[str, Spikes]], fired: Fired,
     ) -> Tensor:  # fmt: skip
         """Call one submodule with each of ``x`` [calls, …], one after the other: [calls, …]."""
-        copy, given = self.built.fresh(name), self.given()
-        tensors = self.built.prepared(copy, name, self.p, self.ops, given["ids"].device, self.dtype)
+        given = self.given()
+        self.built.place(given["ids"].device)
+        copy = self.built.fresh(name)
+        tensors = self.built.prepared(copy, name, self.p, self.ops, self.dtype)
         found: list[Tensor] = []
         counters = _counting(copy, name, sites)
         with in_dtype(self.dtype):
