@@ -65,6 +65,7 @@ CHECKS: Mapping[str, Callable[[Case], None]] = {
         arithmetic.check_prefix,
         arithmetic.check_blocks_apart,
         arithmetic.check_padding,
+        arithmetic.check_pads_alike,
         arithmetic.check_batches,
         arithmetic.check_causal,
         reading.check_liveness,

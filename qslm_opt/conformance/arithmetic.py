@@ -154,6 +154,26 @@ def check_padding(case: Case) -> None:
     )
 
 
+def check_pads_alike(case: Case) -> None:
+    """Where one pad is said to stand for all of a sentence's, it gives what all of them give."""
+    encoding = case.family.encoding(case.config)
+    if not encoding.pads_alike:
+        return
+    assert encoding.pad_to is not None, "encoding() says pads_alike, but not pad_to; say how many there are."
+    whole = case.inputs("classification").ids
+    lengths = torch.tensor([max(1, encoding.pad_to - 3), min(2, encoding.pad_to), 1])
+    whole = whole * (torch.arange(encoding.pad_to) < lengths[:, None])
+    short = whole[:, : min(int(lengths.max()) + 1, encoding.pad_to)]
+    first, second = (
+        case.run("classification", inputs=inputs)
+        for inputs in (Inputs(whole, None), Inputs(short, lengths, pad_to=encoding.pad_to))
+    )
+    assert first.close(second), (
+        "one pad in the place of all of a sentence's gives other logits or spikes; heed Inputs.weights(), or "
+        "do not declare pads_alike."
+    )
+
+
 def check_batches(case: Case) -> None:
     """A batch of one gives what the batch gives, up to rounding; spikes add up exactly."""
     for kind in case.kinds:

@@ -303,6 +303,15 @@ def test_a_family_whose_pads_are_tokens_passes_once_it_says_so():
     check_family(PadsAreTokens(), TinyConfig(**BOTH))
 
 
+def test_one_pad_that_does_not_stand_for_all_is_found():
+    class SaysAlike(Tiny):
+        def encoding(self, config):
+            return Encoding(pad_to=6, pads_alike=True)
+
+    with pytest.raises(AssertionError, match="one pad in the place of all"):
+        CHECKS["pads_alike"](case_of(SaysAlike()))
+
+
 def test_a_family_that_reuses_nothing_may_read_what_it_likes():
     class ComputesAtOnce(SkipsOverBlocks):
         def reuses(self, config):

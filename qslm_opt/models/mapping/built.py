@@ -7,7 +7,7 @@ over; its own weights are NaN, so that what is read in another way than handed i
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -41,6 +41,8 @@ class Built:
     sealed: frozenset[str] = frozenset()
     """Tensors that are read by products or by rows alone."""
     reset: str = ""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """Where its own buffers are."""
     _kept: dict[int, Any] = field(default_factory=dict, repr=False)
 
     def empty(self) -> None:
@@ -60,45 +62,74 @@ class Built:
         """Note which tensors copies share with the module."""
         self._kept = {id(t): t for t in self.module.state_dict(keep_vars=True).values()}
 
-    def fresh(self, part: str = "") -> nn.Module:
-        """Return a copy of the module, or of a part of it, at rest."""
-        copy = deepcopy(self.module.get_submodule(part), dict(self._kept))
+    def place(self, device: torch.device) -> None:
+        """Move its own buffers, once: nothing is copied to a device while a CUDA graph is recorded there."""
+        if device == self.device:
+            return
+        for module in self.module.modules():
+            for name, tensor in list(module.named_buffers(recurse=False)):
+                if id(tensor) not in self._kept:
+                    module._buffers[name] = tensor.to(device)
+        self.others = {name: tensor.to(device) for name, tensor in self.others.items()}
+        self.device = device
+
+    def fresh(self, part: str = "", hollow: Collection[str] = ()) -> nn.Module:
+        """Return a copy of the module, or of a part of it, at rest.
+
+        Modules named in ``hollow`` share what is inside them: for those whose forward is replaced.
+        """
+        known = dict(self._kept)
+        for name in hollow:
+            module = self.module.get_submodule(name)
+            shell = object.__new__(type(module))
+            shell.__dict__ = module.__dict__.copy()
+            known[id(module)] = shell
+        copy = deepcopy(self.module.get_submodule(part), known)
         reset_state(copy, self.reset)
         return copy
 
     def prepared(
-        self, copy: nn.Module, part: str, p: Mapping[str, Any], ops: Ops, device: torch.device,
-        dtype: torch.dtype,
+        self, copy: nn.Module, part: str, p: Mapping[str, Any], ops: Ops, dtype: torch.dtype,
+        hollow: Collection[str] = (),
     ) -> dict[str, Tensor]:  # fmt: skip
-        """Let ``copy`` read products by ``ops`` and rows by ``rows_of``; return its other tensors by name."""
+        """Let ``copy`` read products by ``ops`` and rows by ``rows_of``; return its other tensors by name.
+
+        What stands inside modules named in ``hollow`` is left alone.
+        """
         prefix, there = f"{part}." if part else "", frozenset(p)
-        own = {n.removeprefix(prefix): n for n in self.state if n.startswith(prefix) and n in there}
+        inside = tuple(f"{name}." for name in hollow)
+        names = [n for n in self.state if n.startswith(prefix) and n in there and not n.startswith(inside)]
+        own = {n.removeprefix(prefix): n for n in names}
         for last, name in own.items():
             if name in self.sealed:
                 read_through(copy.get_submodule(last.rpartition(".")[0]), p, name, ops)
-        for module in copy.modules():
+        shared = {id(m) for name in hollow for m in copy.get_submodule(name).modules()}
+        for module in (m for m in copy.modules() if id(m) not in shared):
             for name, tensor in list(module.named_buffers(recurse=False)):
-                if id(tensor) not in self._kept:
-                    kind = dtype if tensor.is_floating_point() else tensor.dtype
-                    module._buffers[name] = tensor.to(device, kind)
-        others = {n.removeprefix(prefix): t for n, t in self.others.items() if n.startswith(prefix)}
+                if id(tensor) not in self._kept and tensor.is_floating_point():
+                    module._buffers[name] = tensor.to(dtype)
+        others = {
+            n.removeprefix(prefix): t
+            for n, t in self.others.items()
+            if n.startswith(prefix) and not n.startswith(inside)
+        }
         plain = {last: p[name] for last, name in own.items() if name not in self.sealed}
-        return plain | {last: tensor.to(device) for last, tensor in others.items()}
+        return plain | others
 
 
 def read_through(module: nn.Module, p: Mapping[str, Any], name: str, ops: Ops) -> None:
     """Replace the forward of a Linear or Embedding by one that reads weight ``name`` of ``p`` by ``ops``."""
     weight = p[name]
     if isinstance(module, nn.Embedding):
-        module.forward = partial(rows_of, weight)
+        module.forward = partial(rows_of, weight)  # type: ignore[method-assign]
         return
-    bias = p[f"{name.removesuffix('weight')}bias"] if module.bias is not None else None
+    bias = p[f"{name.removesuffix('weight')}bias"] if getattr(module, "bias", None) is not None else None
 
     def forward(x: Tensor) -> Tensor:
         like = weight if isinstance(weight, Tensor) else bias
         return ops.affine(x if like is None else x.to(like.dtype), weight, bias)
 
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
 
 
 class _AsDouble(TorchFunctionMode):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,7 +66,7 @@ class Caller:
     inputs: Inputs
     ops: Ops
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
         """The float type of the tensors that came."""
         there = frozenset(self.p)
@@ -97,10 +98,10 @@ class Caller:
             sites: site → (module, how its spikes are read), of those that are counted in ``fired``.
             patches: module → what takes the place of its forward.
         """
-        copy, given = self.built.fresh(), self.given()
-        for name, forward in (patches or {}).items():
-            copy.get_submodule(name).forward = forward
-        tensors = self.built.prepared(copy, "", self.p, self.ops, given["ids"].device, self.dtype)
+        hollow, given = tuple(patches or {}), self.given()
+        self.built.place(given["ids"].device)
+        copy = self.built.fresh(hollow=hollow)
+        tensors = self.built.prepared(copy, "", self.p, self.ops, self.dtype, hollow)
         for name, forward in (patches or {}).items():
             copy.get_submodule(name).forward = forward
         if watch is not None:
@@ -138,8 +139,10 @@ class Caller:
         sites: Mapping[str, tuple[str, Spikes]], fired: Fired,
     ) -> Tensor:  # fmt: skip
         """Call one submodule with each of ``x`` [calls, …], one after the other: [calls, …]."""
-        copy, given = self.built.fresh(name), self.given()
-        tensors = self.built.prepared(copy, name, self.p, self.ops, given["ids"].device, self.dtype)
+        given = self.given()
+        self.built.place(given["ids"].device)
+        copy = self.built.fresh(name)
+        tensors = self.built.prepared(copy, name, self.p, self.ops, self.dtype)
         found: list[Tensor] = []
         counters = _counting(copy, name, sites)
         with in_dtype(self.dtype):

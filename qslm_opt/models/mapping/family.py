@@ -57,7 +57,7 @@ class MappedFamily(Family):
         found = dict(stored)
         for name, tensor in built.others.items():
             own = found.pop(name, tensor)
-            if own.shape != tensor.shape or not torch.equal(own, tensor):
+            if own.shape != tensor.shape or not torch.equal(own.cpu(), tensor.cpu()):
                 raise ModelError(
                     f"tensor {name!r} is no float and other than the module is built with; build it with "
                     "what the checkpoint has."
