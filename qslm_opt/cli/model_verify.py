@@ -98,9 +98,9 @@ def _load(source: str, family: str | None) -> PackedModel:
 
     check_source(source)
     if family is not None:
-        from qslm_opt.models.registry import get_family
+        from qslm_opt.models.registry import open_family
 
-        get_family(family)  # a mapping file's is known by its name from then on
+        open_family(family)  # a mapping file's is known by its name from then on
     files = find_model(source)
     from qslm_opt.models.packed import read_packed
     from qslm_opt.models.packed_file import is_packed

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qslm_opt.errors import ModelError
 from qslm_opt.models.locate import weights_in
-from qslm_opt.models.registry import family_names, family_of_type, get_family
+from qslm_opt.models.registry import family_names, family_of_type, open_family
 
 if TYPE_CHECKING:
     from qslm_opt.models.config import ModelConfig
@@ -79,7 +79,7 @@ def describe_model(
 
 def _family(path: Path, values: Mapping[str, Any], wanted: str | None) -> Family:
     if wanted is not None:
-        return get_family(wanted)
+        return open_family(wanted)
     found = family_of_type(str(values.get("model_type")))
     if found is None:
         raise ModelError(

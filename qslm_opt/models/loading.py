@@ -17,7 +17,7 @@ from qslm_opt.models.checkpoint import find_ties, read_checkpoint, to_float32
 from qslm_opt.models.declared import DEFAULTS, asked_keys, declared_keys, read_config
 from qslm_opt.models.locate import find_model, find_tokenizer
 from qslm_opt.models.packed_file import is_packed
-from qslm_opt.models.registry import family_names, family_of, find_family, get_family, is_mapped
+from qslm_opt.models.registry import family_names, family_of, find_family, is_mapped, open_family
 from qslm_opt.models.words import open_tokenizer
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def load_model(
 
 def _family(source: str, stored: Mapping[str, Tensor], wanted: str | None) -> Family:
     if wanted is not None:
-        return get_family(wanted)
+        return open_family(wanted)
     found = find_family(stored)
     if found is None:
         some = ", ".join(list(stored)[:_NAMED])
@@ -138,7 +138,7 @@ def _load_packed(
     """Load a packed model; its family and semantics are part of it."""
     from qslm_opt.models.packed import read_packed
 
-    given = None if family is None else get_family(family).name
+    given = None if family is None else open_family(family).name
     packed = read_packed(files.weights[0], files.config, files.tokenizer)
     config = packed.config
     if given not in (None, config.family):

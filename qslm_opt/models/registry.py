@@ -55,16 +55,25 @@ def family_names() -> tuple[str, ...]:
     return tuple(dict.fromkeys([*_registered, *BUILT_IN, *_installed()]))
 
 
+def open_family(given: str) -> Family:
+    """Return the family that a user gave: by name, or by the path of a mapping file, whose code then runs.
+
+    A mapping file's family is known by its name from then on. Never call it with what a file says.
+
+    Raises:
+        ModelError: there is none, or another package's cannot be loaded.
+    """
+    return _mapped(given) if given.endswith(MAPPING) else get_family(given)
+
+
 def get_family(name: str) -> Family:
-    """Return a family by name, or by the path of a mapping file, whose family is known from then on.
+    """Return a family by name; no file is opened, and no code of a mapping runs.
 
     Raises:
         ModelError: there is none, or another package's cannot be loaded.
     """
     if name in _registered:
         return _registered[name]
-    if name.endswith(MAPPING):
-        return _mapped(name)
     if is_mapped(name):
         others = ", ".join(filter(is_mapped, _registered))
         raise ModelError(

@@ -18,7 +18,7 @@ from qslm_opt.cli.main import run
 from qslm_opt.errors import ModelError
 from qslm_opt.models import load_model, registry
 from qslm_opt.models.mapping.built import build
-from qslm_opt.models.registry import get_family
+from qslm_opt.models.registry import open_family
 
 HERE = Path(__file__).parent
 TOKENIZER = Path(qslm_opt.data.__file__).parent / "demo_model/tokenizer.json"
@@ -40,7 +40,7 @@ def folder(tmp_path, monkeypatch):
 
 def save(folder: Path, mapping: str) -> None:
     """Write a checkpoint of random weights, as the module's own ``state_dict`` has them."""
-    config = get_family(str(folder / mapping)).config_class()
+    config = open_family(str(folder / mapping)).config_class()
     torch.manual_seed(0)
     state = build(config.file, config.arguments()).module.state_dict()
     (folder / "model").mkdir()

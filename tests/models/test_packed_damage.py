@@ -216,6 +216,21 @@ def test_a_header_that_inflates_without_end_is_refused(read: Callable[[bytes], A
     tracemalloc.stop()
 
 
+def test_a_mapping_file_that_a_header_names_is_not_opened(
+    read: Callable[[bytes], Any], whole: bytes, tmp_path: Path
+) -> None:
+    """Only who gives --family FILE.toml asks for its code to run; a file that was downloaded does not."""
+    ran = tmp_path / "ran"
+    (tmp_path / "code.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    mapping = tmp_path / "evil.toml"
+    mapping.write_text('name = "evil"\nbuild = "code.py:make"\n')
+    path = tmp_path / PACKED_NAME
+    path.write_bytes(whole)
+    file = read_packed_file(path)
+    text = refused(read, packed_bytes({**file.header, "family": str(mapping)}, bytes(file.payload)))
+    assert "is unknown" in text and not ran.exists()
+
+
 def test_a_newer_version_names_the_way_out(read: Callable[[bytes], Any], whole: bytes) -> None:
     assert "format version 2" in refused(read, rewritten(whole, version="2"))
     assert "unreadable" in refused(read, rewritten(whole, version="x"))
