@@ -131,6 +131,8 @@ class Session:
             _check_calibration_keys(spec)
         narrate(f"loading model {spec.model}")
         model = load_model(spec.model, **spec.reading())
+        if model.assumptions:
+            narrate(model.assumptions)
         looks = model.packed is None and family_of(model.config).needs_text(model.config)
         if not looks:
             _check_calibration_keys(spec)

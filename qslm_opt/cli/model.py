@@ -282,6 +282,9 @@ def _evaluation_json(session: Session, setting: QuantSetting, run: Evaluation) -
     sizes = {} if packed is None else {"packed": packed_json(packed)}
     return {
         "model": session.spec.model,
+        "family": session.model.config.family,
+        "config": session.model.config.to_dict(),
+        "assumed": session.model.assumed,
         "task": session.spec.task,
         "split": session.data.split,
         **run.to_json(),

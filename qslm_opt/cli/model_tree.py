@@ -45,6 +45,9 @@ def headlines(model: LoadedModel | DescribedModel) -> Iterator[str]:
         return
     tokens = "none beside it" if tokenizer is None else f"{tokenizer:,} tokens"
     yield f"{len(model.shapes)} tensors, tokenizer: {tokens}, weights {hash_[:16]}"
+    assumptions = getattr(model, "assumptions", "")
+    if assumptions:
+        yield assumptions
 
 
 def _loaded(model: LoadedModel | DescribedModel) -> tuple[str | None, int | None]:

@@ -48,6 +48,8 @@ class ModelConfig(ABC):
     """Name that the registry knows, such as ``spikegpt``."""
     title: ClassVar[str]
     """Name of the family for people, such as ``SpikeGPT``."""
+    told_by_shapes: ClassVar[tuple[str, ...]] = ()
+    """Keys of ``semantics`` that ``from_shapes`` reads off the tensors, where it can."""
 
     # ------------------------------------------------------------------------------------------ sizes
     @property

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qslm_opt.errors import ModelError
+from qslm_opt.models.config import MOST_BLOCKS
 from qslm_opt.models.locate import weights_in
 from qslm_opt.models.registry import family_names, family_of_type, open_family
 
@@ -74,7 +75,12 @@ def describe_model(
             f"config {str(path)!r} does not say {', '.join(missing)}, and there are no weights to tell; add "
             f"{'it' if len(missing) == 1 else 'them'}, or give --config {missing[0]}=VALUE."
         )
-    return DescribedModel(made(**keys), source, kind.declared_ties(values))
+    config = made(**keys)
+    if config.blocks > MOST_BLOCKS:
+        raise ModelError(
+            f"config {str(path)!r} has {config.blocks:,} blocks; at most {MOST_BLOCKS:,} are described."
+        )
+    return DescribedModel(config, source, kind.declared_ties(values))
 
 
 def _family(path: Path, values: Mapping[str, Any], wanted: str | None) -> Family:

@@ -49,6 +49,16 @@ class LoadedModel:
     """Name → name of the tensor whose storage it shares."""
     packed: PackedModel | None = None
     """The codes that ``tensors`` stand for, where the model came packed."""
+    assumed: dict[str, Any] = field(default_factory=dict)
+    """Config keys that change numbers and that neither a file nor the caller told, with their defaults."""
+
+    @property
+    def assumptions(self) -> str:
+        """What was assumed, in words; empty where nothing was."""
+        if not self.assumed:
+            return ""
+        said = ", ".join(f"{key} {value}" for key, value in self.assumed.items())
+        return f"assumed, as no file says it: {said}; --timesteps T and --config KEY=VALUE say otherwise"
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -64,8 +74,8 @@ class LoadedModel:
         """Return the tokenizer; raise ModelError when the model came without one."""
         if self.tokenizer is None:
             raise ModelError(
-                f"model {self.source!r} has no tokenizer; put its tokenizer.json (or 20B_tokenizer.json) "
-                "beside the weights."
+                f"model {self.source!r} has no tokenizer; put its tokenizer.json, or the vocab.txt of "
+                "WordPiece, beside the weights, or give --tokenizer PATH."
             )
         return self.tokenizer
 
@@ -115,7 +125,9 @@ def load_model(
     for name, tensor in ordered.items():
         tensors[name] = tensors[ties[name]] if name in ties else to_float32(name, tensor)
     words = read_tokenizer(files.tokenizer, config.vocabulary) if files.tokenizer else None
-    return LoadedModel(config, tensors, source, hash_weights(tensors), words, ties)
+    told = {*declared, *semantics, *(overrides or {}), *config.told_by_shapes}
+    assumed = {key: value for key, value in config.semantics().items() if key not in told}
+    return LoadedModel(config, tensors, source, hash_weights(tensors), words, ties, assumed=assumed)
 
 
 def _family(source: str, stored: Mapping[str, Tensor], wanted: str | None) -> Family:

@@ -256,7 +256,7 @@ class SpikeLLMConfig(ModelConfig):
         """See ``ModelConfig``."""
         keys = (
             "num_attention_heads", "rms_norm_eps", "rope_theta", "rope_scaling", "hidden_act",
-            "activation_bits", "added_bits", "salient_share",
+            "max_position_embeddings", "activation_bits", "added_bits", "salient_share",
         )  # fmt: skip
         return {key: getattr(self, key) for key in keys}
 

@@ -82,6 +82,7 @@ class SpikeLMConfig(ModelConfig):
 
     family: ClassVar[str] = "spikelm"
     title: ClassVar[str] = "SpikeLM"
+    told_by_shapes: ClassVar[tuple[str, ...]] = ("timesteps",)
 
     vocab_size: int
     hidden_size: int
@@ -135,10 +136,10 @@ class SpikeLMConfig(ModelConfig):
     def _check_heads(self) -> None:
         heads, width = self.num_attention_heads, self.hidden_size
         if heads < 1 or width % heads:
-            said = f"is {heads}" if heads else "is not known, and the tensors do not tell it"
+            said = f"{heads} attention heads do not divide" if heads else "no file says how many heads divide"
             raise ModelError(
-                f"config key 'num_attention_heads' {said}; give the number of heads, a divisor of the width "
-                f"{width}, by --config num_attention_heads=N or in a config.json beside the weights."
+                f"this is a SpikeLM, and {said} its width {width}; give --config num_attention_heads=N, or a "
+                "config.json beside the weights."
             )
 
     # ------------------------------------------------------------------------------------------ sizes

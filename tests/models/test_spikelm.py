@@ -152,8 +152,8 @@ def test_the_base_size_has_the_original_count_of_parameters_and_names() -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"num_attention_heads": 0}, "not known.*--config num_attention_heads=N"),
-        ({"num_attention_heads": 3}, "is 3; give the number of heads, a divisor of the width 16"),
+        ({"num_attention_heads": 0}, "no file says.*--config num_attention_heads=N"),
+        ({"num_attention_heads": 3}, "3 attention heads do not divide its width 16"),
         ({"timesteps": 4}, "is 4, but the model has amplitudes for 3 steps; use 1 to 3"),
         ({"timesteps": 0}, "'timesteps' is 0; it must be at least 1"),
         ({"input_bits": 3}, "'input_bits' is 3; use 2 for ternary spikes or 1"),
