@@ -203,7 +203,8 @@ class Engine:
 
         When a GPU's memory runs out, batches are halved and the evaluation begins again. In a search, the
         first evaluation of an engine is preceded by one of the unquantized model, which says in which batches
-        sentences are best computed: so all processes of a study have the same ones.
+        sentences are best computed: so all processes of a study have the same ones. Where the family keeps
+        its batches, a search has those of any evaluation.
 
         Args:
             parent: the setting the search stands on; only decides what is kept for later. None: this is no
@@ -287,8 +288,8 @@ class Engine:
 
     def _arrange_by_hardness(self) -> None:
         """Put the sentences that the unquantized model gets wrong, or nearly, into batches of their own."""
-        classes = self.data.kind == "classification"
-        if self._reorder and classes and self._strata is None and len(self._batches) > 1:
+        free = self.data.kind == "classification" and not self._family.keeps_batches
+        if self._reorder and free and self._strata is None and len(self._batches) > 1:
             hardness = np.zeros(len(self.data.sequences))
             self._evaluate(UNQUANTIZED, hardness=hardness)
             self._strata = hardness_strata(hardness)

@@ -119,6 +119,10 @@ class Family(ABC):
     """
 
     config_class: ClassVar[type[ModelConfig]]
+    keeps_batches: ClassVar[bool] = False
+    """Whether a sentence must be computed in the batch that the data's order gives it, also in a search: where
+    membrane potentials reach the threshold but for rounding, the last digits, which differ between batches,
+    turn whole sentences. False: a search puts hard sentences into batches of their own."""
     model_types: ClassVar[tuple[str, ...]] = ()
     """Other values of ``model_type`` in a config.json by which models of a family that is not built in are
     known."""

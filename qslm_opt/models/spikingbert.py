@@ -277,6 +277,8 @@ class SpikingBERT(Family):
     """The family: classification by the firing rates at [CLS]."""
 
     config_class: ClassVar[type[ModelConfig]] = SpikingBERTConfig
+    keeps_batches: ClassVar[bool] = True
+    """Where all values at a step fire, attention is 1, the threshold, but for the rounding of a softmax."""
 
     def recognises(self, names: Collection[str]) -> bool:
         """See ``Family``."""

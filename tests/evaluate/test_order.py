@@ -15,6 +15,7 @@ from qslm_opt.errors import DeviceError  # noqa: E402
 from qslm_opt.evaluate.bounds import MetricBound  # noqa: E402
 from qslm_opt.evaluate.order import STRATA, Evidence, hardness_strata  # noqa: E402
 from qslm_opt.kernels.ops import fast_ops  # noqa: E402
+from qslm_opt.models.registry import get_family  # noqa: E402
 from qslm_opt.setting import UNQUANTIZED  # noqa: E402
 from tests.evaluate.test_engine import class_data, engine, lm_data, numbers, some_settings  # noqa: E402
 
@@ -80,6 +81,15 @@ def test_hard_sentences_meet_in_batches_in_a_search(skilled) -> None:
     assert (again.value, again.correct, again.n) == (first.value, first.correct, first.n)
     assert again.nll_sum == pytest.approx(first.nll_sum, rel=1e-6)
     assert wrong[4] == 50  # all that is wrong stands in the first of four strata, five batches
+
+
+def test_a_family_that_keeps_its_batches_computes_a_search_as_any_evaluation(skilled, monkeypatch) -> None:
+    one = engine(skilled, batch=10)
+    monkeypatch.setattr(type(one._family), "keeps_batches", True)
+    alone = [batch.members for batch in one._batches]
+    assert one.evaluate(UNQUANTIZED).nll_sum == one.evaluate(UNQUANTIZED, parent=UNQUANTIZED).nll_sum
+    assert [batch.members for batch in one._batches] == alone
+    assert get_family("spikingbert").keeps_batches
 
 
 def test_a_rejected_setting_needs_less_data_and_the_same_decision(skilled) -> None:
