@@ -29,14 +29,14 @@ class Ticking(Bench):
     def __init__(self, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
         self.batches = 0
-        one = session.engine._one
+        one = session.engine._forward.result
 
         def slow(*given: Any, **more: Any) -> Any:
             self.batches += 1
             self.go(1.0)
             return one(*given, **more)
 
-        monkeypatch.setattr(session.engine, "_one", slow)
+        monkeypatch.setattr(session.engine._forward, "result", slow)
 
 
 def test_the_window_of_a_run_counts_what_was_computed_and_only_where_all_of_it_was(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from qslm_opt.evaluate.engine import ROWS
+from qslm_opt.evaluate.plan import ROWS
 from qslm_opt.kernels.products import float32_products
 from qslm_opt.models import spikegpt
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
-from qslm_opt.evaluate.engine import ROWS
 from qslm_opt.evaluate.generate import CompiledStepper
+from qslm_opt.evaluate.plan import ROWS
 from qslm_opt.formats import SIGN, Layout
 from qslm_opt.kernels.ops import Ops, available_precisions, fast_ops, pick_precision
 from qslm_opt.kernels.packed.place import hold, packed_ops

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from hashlib import sha256
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from qslm_opt import __version__
-from qslm_opt.errors import DataError, DeviceError, NumericsError, UsageError
-from qslm_opt.evaluate.batches import Batch, first_batch, make_batches
+from qslm_opt.errors import DataError, DeviceError, UsageError
+from qslm_opt.evaluate.batches import Batch, first_batch
 from qslm_opt.evaluate.calibrate import input_moments
 from qslm_opt.evaluate.device import device_name, gpu_bytes, pick_device
 from qslm_opt.evaluate.drift import DriftMeter
+from qslm_opt.evaluate.forward import Forward
 from qslm_opt.evaluate.memory import live_bytes
-from qslm_opt.evaluate.order import Evidence, hardness_strata
-from qslm_opt.evaluate.prefix import Boundary, PrefixCache, boundary_keys
+from qslm_opt.evaluate.order import hardness_strata
+from qslm_opt.evaluate.plan import Plan
+from qslm_opt.evaluate.prefix import boundary_keys
 from qslm_opt.evaluate.sums import Result, Spikes, Sums
 from qslm_opt.evaluate.views import View, resident_view, view_of
 from qslm_opt.items import Items
 from qslm_opt.kernels.ops import REFERENCE, Ops, fast_ops, pick_precision
 from qslm_opt.kernels.packed.place import packed_ops
 from qslm_opt.kernels.products import float32_products
-from qslm_opt.models.family import Fired
 from qslm_opt.models.registry import family_of
 from qslm_opt.quant.apply import CACHE_BYTES, QuantizedView, never
 from qslm_opt.quant.base import is_calibrated
@@ -37,12 +37,11 @@ from qslm_opt.results import Evaluation, Progress
 from qslm_opt.setting import UNQUANTIZED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable
 
     from qslm_opt.data import TaskData
     from qslm_opt.evaluate.bounds import MetricBound
     from qslm_opt.hierarchy.tree import Hierarchy
-    from qslm_opt.kernels.ops import Weight
     from qslm_opt.models.loading import LoadedModel
     from qslm_opt.quant.apply import Stop, Tuner
     from qslm_opt.quant.base import QuantizedTensor
@@ -52,17 +51,11 @@ EVALUATION_VERSION = 2
 """Raised whenever the same setting may give another number than before."""
 CODE_VERSION = f"{__version__}/{EVALUATION_VERSION}"
 
-ROWS = {"lm": {"cpu": 4096, "cuda": 2**19}, "classification": {"cpu": 768, "cuda": 2**19}}
-"""Most token positions per batch, by task kind and device type, of all time steps together. Small batches of
-sentences pad little."""
-PREFIX_BYTES = {"cpu": 2 * 10**9, "cuda": 32 * 10**9}
-"""Most memory of the activations kept at block boundaries."""
 _KEPT_KEYS = 256
 PROBE_ROWS = 256
 """Token positions that a probe computes, at least one sequence."""
-BATCH_SHARE, PREFIX_SHARE, WEIGHTS_SHARE = 0.25, 0.35, 0.15
-"""Most of a GPU's memory for one batch's activations, and of what is free of it for the boundaries and the
-quantized tensors."""
+WEIGHTS_SHARE = 0.15
+"""Most of a GPU's free memory for the quantized tensors."""
 
 
 def silent(text: str) -> None:
@@ -112,7 +105,7 @@ class Engine:
                 f"task {data.task} has nothing to evaluate; give data with rows, or raise --limit."
             )
         self.device = pick_device(device)
-        self.hierarchy, self.config, self.data = hierarchy, model.config, data
+        self.hierarchy, self.config = hierarchy, model.config
         self._family, self._spikes = family_of(model.config), Spikes(model.config)
         self.dtype, self._narrate = dtype, narrate
         kind = self.device.type
@@ -121,8 +114,8 @@ class Engine:
             fast = packed_ops if stay_packed else fast_ops
             ops = REFERENCE if dtype != torch.float32 else fast(kind, precision)
         self.ops = ops
-        free, total = gpu_bytes(self.device)
-        cache_bytes = min(CACHE_BYTES[kind], int(WEIGHTS_SHARE * free))
+        memory = gpu_bytes(self.device)
+        cache_bytes = min(CACHE_BYTES[kind], int(WEIGHTS_SHARE * memory[0]))
         self._view: View = (
             weights_of._view if weights_of
             else resident_view(model, self.device, dtype) if stay_packed
@@ -134,19 +127,25 @@ class Engine:
         self._calibration = calibration
         self._moments: dict[str, Tensor] | None = None
         self._fp32_bytes = hierarchy.fp32_bytes()
-        limit = min(PREFIX_BYTES[kind], int(PREFIX_SHARE * free)) if prefix_bytes is None else prefix_bytes
-        self._prefix_limit = limit if self._family.reuses(self.config) else 0
         self._reorder = reorder
-        fitting = max(1, int(BATCH_SHARE * total / self._row_bytes()))
-        self._size, self._rows = batch, min(max(1, ROWS[data.kind][kind] // self.config.timesteps), fitting)
-        self._strata: list[list[int]] | None = None
+        self.plan = Plan(
+            data, model.config, self.device, memory, batch=batch, itemsize=dtype.itemsize,
+            prefix_bytes=prefix_bytes if self._family.reuses(self.config) else 0,
+        )  # fmt: skip
+        self._forward = Forward(model.config, ops)
         self._told = False
-        self.reused = False
-        """Whether the last evaluation began anywhere behind kept activations."""
         self._keys: dict[str, list[str]] = {}
-        self._shares: dict[int, tuple[TaskData, Any, list[Batch], Evidence, PrefixCache]] = {}
         self._drift: DriftMeter | None = None
-        self._arrange()
+
+    @property
+    def data(self) -> TaskData:
+        """What is evaluated now."""
+        return self.plan.now.data
+
+    @property
+    def reused(self) -> bool:
+        """Whether the last evaluation began anywhere behind kept activations."""
+        return self._forward.reused
 
     @property
     def weight_bytes(self) -> int | None:
@@ -171,22 +170,10 @@ class Engine:
             self._narrate(f"calibrated in {took:.1f} s, which are in no evaluation's seconds")
         return self._moments
 
-    def _row_bytes(self) -> int:
-        """Bytes of the activations that exist at once, per token position."""
-        return self.dtype.itemsize * self.config.widest
-
-    def _arrange(self) -> None:
-        """Cut the data into batches as rows, size and strata stand now; nothing kept fits them any more."""
-        self._batches = make_batches(self.data, self._rows, self._size, self.device, self._strata)
-        self._evidence = Evidence(self._batches)
-        positions = sum(b.ids.numel() for b in self._batches)
-        width = self.config.stream_width * self.dtype.itemsize
-        self._prefix = PrefixCache(self._prefix_limit, positions * width, self.config.blocks)
-
     @property
     def batches(self) -> int:
         """Number of batches that the data is cut into."""
-        return len(self._batches)
+        return len(self.plan.batches)
 
     def evaluate(
         self,
@@ -222,30 +209,13 @@ class Engine:
         """
         while True:
             try:
-                with self._on_share(every):
+                with self.plan.on_share(every):
                     if parent is not None and every == 1:
                         self._arrange_by_hardness()
                     return self._evaluate(setting, parent, bound, report, fresh=fresh, items=items)
             except torch.OutOfMemoryError:
                 pass
             self._halve()
-
-    @contextmanager
-    def _on_share(self, every: int) -> Iterator[None]:
-        """Stand on a share of the data inside: with batches and kept activations of its own."""
-        if every == 1:
-            yield
-            return
-        whole = self.data, self._strata, self._batches, self._evidence, self._prefix
-        try:
-            if every not in self._shares:
-                self.data, self._strata = self.data.every(every), None
-                self._arrange()
-                self._shares[every] = self.data, self._strata, self._batches, self._evidence, self._prefix
-            self.data, self._strata, self._batches, self._evidence, self._prefix = self._shares[every]
-            yield
-        finally:
-            self.data, self._strata, self._batches, self._evidence, self._prefix = whole
 
     def drift(self, setting: QuantSetting) -> tuple[float, int, float]:
         """Return the mean membrane drift of ``setting`` against the unquantized model, see ``drift``.
@@ -266,8 +236,7 @@ class Engine:
     def forget(self) -> None:
         """Drop what earlier evaluations left: quantized weights, activations, and what turned wrong first."""
         self._view.clear()
-        self._shares.clear()
-        self._arrange()
+        self.plan.forget()
 
     def calibrate(self, setting: QuantSetting) -> None:
         """Measure the calibration text, once, where the quantizer of ``setting`` looks at it."""
@@ -289,11 +258,11 @@ class Engine:
     def _arrange_by_hardness(self) -> None:
         """Put the sentences that the unquantized model gets wrong, or nearly, into batches of their own."""
         free = self.data.kind == "classification" and not self._family.keeps_batches
-        if self._reorder and free and self._strata is None and len(self._batches) > 1:
+        plan = self.plan
+        if self._reorder and free and plan.now.strata is None and len(plan.batches) > 1:
             hardness = np.zeros(len(self.data.sequences))
             self._evaluate(UNQUANTIZED, hardness=hardness)
-            self._strata = hardness_strata(hardness)
-            self._arrange()
+            plan.stratify(hardness_strata(hardness))
 
     def _evaluate(
         self,
@@ -308,9 +277,10 @@ class Engine:
         """See ``evaluate``; with ``hardness`` (sentences,), the loss of each is written there."""
         start = perf_counter()
         keys = [] if fresh else self._keys_of(setting)
-        self.reused = False
+        part, forward = self.plan.now, self._forward
+        forward.reused = False
         if parent is not None:
-            self._prefix.follow(self._keys_of(parent))
+            part.prefix.follow(self._keys_of(parent))
         tensors = self._view.apply(setting)
         sums, stopped = Sums(), False
         each = self._no_items() if items else None
@@ -318,9 +288,9 @@ class Engine:
             stack.enter_context(torch.inference_mode())
             if self.device.type == "cuda":
                 stack.enter_context(float32_products(tf32=self.ops.precision == "tf32"))
-            for index in self._evidence.order() if self._reorder else range(len(self._batches)):
-                batch = self._batches[index]
-                result = self._one(tensors, keys, index, batch, parent is not None, items)
+            for index in part.evidence.order() if self._reorder else range(len(part.batches)):
+                batch = part.batches[index]
+                result = forward.result(tensors, keys, part, index, keep=parent is not None, items=items)
                 self._add(sums, index, batch, result)
                 if each is not None:
                     each.add(batch.members, *result.arrays())
@@ -366,102 +336,39 @@ class Engine:
         It neither reads nor changes what is kept, and does not depend on the batches.
         """
         batch = first_batch(self.data, PROBE_ROWS, self.device)
-        keys = [""] * (self.config.blocks + 1)  # nothing is stored under this name
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             if self.device.type == "cuda":
                 stack.enter_context(float32_products(tf32=self.ops.precision == "tf32"))
-            x, counts = self._body(self._view.apply(UNQUANTIZED), keys, -1, batch, keep=False)
+            x, counts = self._forward.body(self._view.apply(UNQUANTIZED), batch.inputs)
         numbers = [x, *self._spikes.by_block(counts)]
         return sha256(b"".join(n.cpu().contiguous().numpy().tobytes() for n in numbers)).hexdigest()
 
     def _halve(self) -> None:
         """Make batches half as large, and keep half as much; DeviceError when a batch is one sequence."""
-        largest = max(self._batches, key=lambda batch: batch.ids.numel())
-        sequences, length = largest.ids.shape
+        sequences, length = self.plan.largest()
         if sequences == 1:
             raise DeviceError(
                 f"one sequence of {length} tokens needs more memory than {device_name(self.device)} has "
                 "free; use a shorter --window, a device with more memory, or --device cpu."
             )
-        if self._size is not None:
-            self._size = max(1, self._size // 2)
-        self._rows = max(1, min(self._rows, largest.ids.numel()) // 2)
-        self._prefix_limit //= 2
-        self.forget()
+        self._view.clear()
+        self.plan.halve(sequences * length)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if not self._told:
+            most = max(b.ids.shape[0] for b in self.plan.batches)
             self._narrate(
                 f"out of memory on {device_name(self.device)}: going on with half the batch, at most "
-                f"{max(b.ids.shape[0] for b in self._batches):,} sequences, and halving again if need be; "
+                f"{most:,} sequences, and halving again if need be; "
                 "last digits may differ from those measured before"
             )
         self._told = True
 
-    def _one(
-        self,
-        tensors: Mapping[str, Weight],
-        keys: list[str],
-        index: int,
-        batch: Batch,
-        keep: bool,
-        items: bool = False,
-    ) -> Result:
-        x, counts = self._body(tensors, keys, index, batch, keep)
-        h = self._family.finish(tensors, self.config, x, batch.inputs, self.ops)
-        if self.data.kind == "lm":
-            head = tensors[self._family.head(self.config)]
-            losses = self.ops.nll(h.flatten(0, 1), head, batch.targets.flatten())
-            correct, right = 0, None
-            each = losses.reshape(batch.targets.shape).sum(1, dtype=torch.float64) if items else None
-        else:
-            losses, right = self._class_loss(tensors, h, batch)
-            each, correct = losses, int(right.sum())
-        nll = float(losses.sum(dtype=torch.float64))
-        by_site = self._spikes.stacked(counts)
-        fired = sum(by_site)
-        if not (nll < float("inf") and fired < float("inf")):
-            what = "logits" if fired < float("inf") else "currents"
-            narrow = self.ops.precision in ("fp16", "split")  # float16 ends at 65504
-            raise NumericsError(
-                f"the model's {what} hold NaN or infinity (batch {index} of {len(self._batches)}); check the "
-                "checkpoint, or raise the bits of the setting"
-                + (f", or use --matmul fp32 instead of {self._precision}." if narrow else ".")
-            )
-        return Result(nll, correct, by_site, each, right)
-
-    def _body(
-        self, tensors: Mapping[str, Weight], keys: list[str], index: int, batch: Batch, keep: bool
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Return the stream behind the last block, and the spikes of each site, float64 scalars."""
-        family, cfg, inputs, ops = self._family, self.config, batch.inputs, self.ops
-        fired = Fired(inputs)
-        found = self._prefix.deepest(index, keys)
-        if found:
-            self.reused = True
-            first, x = found[0], found[1].x
-            fired.counts.update(found[1].spikes)
-        else:
-            first, x = 0, family.embed(tensors, cfg, inputs, ops, fired)
-        for i in range(first, cfg.blocks):
-            x = family.run_block(tensors, cfg, i, x, inputs, ops, fired)
-            if keep:
-                self._prefix.put(index, i + 1, Boundary(keys[i + 1], x, dict(fired.counts)))
-        return x, fired.counts
-
-    def _class_loss(
-        self, tensors: Mapping[str, Weight], h: Tensor, batch: Batch
-    ) -> tuple[Tensor, Tensor]:
-        """Return the loss of each sentence, and whether it is right."""
-        logits = self._family.class_logits(tensors, self.config, h, batch.inputs, self.ops)
-        right = logits.argmax(dim=-1) == batch.targets
-        return cross_entropy(logits, batch.targets, reduction="none"), right
-
     def _add(self, sums: Sums, index: int, batch: Batch, result: Result) -> None:
         sums.add(index, batch, result)
         classes = self.data.kind == "classification"
-        self._evidence.add(index, batch.n - result.correct if classes else result.nll)
+        self.plan.now.evidence.add(index, batch.n - result.correct if classes else result.nll)
 
     def _progress(self, sums: Sums, bound: MetricBound | None, items: Items | None) -> Progress:
         correct = sums.correct if self.data.kind == "classification" else None

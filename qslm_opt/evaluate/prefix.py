@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -67,7 +67,7 @@ class PrefixCache:
             if value.key == incumbent[place[1]]:
                 self._kept[place] = self._spare.pop(place)
 
-    def deepest(self, batch: int, keys: list[str]) -> tuple[int, Boundary] | None:
+    def deepest(self, batch: int, keys: Sequence[str]) -> tuple[int, Boundary] | None:
         """Return the last block whose boundary is stored under ``keys``, and the boundary."""
         for j in range(len(keys) - 1, 0, -1):
             for store in (self._kept, self._spare):

@@ -120,9 +120,9 @@ class Family(ABC):
 
     config_class: ClassVar[type[ModelConfig]]
     keeps_batches: ClassVar[bool] = False
-    """Whether a sentence must be computed in the batch that the data's order gives it, also in a search: where
-    membrane potentials reach the threshold but for rounding, the last digits, which differ between batches,
-    turn whole sentences. False: a search puts hard sentences into batches of their own."""
+    """Whether a search computes sentences in the batches of any evaluation, where False puts hard ones into
+    batches of their own. It must where membrane potentials reach the threshold but for rounding: last digits,
+    which differ between batches, then turn whole sentences."""
     model_types: ClassVar[tuple[str, ...]] = ()
     """Other values of ``model_type`` in a config.json by which models of a family that is not built in are
     known."""

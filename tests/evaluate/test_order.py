@@ -33,9 +33,10 @@ def skilled_data(right: int = 150, wrong: int = 50):
 
 def _is_right(found, sentence: int) -> int:
     """Return the class that the unquantized model gives one sentence."""
-    index = next(i for i, b in enumerate(found._batches) if b.members == (sentence,))
-    batch = found._batches[index]
-    right = found._one(found._view.apply(UNQUANTIZED), ["x"] * 5, index, batch, keep=False).correct
+    index = next(i for i, b in enumerate(found.plan.batches) if b.members == (sentence,))
+    batch = found.plan.batches[index]
+    tensors, part = found._view.apply(UNQUANTIZED), found.plan.now
+    right = found._forward.result(tensors, [], part, index, keep=False, items=False).correct
     label = int(batch.targets)
     return label if right else 1 - label
 
@@ -56,7 +57,7 @@ def test_strata_hold_every_sentence_once_hardest_first() -> None:
 
 
 def test_the_batch_that_weighed_most_per_token_comes_first() -> None:
-    evidence = Evidence(engine(class_data(12), batch=4)._batches)
+    evidence = Evidence(engine(class_data(12), batch=4).plan.batches)
     assert evidence.order() == [0, 1, 2]  # nothing is known: the given order
     for index, wrong in ((0, 1), (1, 3), (2, 40)):
         evidence.add(index, wrong)
@@ -69,10 +70,10 @@ def test_the_batch_that_weighed_most_per_token_comes_first() -> None:
 def test_hard_sentences_meet_in_batches_in_a_search(skilled) -> None:
     ordered = engine(skilled, batch=10)
     first = ordered.evaluate(UNQUANTIZED)  # alone: in the given order
-    alone = [batch.members for batch in ordered._batches]
+    alone = [batch.members for batch in ordered.plan.batches]
     ordered.evaluate(UNQUANTIZED, parent=UNQUANTIZED)
-    assert [batch.members for batch in ordered._batches] != alone
-    members = sorted(i for batch in ordered._batches for i in batch.members)
+    assert [batch.members for batch in ordered.plan.batches] != alone
+    members = sorted(i for batch in ordered.plan.batches for i in batch.members)
     assert members == list(range(len(skilled.sequences)))
     wrong = []
     again = ordered.evaluate(
@@ -86,9 +87,9 @@ def test_hard_sentences_meet_in_batches_in_a_search(skilled) -> None:
 def test_a_family_that_keeps_its_batches_computes_a_search_as_any_evaluation(skilled, monkeypatch) -> None:
     one = engine(skilled, batch=10)
     monkeypatch.setattr(type(one._family), "keeps_batches", True)
-    alone = [batch.members for batch in one._batches]
+    alone = [batch.members for batch in one.plan.batches]
     assert one.evaluate(UNQUANTIZED).nll_sum == one.evaluate(UNQUANTIZED, parent=UNQUANTIZED).nll_sum
-    assert [batch.members for batch in one._batches] == alone
+    assert [batch.members for batch in one.plan.batches] == alone
     assert get_family("spikingbert").keeps_batches
 
 

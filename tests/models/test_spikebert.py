@@ -163,7 +163,7 @@ def test_the_trained_model_gives_the_originals_logits(shared: Path) -> None:
     known = np.load(shared / "models/spikebert-sst2/validation_logits.npz")
     for dtype, ops, tolerance in DTYPES:
         p = cast(session.model, dtype)
-        for batch in session.engine._batches:
+        for batch in session.engine.plan.batches:
             logits = run(session.model.config, p, batch.inputs, ops).double().numpy()
             assert np.abs(logits - known["logits_f64"][list(batch.members)]).max() < tolerance
     right = (known["logits_f64"].argmax(1) == known["labels"])[:48]
@@ -322,7 +322,7 @@ def numbers(found: Any) -> Any:
 def test_a_pad_for_all_gives_what_all_pads_give(ops: Ops | None) -> None:
     setting = at("int3/channel/midrise")
     one, every = (engine(sentences(alike=alike), ops=ops, batch=2) for alike in (True, False))
-    assert sum(b.ids.numel() for b in one._batches) < sum(b.ids.numel() for b in every._batches)
+    assert sum(b.ids.numel() for b in one.plan.batches) < sum(b.ids.numel() for b in every.plan.batches)
     few, all_ = one.evaluate(setting), every.evaluate(setting)
     assert few.nll_sum == pytest.approx(all_.nll_sum, rel=1e-6)
     assert few.rates == all_.rates and min(few.rates.values()) > 0
