@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from qslm_opt.errors import ModelError
 from qslm_opt.models.family import Family, Fired, Inputs
-from qslm_opt.models.spikegpt_config import MODEL_TYPES, SpikeGPTConfig
+from qslm_opt.models.spikegpt_config import AUTHORS_TYPE, MODEL_TYPES, SpikeGPTConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 READ_BY_ROW = ("emb.weight",)
 """Tensors of which one row is read for a token."""
-AUTHORS_TYPE = "rwkv_type"
-"""Key of the authors' ``model_type`` in a config.json, where ``model_type`` has to be the family."""
 
 
 @dataclass(frozen=True)

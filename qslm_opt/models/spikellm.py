@@ -196,8 +196,8 @@ class SpikeLLM(Family):
                 f"model_type {kind!r} is another family than {' or '.join(MODEL_TYPES)}, "
                 "whose tensors these are."
             )
-        known = {key: value for key, value in super().declared(values).items() if value is not None}
-        return {**known, **declared_rope(values)}
+        plain = {k: v for k, v in values.items() if k != "rope_scaling" or isinstance(v, str)}
+        return {**super().declared(plain), **declared_rope(values)}
 
     def declared_ties(self, values: Mapping[str, Any]) -> dict[str, str]:
         """See ``Family``."""
