@@ -62,7 +62,7 @@ class ModelConfig(ABC):
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {}
     """Key of a number → its least and its most value."""
     untold: ClassVar[tuple[str, ...]] = ()
-    """Keys that a model needs, that no shape tells, and that have no default but one that means: not given."""
+    """Keys that a model needs and no shape tells, without a default or with one that means: not given."""
 
     # ------------------------------------------------------------------------------------------ sizes
     @property
@@ -179,6 +179,12 @@ class ModelConfig(ABC):
         """Return the keys that must be told by tensors, by files or by the user."""
         bare = (f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING)
         return tuple(dict.fromkeys((*bare, *cls.untold)))
+
+    @classmethod
+    def all_words(cls, key: str) -> str:
+        """Return a key with its other words in brackets."""
+        others = [word for word, meant in cls.words.items() if meant == key]
+        return f"{key} (or {', '.join(others)})" if others else key
 
     @classmethod
     def own_keys(cls, values: Mapping[str, Any]) -> dict[str, Any]:

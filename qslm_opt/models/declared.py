@@ -85,7 +85,7 @@ def describe_model(
     """Return what the config at ``path`` says, without weights; the keywords are those of ``load_model``.
 
     Args:
-        shapes: those of the checkpoint by stored name, where they are known: they tell what the file does not.
+        shapes: those of the checkpoint by stored name, where known: they tell what the file does not.
 
     Raises:
         ModelError: the file cannot be read, names no known family, or says what cannot be.
@@ -116,8 +116,9 @@ def _whole(family: Family, path: Path, keys: Mapping[str, Any]) -> ModelConfig:
     missing = [name for name in made.needed() if name not in keys]
     if missing:
         fix = " ".join(f"--config {name}=VALUE" for name in missing)
+        named = ", ".join(map(made.all_words, missing))
         raise OpenConfigError(
-            f"config {str(path)!r} does not say {', '.join(missing)}, and there are no weights to tell; add "
+            f"config {str(path)!r} does not say {named}, and there are no weights to tell; add "
             f"{'it' if len(missing) == 1 else 'them'}, or give {fix}.",
             told_by_shapes=not set(missing) & set(made.untold),
         )
@@ -130,7 +131,8 @@ def _inferred(family: Family, shapes: Shapes, keys: Mapping[str, Any]) -> ModelC
     try:
         return family.config_class.from_shapes(named, **keys)
     except (IndexError, ValueError, ZeroDivisionError):
-        raise ModelError(f"the checkpoint is no {family.config_class.title}; give another --family.") from None
+        title = family.config_class.title
+        raise ModelError(f"the checkpoint is no {title}; give another --family.") from None
 
 
 def assumption_words(assumed: Mapping[str, Any]) -> str:

@@ -200,7 +200,7 @@ class Family(ABC):
         return {**found, **{key: value for key, value in said.items() if key in own}}
 
     def described(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return ``declared``, and what a ``config.json`` says that is left to the tensors where there are some.
+        """Return ``declared``, and what a ``config.json`` says that is else left to the tensors.
 
         Raises:
             ModelError: as ``declared``.

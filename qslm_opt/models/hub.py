@@ -27,8 +27,8 @@ def describe_on_hub(source: str, keys: Mapping[str, Any]) -> DescribedModel | No
     Where it leaves sizes open, the headers of its safetensors files tell them.
 
     Returns:
-        None where the whole model has to be read: ``source`` is no hub id, its checkpoint is cached or packed,
-        there is no config.json that tells the family, or sizes stand in the tensors alone.
+        None where the whole model has to be read: ``source`` is no hub id, its checkpoint is cached or
+        packed, there is no config.json that tells the family, or sizes stand in the tensors alone.
 
     Raises:
         ModelError, UsageError: as ``describe_model``.
