@@ -215,7 +215,7 @@ class ModelConfig(ABC):
             types, article = _TYPES[kinds[key]]
             if type(value) not in types:
                 raise ModelError(
-                    f"config key {word!r} is {_shown(value)}; it must be {article}: {_correct(word)}."
+                    f"config key {word!r} is {shown(value)}; it must be {article}: {_correct(word)}."
                 )
             if key in cls.bounds and value is not None:
                 _check_bounds(word, value, cls.bounds[key])
@@ -225,7 +225,7 @@ class ModelConfig(ABC):
         known = (*cls.key_names(), *cls.words)
         more = f" (or, by other words, {', '.join(cls.words)})" if cls.words else ""
         return (
-            f"config key {_shown(word)} is unknown; a model of family {cls.family} has "
+            f"config key {shown(word)} is unknown; a model of family {cls.family} has "
             f"{', '.join(cls.key_names())}{more}.{did_you_mean(word, known)}"
         )
 
@@ -262,11 +262,11 @@ def _check_bounds(word: str, value: float, bounds: tuple[float, float]) -> None:
     least, most = bounds
     if not value >= least:
         raise ModelError(
-            f"config key {word!r} is {_shown(value)}; it must be at least {_number(least)}: {_correct(word)}."
+            f"config key {word!r} is {shown(value)}; it must be at least {_number(least)}: {_correct(word)}."
         )
     if value > most:
         raise ModelError(
-            f"config key {word!r} is {_shown(value)}; it must be at most {_number(most)}: {_correct(word)}."
+            f"config key {word!r} is {shown(value)}; it must be at most {_number(most)}: {_correct(word)}."
         )
 
 
@@ -274,7 +274,7 @@ def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """Return a value as it stands, cut where it is long."""
     text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

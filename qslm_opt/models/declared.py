@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qslm_opt.errors import ModelError
-from qslm_opt.models.config import MOST_BLOCKS
+from qslm_opt.models.config import MOST_BLOCKS, shown
 from qslm_opt.models.family import bare
 from qslm_opt.models.locate import find_tokenizer, weights_in
 from qslm_opt.models.registry import family_names, family_of_type, open_family
@@ -149,7 +149,7 @@ def _family(path: Path, values: Mapping[str, Any], wanted: str | None) -> Family
     found = family_of_type(str(values.get("model_type")))
     if found is None:
         raise ModelError(
-            f"config {str(path)!r} has model_type {values.get('model_type')!r}, by which no family is known; "
+            f"config {str(path)!r} has model_type {shown(values.get('model_type'))}, by which no family is known; "
             f"give --family, one of {', '.join(family_names())}."
         )
     return found
@@ -194,7 +194,7 @@ def asked_keys(
         stated = declared.get(key, default)
         if value == default and stated != default:
             raise ModelError(
-                f"config {str(path)!r} says {key} {stated!r} but {value!r} was asked; "
-                f"give {flag} {stated}, or change the key in the file."
+                f"config {str(path)!r} says {key} {shown(stated)} but {value!r} was asked; "
+                f"give {flag} {shown(stated)}, or change the key in the file."
             )
     return {key: value for key, value in asked.items() if key in own}

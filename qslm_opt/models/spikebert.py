@@ -34,6 +34,7 @@ from qslm_opt.models.config import (
     block_count,
     norm_shapes,
     pair,
+    shown,
 )
 from qslm_opt.models.family import Encoding, Family, Fired, Inputs
 from qslm_opt.models.parts import affine, merge_heads, norm, split_heads
@@ -234,7 +235,7 @@ class SpikeBERT(Family):
         family = values.get("model_type", self.name)
         if family != self.name:
             raise ModelError(
-                f"model_type {family!r} is another family than {self.name!r}, whose tensors these are."
+                f"model_type {shown(family)} is another family than {self.name!r}, whose tensors these are."
             )
         return super().declared(values)
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qslm_opt.errors import ModelError
+from qslm_opt.models.config import shown
 from qslm_opt.models.family import Family, Fired, Inputs
 from qslm_opt.models.spikegpt_config import AUTHORS_TYPE, MODEL_TYPES, SpikeGPTConfig
 
@@ -224,7 +225,7 @@ class SpikeGPT(Family):
         family = found.get("model_type", self.name)
         if family not in (self.name, *MODEL_TYPES):
             raise ModelError(
-                f"model_type {family!r} is another family than {self.name!r}, whose tensors these are."
+                f"model_type {shown(family)} is another family than {self.name!r}, whose tensors these are."
             )
         if family == self.name:
             found["model_type"] = found.get(AUTHORS_TYPE, MODEL_TYPES[0])

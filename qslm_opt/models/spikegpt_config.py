@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qslm_opt.errors import ModelError
-from qslm_opt.models.config import MOST_BLOCKS, MOST_SIZE, ModelConfig, Site
+from qslm_opt.models.config import MOST_BLOCKS, MOST_SIZE, ModelConfig, Site, shown
 
 if TYPE_CHECKING:
     from qslm_opt.hierarchy.tree import Role
@@ -60,9 +60,9 @@ class SpikeGPTConfig(ModelConfig):
         if self.n_ffn == 0:
             object.__setattr__(self, "n_ffn", 4 * self.n_embd)
         if self.model_type not in MODEL_TYPES:
-            raise ModelError(f"model_type {self.model_type!r} is unknown; use one of {MODEL_TYPES}.")
+            raise ModelError(f"model_type {shown(self.model_type)} is unknown; use one of {MODEL_TYPES}.")
         if self.embed_spike not in ("on", "off", "auto"):
-            raise ModelError(f"embed_spike {self.embed_spike!r} is unknown; use on, off or auto.")
+            raise ModelError(f"embed_spike {shown(self.embed_spike)} is unknown; use on, off or auto.")
 
     @property
     def embedding_spikes(self) -> bool:

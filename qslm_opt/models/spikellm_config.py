@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qslm_opt.errors import ModelError
-from qslm_opt.models.config import MOST_BLOCKS, ModelConfig, Site, block_count
+from qslm_opt.models.config import MOST_BLOCKS, ModelConfig, Site, block_count, shown
 
 if TYPE_CHECKING:
     from qslm_opt.hierarchy.tree import Role
@@ -79,7 +79,7 @@ class SpikeLLMConfig(ModelConfig):
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
         self._check_heads()
         if self.hidden_act not in ACTIVATIONS:
-            raise ModelError(f"hidden_act {self.hidden_act!r} is unknown; use one of {ACTIVATIONS}.")
+            raise ModelError(f"hidden_act {shown(self.hidden_act)} is unknown; use one of {ACTIVATIONS}.")
         self.rope()
         self._check_spikes()
 

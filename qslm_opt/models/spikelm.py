@@ -35,6 +35,7 @@ from qslm_opt.models.config import (
     block_count,
     norm_shapes,
     pair,
+    shown,
 )
 from qslm_opt.models.family import Encoding, Family, Fired, Inputs
 from qslm_opt.models.parts import affine, merge_heads, norm, split_heads
@@ -326,7 +327,7 @@ class SpikeLM(Family):
         family = values.get("model_type", self.name)
         if family not in (self.name, "bert"):
             raise ModelError(
-                f"model_type {family!r} is another family than {self.name!r}, whose tensors these are."
+                f"model_type {shown(family)} is another family than {self.name!r}, whose tensors these are."
             )
         return super().declared(values)
 

@@ -40,6 +40,7 @@ from qslm_opt.models.config import (
     block_count,
     norm_shapes,
     pair,
+    shown,
 )
 from qslm_opt.models.family import Encoding, Family, Fired, Inputs, Tensors
 from qslm_opt.models.parts import affine, merge_heads, norm, split_heads
@@ -313,10 +314,10 @@ class SpikingBERT(Family):
         kind, act = values.get("model_type", self.name), values.get("hidden_act", "gelu")
         if kind not in (self.name, "bert"):
             raise ModelError(
-                f"model_type {kind!r} is another family than {self.name!r}, whose tensors these are."
+                f"model_type {shown(kind)} is another family than {self.name!r}, whose tensors these are."
             )
         if act != "gelu":
-            raise ModelError(f"hidden_act {act!r} is not SpikingBERT's; it must be 'gelu'.")
+            raise ModelError(f"hidden_act {shown(act)} is not SpikingBERT's; it must be 'gelu'.")
         keys = super().declared(values)
         ours = values.get("model_type") == self.name
         return keys if ours else {k: v for k, v in keys.items() if k != "num_hidden_layers"}
