@@ -149,8 +149,8 @@ def _family(path: Path, values: Mapping[str, Any], wanted: str | None) -> Family
     found = family_of_type(str(values.get("model_type")))
     if found is None:
         raise ModelError(
-            f"config {str(path)!r} has model_type {shown(values.get('model_type'))}, by which no family is known; "
-            f"give --family, one of {', '.join(family_names())}."
+            f"config {str(path)!r} has model_type {shown(values.get('model_type'))}, by which no family is "
+            f"known; give --family, one of {', '.join(family_names())}."
         )
     return found
 
@@ -195,6 +195,6 @@ def asked_keys(
         if value == default and stated != default:
             raise ModelError(
                 f"config {str(path)!r} says {key} {shown(stated)} but {value!r} was asked; "
-                f"give {flag} {shown(stated)}, or change the key in the file."
+                f"give {flag} {str(stated)[:80]}, or change the key in the file."
             )
     return {key: value for key, value in asked.items() if key in own}
