@@ -30,7 +30,7 @@ _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
 MOST_BLOCKS = 10_000
 MOST_STEPS = 4096
 """Most time steps of a model."""
-MOST_SIZE = 2**31
+MOST_SIZE = 2**24
 """Most rows or columns of a tensor."""
 _LONGEST = 80
 """So many characters of a wrong value are shown."""

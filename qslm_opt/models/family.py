@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qslm_opt.errors import ModelError
+from qslm_opt.models.config import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,7 +124,8 @@ def declared_labels(values: Mapping[str, Any]) -> int | None:
     if names is not None:
         if not isinstance(names, Mapping) or not names:
             raise ModelError(
-                f"id2label is {str(names)[:80]!r}, and no object with an entry for each class; correct it."
+                f"id2label is {shown(names)}; it must be an object with an entry for each class: correct it, "
+                "or remove it and give --config num_labels=N."
             )
         return len(names)
     classifies = isinstance(made, list) and any(str(m).endswith("ForSequenceClassification") for m in made)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qslm_opt.errors import ModelError
-from qslm_opt.models.config import MOST_BLOCKS, ModelConfig, Site, block_count, shown
+from qslm_opt.models.config import MOST_BLOCKS, MOST_SIZE, ModelConfig, Site, block_count, shown
 
 if TYPE_CHECKING:
     from qslm_opt.hierarchy.tree import Role
@@ -24,7 +24,6 @@ ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
 ROPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 MOST_ACTIVATION_BITS = 12
 """Most bits of an activation, the added ones among them; with more, zero points pass the original's bound."""
-_MOST_SIZE = 1 << 24
 _LAYERS = "model.layers."
 
 
@@ -36,10 +35,10 @@ class SpikeLLMConfig(ModelConfig):
     title: ClassVar[str] = "SpikeLLM"
     untold: ClassVar[tuple[str, ...]] = ("num_attention_heads",)
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
-        "vocab_size": (1, _MOST_SIZE), "hidden_size": (1, _MOST_SIZE), "intermediate_size": (1, _MOST_SIZE),
-        "num_hidden_layers": (1, MOST_BLOCKS), "num_attention_heads": (1, _MOST_SIZE),
-        "num_key_value_heads": (0, _MOST_SIZE), "head_dim": (0, _MOST_SIZE), "rms_norm_eps": (0, 1e30),
-        "rope_theta": (1, 1e30), "max_position_embeddings": (1, _MOST_SIZE),
+        "vocab_size": (1, MOST_SIZE), "hidden_size": (1, MOST_SIZE), "intermediate_size": (1, MOST_SIZE),
+        "num_hidden_layers": (1, MOST_BLOCKS), "num_attention_heads": (1, MOST_SIZE),
+        "num_key_value_heads": (0, MOST_SIZE), "head_dim": (0, MOST_SIZE), "rms_norm_eps": (0, 1e30),
+        "rope_theta": (1, 1e30), "max_position_embeddings": (1, MOST_SIZE),
         "activation_bits": (0, MOST_ACTIVATION_BITS), "added_bits": (0, MOST_ACTIVATION_BITS),
         "salient_share": (0, 1),
     }  # fmt: skip

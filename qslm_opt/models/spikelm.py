@@ -134,10 +134,10 @@ class SpikeLMConfig(ModelConfig):
     def _check_heads(self) -> None:
         heads, width = self.num_attention_heads, self.hidden_size
         if heads < 1 or width % heads:
-            said = f"{heads} attention heads do not divide" if heads else "no file says how many heads divide"
+            said = f"its {heads} attention heads must" if heads else "no file says how many attention heads"
             raise ModelError(
-                f"this is a SpikeLM, and {said} its width {width}; give --config num_attention_heads=N, or a "
-                "config.json beside the weights."
+                f"this is a SpikeLM, and {said} divide its width {width}; give --config "
+                "num_attention_heads=N, or a config.json beside the weights that says it."
             )
 
     # ------------------------------------------------------------------------------------------ sizes
