@@ -134,7 +134,7 @@ class Session:
             narrate(model.assumptions)
         looks = model.packed is None and family_of(model.config).needs_text(model.config)
         if not looks:
-            _check_calibration_keys(spec)
+            check_calibration_keys(spec)
         if model.packed is not None and not packed:
             raise UsageError(
                 f"model {spec.model!r} is packed, and its weights cannot be quantized again; evaluate it as "
@@ -410,7 +410,7 @@ def _check_report_split(spec: StudySpec, data: TaskData) -> None:
         )
 
 
-def _check_calibration_keys(spec: StudySpec) -> None:
+def check_calibration_keys(spec: StudySpec) -> None:
     """Raise UsageError for a flag of the text that nothing looks at: not the quantizer, nor the model."""
     if is_calibrated(spec.quantizer):
         return
