@@ -139,7 +139,7 @@ def assumption_words(assumed: Mapping[str, Any]) -> str:
     """Return what was assumed, in words; empty where nothing was."""
     if not assumed:
         return ""
-    said = ", ".join(f"{key} {value}" for key, value in assumed.items())
+    said = ", ".join(f"{key} {'none' if value == '' else value}" for key, value in assumed.items())
     return f"assumed, as no file says it: {said}; --timesteps T and --config KEY=VALUE say otherwise"
 
 

@@ -170,7 +170,7 @@ def test_a_config_file_makes_the_model_look_at_text_as_the_flag_does(
     (place / "config.json").write_text(json.dumps({**values, **SPIKES}))
     session = Session.open(spec(place, text, calibration=4))
     assert len(session.calibration.sequences) == 4 and session.fingerprint()["calibration"]
-    with pytest.raises(UsageError, match="--calibration 4 does nothing with quantizer 'rtn'.*nor does the"):
+    with pytest.raises(UsageError, match=r"--calibration 4 does nothing with quantizer 'rtn'.*nor does the"):
         Session.open(spec(place, text, calibration=4, config={"salient_share": 0.0}))
     words = ["model", "evaluate", str(place), "--task", "wikitext2", "--data", str(text), "--window", "24"]
     assert run([*words, "--limit", "2", "--calibration", "4", "--json"]) == 0
