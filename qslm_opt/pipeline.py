@@ -21,6 +21,7 @@ from qslm_opt.evaluate.engine import CODE_VERSION, Engine, silent
 from qslm_opt.formats import Format, Layout
 from qslm_opt.hierarchy.discover import discover
 from qslm_opt.models import load_model
+from qslm_opt.models.config import need_head
 from qslm_opt.models.loading import hash_weights
 from qslm_opt.models.registry import family_of
 from qslm_opt.quant import get_quantizer, is_calibrated
@@ -127,22 +128,20 @@ class Session:
             UsageError, ModelError, DataError, DeviceError: with the value and the fix.
         """
         check_formats(spec)
-        if not spec.config:  # whose keys may make the model itself look at text
-            _check_calibration_keys(spec)
         narrate(f"loading model {spec.model}")
         model = load_model(spec.model, **spec.reading())
         if model.assumptions:
             narrate(model.assumptions)
         looks = model.packed is None and family_of(model.config).needs_text(model.config)
         if not looks:
-            _check_calibration_keys(spec)
+            check_calibration_keys(spec)
         if model.packed is not None and not packed:
             raise UsageError(
                 f"model {spec.model!r} is packed, and its weights cannot be quantized again; evaluate it as "
                 "it is ('model evaluate' without --bits and --setting), or give the original model."
             )
         kind = TASK_KIND[spec.task]
-        _check_heads(model, spec.task, kind)
+        need_head(model.config, model.source, spec.task, kind, model.packed)
         narrate(f"loading task {spec.task}")
         data = _load(spec, model, spec.split)
         held_back = None
@@ -411,8 +410,8 @@ def _check_report_split(spec: StudySpec, data: TaskData) -> None:
         )
 
 
-def _check_calibration_keys(spec: StudySpec) -> None:
-    """Raise UsageError for a flag that only a calibrated quantizer looks at."""
+def check_calibration_keys(spec: StudySpec) -> None:
+    """Raise UsageError for a flag of the text that nothing looks at: not the quantizer, nor the model."""
     if is_calibrated(spec.quantizer):
         return
     for key in ("calibration",) if spec.tune else ("calibration", "calibration_split"):
@@ -420,8 +419,8 @@ def _check_calibration_keys(spec: StudySpec) -> None:
         if value is not None:
             flag = "--" + key.replace("_", "-")
             raise UsageError(
-                f"{flag} {value} does nothing with quantizer {spec.quantizer!r}, which looks at no text; "
-                "leave it out, or give --quantizer gptq."
+                f"{flag} {value} does nothing with quantizer {spec.quantizer!r}, which looks at no text, nor "
+                "does the model; leave it out, or give --quantizer gptq and bits."
             )
 
 
@@ -437,22 +436,4 @@ def _check_tokens(model: LoadedModel, data: TaskData) -> None:
         raise ModelError(
             f"the tokenizer of {model.source!r} gives token id {data.max_id}, but the model's vocabulary "
             f"has {model.config.vocabulary} rows; put the tokenizer the model was trained with beside it."
-        )
-
-
-def _check_heads(model: LoadedModel, task: str, kind: str) -> None:
-    if model.packed is not None and model.packed.kind != kind:
-        raise ModelError(
-            f"model {model.source!r} is packed for {model.packed.kind} and has no head for task {task!r}; "
-            "pack the original for that task."
-        )
-    if kind == "classification" and not model.config.labels:
-        raise ModelError(
-            f"task {task!r} needs a classification head, but {model.source!r} has none; "
-            "fine-tune the model for the task first."
-        )
-    if kind == "lm" and not model.config.generates:
-        raise ModelError(
-            f"task {task!r} needs a language-model head, but {model.source!r} has none; "
-            "use the checkpoint that still has it."
         )

@@ -53,7 +53,6 @@ def test_formats_that_every_quantizer_has_are_pinned() -> None:
     assert open_with(**HQQ, pins=pins, sensitivity_precisions=[8, 1.58]).spec.pins == pins
 
 
-@pytest.mark.usefixtures("no_model")
 @pytest.mark.parametrize("keys", [{"calibration": 4}, {"calibration_split": "train"}])
 @pytest.mark.parametrize("quantizer", ["rtn", "mse"])
 def test_calibration_without_a_quantizer_that_looks_at_it_is_refused(

@@ -67,6 +67,7 @@ from qslm_opt.cli.spec_flags import bits_list
 from qslm_opt.errors import UsageError
 from qslm_opt.formats import plain_bits
 from qslm_opt.measure.footprint import Watch
+from qslm_opt.models.config import need_head
 
 if TYPE_CHECKING:
     from qslm_opt.pipeline import Session
@@ -103,7 +104,8 @@ def info(
 ) -> None:  # fmt: skip
     """Show a model's blocks, modules and tensors: parameters, bytes, share, role, what is live.
 
-    Where MODEL is a config.json, or a folder with one and no weights, its shapes alone are computed with.
+    Where MODEL is a config.json, or a folder with one and no weights, its shapes alone are computed with. Of
+    a model on the hub, config.json is fetched and no weights, where that tells the family.
     """
     from qslm_opt.cli.model_bytes import bytes_table, uniform_bytes
     from qslm_opt.cli.model_tree import LEGEND, headlines, model_json, model_table
@@ -118,7 +120,9 @@ def info(
     packed = getattr(loaded, "packed", None)
     if packed is not None and levels:
         raise UsageError(f"--bits {bits} says what an original needs, and {model!r} is packed; give one.")
-    if kind is None:
+    if task is not None and kind is not None:
+        need_head(loaded.config, model, task, kind, packed)
+    else:
         kind = "classification" if loaded.config.labels else "lm"
     hierarchy = discover(loaded.config, loaded.shapes, kind, loaded.ties)
     uniform = list(uniform_bytes(model, hierarchy, kind, levels, layout))
@@ -126,9 +130,6 @@ def info(
         more = {} if packed is None else {"packed": packed_value(packed)}
         print_json({**model_json(loaded, hierarchy, kind), "uniform": uniform, **more})
         return
-    has_head = loaded.config.labels if kind == "classification" else loaded.config.generates
-    if task is not None and not has_head:
-        narrate(f"note: task {task} needs a {kind} head, which {model} has not")
     out = console()
     for line in headlines(loaded):
         out.print(line, soft_wrap=True)
@@ -186,8 +187,7 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Measure a model on a task: unquantized, at so many bits, with a setting from a file, or packed."""
     bits = None if bits is None else plain_bits(bits)
-    looked_at = {"--calibration-split": calibration_split, "--calibration": calibration}
-    check_choice(bits, setting, scope, quantizer, layout, sign_embedding, looked_at)
+    check_choice(bits, setting, scope, quantizer, layout, sign_embedding)
     check_tune(tune, bits, setting)
     given = read_setting(setting) if setting is not None else None
     quantizer = quantizer if given is None else given.quantizer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from qslm_opt.cli.spec_flags import config_keys
@@ -72,16 +71,20 @@ def load_keys(reading: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_model(model: str, reading: Mapping[str, Any]) -> LoadedModel | DescribedModel:
-    """Load a model; one of which only the config is there is described by that, without torch."""
+    """Load a model; one of which the config is enough is described by that, without torch.
+
+    That is one without weights, and one on the hub whose weights would have to be fetched.
+    """
     from qslm_opt.models.declared import describe_model, find_config
+    from qslm_opt.models.hub import describe_on_hub
     from qslm_opt.models.locate import check_source
 
     check_source(model)
     keys = load_keys(reading)
     path = find_config(model)
-    if path is not None:
-        del keys["tokenizer"]
-        return describe_model(model, path, **keys)
+    described = describe_on_hub(model, keys) if path is None else describe_model(model, path, **keys)
+    if described is not None:
+        return described
     from qslm_opt.models.loading import load_model
 
     return load_model(model, **keys)
@@ -106,12 +109,8 @@ def check_choice(
     quantizer: str | None,
     layout: str | None,
     sign_embedding: bool,
-    calibration: Mapping[str, object] = MappingProxyType({}),
 ) -> None:
-    """Raise UsageError when a flag of ``model evaluate`` cannot be, does nothing, or contradicts another.
-
-    ``calibration`` holds the flags that calibrated quantizers look at; None means not given.
-    """
+    """Raise UsageError when a flag of ``model evaluate`` cannot be, does nothing, or contradicts another."""
     if bits is not None:
         (Layout.parse(layout) if layout else Layout()).with_bits(bits)
     if bits is not None and setting is not None:
@@ -124,12 +123,6 @@ def check_choice(
         if value is not None and bits is None:
             raise UsageError(
                 f"{flag} {value} says how --bits is meant; give --bits too, or leave {flag} out."
-            )
-    for flag, given in calibration.items():
-        if given is not None and bits is None and setting is None:
-            raise UsageError(
-                f"{flag} {given} does nothing where nothing is quantized; give --bits with --quantizer gptq, "
-                f"or leave {flag} out."
             )
 
 

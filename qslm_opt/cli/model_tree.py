@@ -40,14 +40,17 @@ def headlines(model: LoadedModel | DescribedModel) -> Iterator[str]:
         f"{config.labels or 'no'} labels"
     )
     hash_, tokenizer = _loaded(model)
-    if hash_ is None:
-        yield f"{len(model.shapes)} tensors by its config alone: there are no weights"
-        return
     tokens = "none beside it" if tokenizer is None else f"{tokenizer:,} tokens"
-    yield f"{len(model.shapes)} tensors, tokenizer: {tokens}, weights {hash_[:16]}"
-    assumptions = getattr(model, "assumptions", "")
-    if assumptions:
-        yield assumptions
+    if hash_ is not None:
+        yield f"{len(model.shapes)} tensors, tokenizer: {tokens}, weights {hash_[:16]}"
+    else:
+        fetched = getattr(model, "fetched", ())
+        by = f"{' and '.join(fetched)} alone: no weights were fetched" if fetched else (
+            "its config alone: there are no weights"
+        )  # fmt: skip
+        yield f"{len(model.shapes)} tensors by {by}{'' if tokenizer is None else f'; tokenizer: {tokens}'}"
+    if model.assumptions:
+        yield model.assumptions
 
 
 def _loaded(model: LoadedModel | DescribedModel) -> tuple[str | None, int | None]:
@@ -65,7 +68,9 @@ def model_json(model: LoadedModel | DescribedModel, hierarchy: Hierarchy, kind: 
         "family": hierarchy.family,
         "kind": kind,
         "config": model.config.to_dict(),
+        "assumed": model.assumed,
         "weights_hash": hash_,
+        "fetched": list(getattr(model, "fetched", ())),
         "tokenizer": tokenizer,
         "tensors": len(model.shapes),
         "params": {"all": stored, "live": live},

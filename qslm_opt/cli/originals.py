@@ -97,6 +97,7 @@ def _plain(
     from qslm_opt.hierarchy.discover import discover
     from qslm_opt.models.loading import load_model
     from qslm_opt.models.registry import family_of
+    from qslm_opt.pipeline import check_calibration_keys
     from qslm_opt.quant import QuantizedView
 
     narrate(f"loading model {source}")
@@ -105,6 +106,8 @@ def _plain(
         raise UsageError(f"model {source!r} is packed already; give the original model.")
     if family_of(model.config).needs_text(model.config):
         return _calibrated(_need_text(spec, f"model {source!r}"), setting, narrate)
+    if spec is not None:
+        check_calibration_keys(spec)
     kind = kind or ("classification" if model.config.labels else "lm")
     hierarchy = discover(model.config, model.shapes, kind, model.ties)
     place = pick_device(device)

@@ -51,9 +51,11 @@ def discover(
         )
         for name in placed
     }
-    found = [Module(unit, tuple(tensors[n] for n in names)) for unit, names in modules.items()]
-    units = dict.fromkeys(unit.partition("/")[0] for unit in modules)
-    blocks = (Block(u, _kind(u), tuple(m for m in found if m.unit.startswith(f"{u}/"))) for u in units)
+    found: dict[str, list[Module]] = {}
+    for unit, names in modules.items():
+        own = Module(unit, tuple(tensors[name] for name in names))
+        found.setdefault(unit.partition("/")[0], []).append(own)
+    blocks = (Block(unit, _kind(unit), tuple(inside)) for unit, inside in found.items())
     return Hierarchy(config.family, tuple(blocks))
 
 

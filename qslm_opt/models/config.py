@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from qslm_opt.errors import ModelError, did_you_mean
@@ -17,16 +18,22 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from qslm_opt.hierarchy.tree import Role
+    from qslm_opt.models.packed import PackedModel
 
     Kind = Literal["classification", "lm"]
     Shapes = Mapping[str, tuple[int, ...]]
 
-_TYPES: Mapping[str, tuple[type, ...]] = {
-    "int": (int,), "str": (str,), "bool": (bool,), "float": (int, float), "int | None": (int, type(None)),
+_TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "int": ((int,), "a whole number"), "str": ((str,), "a text"), "bool": ((bool,), "true or false"),
+    "float": ((int, float), "a number"), "int | None": ((int, type(None)), "a whole number"),
 }  # fmt: skip
 MOST_BLOCKS = 10_000
 MOST_STEPS = 4096
 """Most time steps of a model."""
+MOST_SIZE = 2**24
+"""Most rows or columns of a tensor."""
+_LONGEST = 80
+"""So many characters of a wrong value are shown."""
 C = TypeVar("C", bound="ModelConfig")
 
 
@@ -50,6 +57,12 @@ class ModelConfig(ABC):
     """Name of the family for people, such as ``SpikeGPT``."""
     told_by_shapes: ClassVar[tuple[str, ...]] = ()
     """Keys of ``semantics`` that ``from_shapes`` reads off the tensors, where it can."""
+    words: ClassVar[Mapping[str, str]] = {}
+    """Another word for a key, as files of the originals and of Hugging Face's library have it → the key."""
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    """Key of a number → its least and its most value."""
+    untold: ClassVar[tuple[str, ...]] = ()
+    """Keys that a model needs and no shape tells, without a default or with one that means: not given."""
 
     # ------------------------------------------------------------------------------------------ sizes
     @property
@@ -162,16 +175,67 @@ class ModelConfig(ABC):
         return tuple(f.name for f in fields(cls))
 
     @classmethod
-    def check_keys(cls, values: Mapping[str, Any]) -> None:
-        """Raise ModelError for a key that is unknown or has a value of another type than the config's own."""
-        kinds = {f.name: _TYPES[str(f.type)] for f in fields(cls)}
-        for key, value in values.items():
-            if key not in kinds:
-                raise ModelError(f"config key {key!r} is unknown.{did_you_mean(key, kinds)}")
-            if type(value) not in kinds[key]:
+    def needed(cls) -> tuple[str, ...]:
+        """Return the keys that must be told by tensors, by files or by the user."""
+        bare = (f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING)
+        return tuple(dict.fromkeys((*bare, *cls.untold)))
+
+    @classmethod
+    def all_words(cls, key: str) -> str:
+        """Return a key with its other words in brackets."""
+        others = [word for word, meant in cls.words.items() if meant == key]
+        return f"{key} (or {', '.join(others)})" if others else key
+
+    @classmethod
+    def own_keys(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a user gave, in this config's own words.
+
+        Raises:
+            ModelError: a key is unknown, its value cannot be, or two words of one key have different values.
+        """
+        cls.check_keys(values)
+        said: dict[str, str] = {}
+        for word, value in values.items():
+            other = said.setdefault(cls.words.get(word, word), word)
+            if values[other] != value:
                 raise ModelError(
-                    f"config key {key!r} is {value!r}; write a value of type {kinds[key][0].__name__}."
+                    f"config key {word!r} is {value!r} and {other!r}, which is another word for it, is "
+                    f"{values[other]!r}; give one of them."
                 )
+        return {key: values[word] for key, word in said.items()}
+
+    @classmethod
+    def check_keys(cls, values: Mapping[str, Any]) -> None:
+        """Raise ModelError for a key that is unknown, or a value of another type or out of its bounds."""
+        kinds = {f.name: str(f.type) for f in fields(cls)}
+        for word, value in values.items():
+            key = cls.words.get(word, word)
+            if key not in kinds:
+                raise ModelError(cls._unknown(word))
+            types, article = _TYPES[kinds[key]]
+            if type(value) not in types:
+                raise ModelError(
+                    f"config key {word!r} is {shown(value)}; it must be {article}: {_correct(word)}."
+                )
+            if key in cls.bounds and value is not None:
+                _check_bounds(word, value, cls.bounds[key])
+
+    @classmethod
+    def _unknown(cls, word: str) -> str:
+        known = (*cls.key_names(), *cls.words)
+        more = f" (or, by other words, {', '.join(cls.words)})" if cls.words else ""
+        return (
+            f"config key {shown(word)} is unknown; a model of family {cls.family} has "
+            f"{', '.join(cls.key_names())}{more}.{did_you_mean(word, known)}"
+        )
+
+    def check_bounds(self) -> None:
+        """Raise ModelError for a number out of its ``bounds``; what nobody gave is left to the caller."""
+        unset = {f.name: f.default for f in fields(self) if f.name in self.untold}
+        for key, bounds in self.bounds.items():
+            value = getattr(self, key)
+            if key not in unset or value != unset[key]:
+                _check_bounds(key, value, bounds)
 
 
 def block_count(shapes: Shapes, prefix: str) -> int:
@@ -184,15 +248,61 @@ def block_count(shapes: Shapes, prefix: str) -> int:
 def at_least(least: float, **sizes: float) -> None:
     """Raise ModelError for a size below ``least``."""
     for key, value in sizes.items():
-        if not value >= least:
-            raise ModelError(f"config key {key!r} is {value}; it must be at least {least:g}.")
+        _check_bounds(key, value, (least, inf))
 
 
 def at_most(most: float, **sizes: float) -> None:
     """Raise ModelError for a size above ``most``."""
     for key, value in sizes.items():
         if value > most:
-            raise ModelError(f"config key {key!r} is {value}; it must be at most {most:g}.")
+            _check_bounds(key, value, (-inf, most))
+
+
+def _check_bounds(word: str, value: float, bounds: tuple[float, float]) -> None:
+    least, most = bounds
+    if not value >= least:
+        raise ModelError(
+            f"config key {word!r} is {shown(value)}; it must be at least {_number(least)}: {_correct(word)}."
+        )
+    if value > most:
+        raise ModelError(
+            f"config key {word!r} is {shown(value)}; it must be at most {_number(most)}: {_correct(word)}."
+        )
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def shown(value: Any) -> str:
+    """Return a value as it stands, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _correct(word: str) -> str:
+    return f"correct it in config.json, or give --config {word}=VALUE"
+
+
+def need_head(
+    config: ModelConfig, source: str, task: str, kind: Kind, packed: PackedModel | None = None
+) -> None:
+    """Raise ModelError where a model, packed or not, has no head for the task."""
+    if packed is not None and packed.kind != kind:
+        raise ModelError(
+            f"model {source!r} is packed for {packed.kind} and has no head for task {task!r}; "
+            "pack the original for that task."
+        )
+    if kind == "classification" and not config.labels:
+        raise ModelError(
+            f"task {task!r} needs a classification head, but {source!r} has none; "
+            "fine-tune the model for the task first."
+        )
+    if kind == "lm" and not config.generates:
+        raise ModelError(
+            f"task {task!r} needs a language-model head, but {source!r} has none; "
+            "use the checkpoint that still has it."
+        )
 
 
 def affine_shapes(name: str, out: int, width: int) -> Shapes:

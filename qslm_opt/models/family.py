@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qslm_opt.errors import ModelError
+from qslm_opt.models.config import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,6 +112,26 @@ def bare(name: str, prefixes: Sequence[str]) -> str:
         name = name.removeprefix(found)
 
 
+def declared_labels(values: Mapping[str, Any]) -> int | None:
+    """Return the classes that Hugging Face's library reads from a config.json; None where it says none.
+
+    It writes no ``id2label`` for a sequence classifier of two classes.
+
+    Raises:
+        ModelError: ``id2label`` is no object with an entry for each class.
+    """
+    names, made = values.get("id2label"), values.get("architectures")
+    if names is not None:
+        if not isinstance(names, Mapping) or not names:
+            raise ModelError(
+                f"id2label is {shown(names)}; it must be an object with an entry for each class: correct it, "
+                "or remove it and give --config num_labels=N."
+            )
+        return len(names)
+    classifies = isinstance(made, list) and any(str(m).endswith("ForSequenceClassification") for m in made)
+    return 2 if classifies else None
+
+
 class Family(ABC):
     """One model family. An instance has no state: it names functions.
 
@@ -172,10 +193,27 @@ class Family(ABC):
     def declared(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the config keys that a ``config.json`` beside the checkpoint says, in our names.
 
+        Where a key stands under its own name and under another word, its own name is read; null says nothing.
+
         Raises:
             ModelError: the file is of another family, or says what this one cannot be.
         """
-        return {key: value for key, value in values.items() if key in self.config_class.key_names()}
+        words, own = self.config_class.words, self.config_class.key_names()
+        said = {word: value for word, value in values.items() if value is not None}
+        other = {word: value for word, value in said.items() if word in words and words[word] not in said}
+        self.config_class.check_keys(other)
+        found = {words[word]: value for word, value in other.items()}
+        return {**found, **{key: value for key, value in said.items() if key in own}}
+
+    def described(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``declared``, and what a ``config.json`` says that is else left to the tensors.
+
+        Raises:
+            ModelError: as ``declared``.
+        """
+        key = self.config_class.words.get("num_labels", "num_labels")
+        count = declared_labels(values) if key in self.config_class.key_names() else None
+        return {**({} if count is None else {key: count}), **self.declared(values)}
 
     def declared_ties(self, values: Mapping[str, Any]) -> dict[str, str]:
         """Return name → name of the tensor whose storage it shares, as a ``config.json`` alone says."""

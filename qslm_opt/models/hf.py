@@ -35,8 +35,8 @@ from qslm_opt.kernels.ops import REFERENCE, Ops, fast_ops
 from qslm_opt.models import spikegpt
 from qslm_opt.models.packed import load_packed
 from qslm_opt.models.packed_file import PACKED_NAME
-from qslm_opt.models.spikegpt import AUTHORS_TYPE, BlockState
-from qslm_opt.models.spikegpt_config import SpikeGPTConfig
+from qslm_opt.models.spikegpt import BlockState
+from qslm_opt.models.spikegpt_config import AUTHORS_TYPE, SpikeGPTConfig
 
 IGNORED = -100
 """Label of a position that has no part in the loss."""

@@ -14,11 +14,17 @@ from torch import Tensor
 
 from qslm_opt.errors import ModelError
 from qslm_opt.models.checkpoint import find_ties, read_checkpoint, to_float32
-from qslm_opt.models.declared import DEFAULTS, asked_keys, declared_keys, read_config
+from qslm_opt.models.declared import (
+    DEFAULTS,
+    asked_keys,
+    assumption_words,
+    declared_keys,
+    read_config,
+)
 from qslm_opt.models.locate import find_model, find_tokenizer
 from qslm_opt.models.packed_file import is_packed
 from qslm_opt.models.registry import family_names, family_of, find_family, is_mapped, open_family
-from qslm_opt.models.words import open_tokenizer
+from qslm_opt.models.words import read_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -55,10 +61,7 @@ class LoadedModel:
     @property
     def assumptions(self) -> str:
         """What was assumed, in words; empty where nothing was."""
-        if not self.assumed:
-            return ""
-        said = ", ".join(f"{key} {value}" for key, value in self.assumed.items())
-        return f"assumed, as no file says it: {said}; --timesteps T and --config KEY=VALUE say otherwise"
+        return assumption_words(self.assumed)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -118,14 +121,15 @@ def load_model(
     stored = kind.canonical(kind.without_prefix(stored), values)
     declared = declared_keys(kind, files.config, values)
     semantics = asked_keys(kind, files.config, declared, asked)
-    config = _fit(source, kind, stored, {**declared, **semantics, **(overrides or {})})
+    given = kind.config_class.own_keys(overrides or {})
+    config = _fit(source, kind, stored, {**declared, **semantics, **given})
     ordered = {name: stored[name] for name in config.tensor_shapes()}
     ties = find_ties(ordered)
     tensors: dict[str, Tensor] = {}
     for name, tensor in ordered.items():
         tensors[name] = tensors[ties[name]] if name in ties else to_float32(name, tensor)
     words = read_tokenizer(files.tokenizer, config.vocabulary) if files.tokenizer else None
-    told = {*declared, *semantics, *(overrides or {}), *config.told_by_shapes}
+    told = {*declared, *semantics, *given, *config.told_by_shapes}
     assumed = {key: value for key, value in config.semantics().items() if key not in told}
     return LoadedModel(config, tensors, source, hash_weights(tensors), words, ties, assumed=assumed)
 
@@ -159,7 +163,7 @@ def _load_packed(
         )
     here = {k: v for k, v in asked.items() if k in config.key_names() or v != DEFAULTS[k]}
     other = {k: v for k, v in here.items() if v not in (DEFAULTS[k], getattr(config, k, None))}
-    for key, value in {**other, **overrides}.items():
+    for key, value in {**other, **config.own_keys(overrides)}.items():
         if getattr(config, key, None) != value:
             raise ModelError(
                 f"model {source!r} is packed with {key} {getattr(config, key, None)!r} and is taken as it "
@@ -198,25 +202,6 @@ def hash_weights(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}{list(values.shape)}\0".encode())
         digest.update((values if sys.byteorder == "little" else values.byteswap()).data.cast("B"))
     return digest.hexdigest()
-
-
-def read_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
-    """Read a ``tokenizer.json``, or a WordPiece ``vocab.txt``, whose ids fit ``vocab_size`` rows."""
-    try:
-        tokenizer = open_tokenizer(path)
-        largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-    except (KeyboardInterrupt, SystemExit, ModelError):
-        raise
-    except BaseException as error:  # noqa: BLE001 - plain ones, or a panic of its Rust code
-        raise ModelError(
-            f"tokenizer {str(path)!r} cannot be read ({error}); put the model's own tokenizer.json there."
-        ) from None
-    if largest >= vocab_size:
-        raise ModelError(
-            f"tokenizer {str(path)!r} has {largest + 1} tokens but the embedding has {vocab_size} rows: "
-            "it is the tokenizer of another model; put this model's own there."
-        )
-    return tokenizer
 
 
 def _fit(

@@ -191,6 +191,15 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
+def hub_id(source: str) -> tuple[str, str | None] | None:
+    """Return repository and revision of a hub id; None of a path that exists, and where bytes are pinned."""
+    match = None if _exists(source) else _HUB_ID.fullmatch(source)
+    if match is None:
+        return None
+    known = KNOWN.get(match[1])
+    return match[1], match[2] or (known.revision if known else None)
+
+
 def _from_hub(source: str) -> ModelFiles:
     match = _HUB_ID.fullmatch(source)
     assert match is not None  # check_source has seen to it

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from qslm_opt.errors import ModelError
-from qslm_opt.models.loading import load_model, read_tokenizer
+from qslm_opt.models.loading import load_model
 from qslm_opt.models.locate import find_model
 from qslm_opt.models.packed_file import is_packed
 from qslm_opt.models.spikegpt_config import SpikeGPTConfig
+from qslm_opt.models.words import read_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

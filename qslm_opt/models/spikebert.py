@@ -26,15 +26,15 @@ from qslm_opt.kernels.fire.reference import Neuron
 from qslm_opt.kernels.ops import rows_of
 from qslm_opt.models.config import (
     MOST_BLOCKS,
+    MOST_SIZE,
     MOST_STEPS,
     ModelConfig,
     Site,
     affine_shapes,
-    at_least,
-    at_most,
     block_count,
     norm_shapes,
     pair,
+    shown,
 )
 from qslm_opt.models.family import Encoding, Family, Fired, Inputs
 from qslm_opt.models.parts import affine, merge_heads, norm, split_heads
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
 EMB, CLASSIFIER = "emb.weight", "classifier"
 _MOST_LENGTH = 4096
-_MOST_SIZE = 2**31
 _ATTENTION = {part: (f"attn.{part}_m", f"attn.{part}_ln") for part in ("q", "k", "v", "last")}
 _MLP = {"1": ("mlp.fc1", "mlp.ln1"), "2": ("mlp.fc2", "mlp.ln2")}
 
@@ -60,6 +59,16 @@ class SpikeBERTConfig(ModelConfig):
 
     family: ClassVar[str] = "spikebert"
     title: ClassVar[str] = "SpikeBERT"
+    words: ClassVar[Mapping[str, str]] = {
+        "T": "timesteps", "hidden_size": "dim", "num_hidden_layers": "depths", "num_labels": "num_classes",
+        "intermediate_size": "hidden", "num_attention_heads": "heads",
+    }  # fmt: skip
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "vocab_size": (1, MOST_SIZE), "depths": (1, MOST_BLOCKS), "dim": (1, MOST_SIZE // 4),
+        "num_classes": (1, MOST_SIZE), "hidden": (0, MOST_SIZE), "heads": (1, MOST_SIZE),
+        "timesteps": (1, MOST_STEPS), "tau": (1, 1e6), "common_thr": (1e-6, 1e6), "qk_scale": (1e-6, 1e6),
+        "length": (2, _MOST_LENGTH),
+    }  # fmt: skip
 
     vocab_size: int
     depths: int
@@ -79,21 +88,16 @@ class SpikeBERTConfig(ModelConfig):
     """Ids that every sentence is cut or padded to."""
 
     def __post_init__(self) -> None:
+        self.check_bounds()
         if self.hidden == 0:
             object.__setattr__(self, "hidden", 4 * self.dim)
-        sizes = {key: getattr(self, key) for key in ("vocab_size", "dim", "hidden", "num_classes", "heads")}
-        at_least(1, **sizes, depths=self.depths, timesteps=self.timesteps, tau=self.tau)
-        at_least(2, length=self.length)
-        at_least(1e-6, common_thr=self.common_thr, qk_scale=self.qk_scale)
-        at_most(_MOST_SIZE, **sizes)
-        at_most(MOST_BLOCKS, depths=self.depths)
-        at_most(MOST_STEPS, timesteps=self.timesteps)
-        at_most(_MOST_LENGTH, length=self.length)
-        at_most(1e6, tau=self.tau, common_thr=self.common_thr, qk_scale=self.qk_scale)
         for key in ("tau", "common_thr", "qk_scale"):
             object.__setattr__(self, key, float(getattr(self, key)))
         if self.dim % self.heads:
-            raise ModelError(f"config key 'heads' is {self.heads}; it must divide the width {self.dim}.")
+            raise ModelError(
+                f"config key 'heads' is {self.heads}; it must divide the width {self.dim}: correct "
+                "config.json, or give --config heads=N."
+            )
 
     @property
     def blocks(self) -> int:
@@ -227,14 +231,13 @@ class SpikeBERT(Family):
         return EMB in names and any(n.startswith("blocks.") and ".attn.q_m." in n for n in names)
 
     def declared(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """See ``Family``; the authors call the time steps ``T``."""
+        """See ``Family``."""
         family = values.get("model_type", self.name)
         if family != self.name:
             raise ModelError(
-                f"model_type {family!r} is another family than {self.name!r}, whose tensors these are."
+                f"model_type {shown(family)} is another family than {self.name!r}, whose tensors these are."
             )
-        steps = {"timesteps": values["T"]} if "T" in values else {}
-        return super().declared({**steps, **values})
+        return super().declared(values)
 
     def encoding(self, config: ModelConfig) -> Encoding:
         """See ``Family``."""

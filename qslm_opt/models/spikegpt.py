@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qslm_opt.errors import ModelError
+from qslm_opt.models.config import shown
 from qslm_opt.models.family import Family, Fired, Inputs
-from qslm_opt.models.spikegpt_config import MODEL_TYPES, SpikeGPTConfig
+from qslm_opt.models.spikegpt_config import AUTHORS_TYPE, MODEL_TYPES, SpikeGPTConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 READ_BY_ROW = ("emb.weight",)
 """Tensors of which one row is read for a token."""
-AUTHORS_TYPE = "rwkv_type"
-"""Key of the authors' ``model_type`` in a config.json, where ``model_type`` has to be the family."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +225,7 @@ class SpikeGPT(Family):
         family = found.get("model_type", self.name)
         if family not in (self.name, *MODEL_TYPES):
             raise ModelError(
-                f"model_type {family!r} is another family than {self.name!r}, whose tensors these are."
+                f"model_type {shown(family)} is another family than {self.name!r}, whose tensors these are."
             )
         if family == self.name:
             found["model_type"] = found.get(AUTHORS_TYPE, MODEL_TYPES[0])

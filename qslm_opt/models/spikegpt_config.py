@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from qslm_opt.errors import ModelError, did_you_mean
-from qslm_opt.models.config import ModelConfig, Site
+from qslm_opt.errors import ModelError
+from qslm_opt.models.config import MOST_BLOCKS, MOST_SIZE, ModelConfig, Site, shown
 
 if TYPE_CHECKING:
     from qslm_opt.hierarchy.tree import Role
     from qslm_opt.models.config import Kind, Shapes
 
 MODEL_TYPES = ("RWKV", "RWKV-ffnPre")
+AUTHORS_TYPE = "rwkv_type"
+"""What a config.json calls the authors' ``model_type``, which there is the family."""
 CHARACTER_VOCAB = 77
 """Vocabulary of the authors' character model, the only one their RNN form runs with the Heaviside."""
 EMB, HEAD, CLASSIFIER = "emb.weight", "head.weight", "classifier.weight"
@@ -26,6 +29,15 @@ class SpikeGPTConfig(ModelConfig):
 
     family: ClassVar[str] = "spikegpt"
     title: ClassVar[str] = "SpikeGPT"
+    words: ClassVar[Mapping[str, str]] = {
+        "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "intermediate_size": "n_ffn",
+        "max_position_embeddings": "ctx_len", "num_labels": "n_labels", AUTHORS_TYPE: "model_type",
+    }  # fmt: skip
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "vocab_size": (1, MOST_SIZE), "n_layer": (1, MOST_BLOCKS), "n_embd": (1, MOST_SIZE // 4),
+        "n_ffn": (0, MOST_SIZE), "n_labels": (0, MOST_SIZE), "ctx_len": (1, MOST_SIZE),
+        "rescale_every": (0, MOST_SIZE),
+    }  # fmt: skip
 
     vocab_size: int
     n_layer: int
@@ -44,18 +56,13 @@ class SpikeGPTConfig(ModelConfig):
     """Halve the residual after every so many blocks, with the block outputs scaled to match; 0 never."""
 
     def __post_init__(self) -> None:
+        self.check_bounds()
         if self.n_ffn == 0:
             object.__setattr__(self, "n_ffn", 4 * self.n_embd)
-        for key in ("vocab_size", "n_layer", "n_embd", "n_ffn", "ctx_len"):
-            if getattr(self, key) < 1:
-                raise ModelError(f"{key} {getattr(self, key)} is out of range; it must be at least 1.")
-        for key in ("n_labels", "rescale_every"):
-            if getattr(self, key) < 0:
-                raise ModelError(f"{key} {getattr(self, key)} is negative; use 0 or more.")
         if self.model_type not in MODEL_TYPES:
-            raise ModelError(f"model_type {self.model_type!r} is unknown; use one of {MODEL_TYPES}.")
+            raise ModelError(f"model_type {shown(self.model_type)} is unknown; use one of {MODEL_TYPES}.")
         if self.embed_spike not in ("on", "off", "auto"):
-            raise ModelError(f"embed_spike {self.embed_spike!r} is unknown; use on, off or auto.")
+            raise ModelError(f"embed_spike {shown(self.embed_spike)} is unknown; use on, off or auto.")
 
     @property
     def embedding_spikes(self) -> bool:
@@ -106,10 +113,7 @@ class SpikeGPTConfig(ModelConfig):
         Raises:
             ModelError: when the names are not SpikeGPT's, or an override is unknown.
         """
-        known = {f.name for f in fields(cls)}
-        for key in overrides:
-            if key not in known:
-                raise ModelError(f"config key {key!r} is unknown.{did_you_mean(key, known)}")
+        cls.check_keys(overrides)
         emb = shapes.get("emb.weight")
         places = (name.split(".")[1] for name in shapes if name.startswith("blocks."))
         blocks = {int(place) for place in places if place.isdecimal()}

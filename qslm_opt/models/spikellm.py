@@ -19,6 +19,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qslm_opt.errors import ModelError
+from qslm_opt.models.config import shown
 from qslm_opt.models.family import Family, Fired, Inputs, Tensors
 from qslm_opt.models.spikellm_config import (
     EMBEDDING,
@@ -193,11 +194,11 @@ class SpikeLLM(Family):
         kind = values.get("model_type", self.name)
         if kind not in MODEL_TYPES:
             raise ModelError(
-                f"model_type {kind!r} is another family than {' or '.join(MODEL_TYPES)}, "
+                f"model_type {shown(kind)} is another family than {' or '.join(MODEL_TYPES)}, "
                 "whose tensors these are."
             )
-        known = {key: value for key, value in super().declared(values).items() if value is not None}
-        return {**known, **declared_rope(values)}
+        plain = {k: v for k, v in values.items() if k != "rope_scaling" or isinstance(v, str)}
+        return {**super().declared(plain), **declared_rope(values)}
 
     def declared_ties(self, values: Mapping[str, Any]) -> dict[str, str]:
         """See ``Family``."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from qslm_opt.errors import ModelError
-from qslm_opt.models.config import MOST_BLOCKS, ModelConfig, Site, at_least, at_most, block_count
+from qslm_opt.models.config import MOST_BLOCKS, MOST_SIZE, ModelConfig, Site, block_count, shown
 
 if TYPE_CHECKING:
     from qslm_opt.hierarchy.tree import Role
@@ -24,7 +24,6 @@ ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
 ROPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 MOST_ACTIVATION_BITS = 12
 """Most bits of an activation, the added ones among them; with more, zero points pass the original's bound."""
-_MOST_SIZE = 1 << 24
 _LAYERS = "model.layers."
 
 
@@ -34,6 +33,15 @@ class SpikeLLMConfig(ModelConfig):
 
     family: ClassVar[str] = "spikellm"
     title: ClassVar[str] = "SpikeLLM"
+    untold: ClassVar[tuple[str, ...]] = ("num_attention_heads",)
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "vocab_size": (1, MOST_SIZE), "hidden_size": (1, MOST_SIZE), "intermediate_size": (1, MOST_SIZE),
+        "num_hidden_layers": (1, MOST_BLOCKS), "num_attention_heads": (1, MOST_SIZE),
+        "num_key_value_heads": (0, MOST_SIZE), "head_dim": (0, MOST_SIZE), "rms_norm_eps": (0, 1e30),
+        "rope_theta": (1, 1e30), "max_position_embeddings": (1, MOST_SIZE),
+        "activation_bits": (0, MOST_ACTIVATION_BITS), "added_bits": (0, MOST_ACTIVATION_BITS),
+        "salient_share": (0, 1),
+    }  # fmt: skip
 
     vocab_size: int
     hidden_size: int
@@ -63,38 +71,24 @@ class SpikeLLMConfig(ModelConfig):
     """Whether the tensors say which channels are salient; else a calibration text has to."""
 
     def __post_init__(self) -> None:
+        self.check_bounds()
         if self.num_key_value_heads == 0:
             object.__setattr__(self, "num_key_value_heads", self.num_attention_heads)
-        at_least(1, **self._sizes())
-        at_most(_MOST_SIZE, **self._sizes())
-        at_most(MOST_BLOCKS, num_hidden_layers=self.num_hidden_layers)
         if self.head_dim == 0:
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
-        at_least(2, head_dim=self.head_dim)
-        at_most(_MOST_SIZE, head_dim=self.head_dim)
         self._check_heads()
-        at_least(0, rms_norm_eps=self.rms_norm_eps, added_bits=self.added_bits)
-        at_least(1, rope_theta=self.rope_theta)
-        at_most(1e30, rope_theta=self.rope_theta, rms_norm_eps=self.rms_norm_eps)
         if self.hidden_act not in ACTIVATIONS:
-            raise ModelError(f"hidden_act {self.hidden_act!r} is unknown; use one of {ACTIVATIONS}.")
+            raise ModelError(f"hidden_act {shown(self.hidden_act)} is unknown; use one of {ACTIVATIONS}.")
         self.rope()
         self._check_spikes()
 
-    def _sizes(self) -> dict[str, int]:
-        keys = (
-            "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-            "num_key_value_heads", "max_position_embeddings",
-        )  # fmt: skip
-        return {key: getattr(self, key) for key in keys}
-
     def _check_heads(self) -> None:
         heads, groups = self.num_attention_heads, self.num_key_value_heads
-        if self.hidden_size % heads or heads % groups or self.head_dim % 2:
+        if self.hidden_size % heads or heads % groups or self.head_dim % 2 or self.head_dim < 2:
             raise ModelError(
                 f"num_attention_heads {heads} must divide hidden_size {self.hidden_size}, "
                 f"num_key_value_heads {groups} must divide the heads, and head_dim {self.head_dim} must be "
-                "even; correct them."
+                "even and at least 2; correct them in config.json, or by --config KEY=VALUE."
             )
 
     def _check_spikes(self) -> None:
@@ -104,9 +98,11 @@ class SpikeLLMConfig(ModelConfig):
                 f"added_bits {self.added_bits} and salient_share {self.salient_share:g} say how spikes are "
                 "made, and activation_bits 0 makes none; give activation_bits too, or leave them out."
             )
-        at_least(0, activation_bits=bits, salient_share=self.salient_share)
-        at_most(MOST_ACTIVATION_BITS, activation_bits=bits + self.added_bits)
-        at_most(1, salient_share=self.salient_share)
+        if bits + self.added_bits > MOST_ACTIVATION_BITS:
+            raise ModelError(
+                f"activation_bits {bits} and added_bits {self.added_bits} are {bits + self.added_bits} bits "
+                f"together; at most {MOST_ACTIVATION_BITS} can be: give fewer of either, --config KEY=VALUE."
+            )
 
     def rope(self) -> dict[str, Any]:
         """Return ``rope_scaling`` as LLaMA's config.json has it; ModelError where it is none."""
@@ -274,13 +270,13 @@ class SpikeLLMConfig(ModelConfig):
                 f"the checkpoint is no {cls.title}: it has no two-dimensional {EMBEDDING!r}, or no complete "
                 f"{first}*; give a checkpoint with LLaMA's names."
             )
-        heads = given.get("num_attention_heads", 0)
-        if heads < 1:
+        heads = given.get("num_attention_heads")
+        if heads is None:
             raise ModelError(
                 "the number of attention heads stands in no shape; put the model's config.json beside the "
                 "weights, or give --config num_attention_heads=N."
             )
-        head_dim = given.get("head_dim") or query[0] // heads
+        head_dim = given.get("head_dim") or max(1, query[0] // heads)
         inferred = {
             "vocab_size": embedding[0],
             "hidden_size": embedding[1],

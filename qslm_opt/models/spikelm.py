@@ -27,15 +27,15 @@ from qslm_opt.errors import ModelError
 from qslm_opt.kernels.ops import rows_of
 from qslm_opt.models.config import (
     MOST_BLOCKS,
+    MOST_SIZE,
     MOST_STEPS,
     ModelConfig,
     Site,
     affine_shapes,
-    at_least,
-    at_most,
     block_count,
     norm_shapes,
     pair,
+    shown,
 )
 from qslm_opt.models.family import Encoding, Family, Fired, Inputs
 from qslm_opt.models.parts import affine, merge_heads, norm, split_heads
@@ -83,6 +83,15 @@ class SpikeLMConfig(ModelConfig):
     family: ClassVar[str] = "spikelm"
     title: ClassVar[str] = "SpikeLM"
     told_by_shapes: ClassVar[tuple[str, ...]] = ("timesteps",)
+    words: ClassVar[Mapping[str, str]] = {"T": "timesteps"}
+    untold: ClassVar[tuple[str, ...]] = ("num_attention_heads",)
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "vocab_size": (1, MOST_SIZE), "hidden_size": (1, MOST_SIZE), "num_hidden_layers": (1, MOST_BLOCKS),
+        "intermediate_size": (1, MOST_SIZE), "max_position_embeddings": (1, MOST_SIZE),
+        "num_labels": (1, MOST_SIZE), "num_attention_heads": (1, MOST_SIZE),
+        "type_vocab_size": (1, MOST_SIZE), "timesteps": (1, MOST_STEPS), "stored_steps": (0, MOST_STEPS),
+        "input_bits": (1, 2), "layer_norm_eps": (0, 1),
+    }  # fmt: skip
 
     vocab_size: int
     hidden_size: int
@@ -103,23 +112,11 @@ class SpikeLMConfig(ModelConfig):
     """Of the embedding's LayerNorm."""
 
     def __post_init__(self) -> None:
-        sizes = (
-            "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "type_vocab_size",
-            "max_position_embeddings", "num_labels", "timesteps",
-        )  # fmt: skip
-        at_least(1, **{key: getattr(self, key) for key in sizes})
-        at_most(MOST_BLOCKS, num_hidden_layers=self.num_hidden_layers)
+        self.check_bounds()
         if self.stored_steps == 0:
             object.__setattr__(self, "stored_steps", self.timesteps)
-        at_most(MOST_STEPS, timesteps=self.timesteps, stored_steps=self.stored_steps)
-        at_least(0, layer_norm_eps=self.layer_norm_eps)
-        at_most(1, layer_norm_eps=self.layer_norm_eps)
         self._check_steps()
         self._check_heads()
-        if self.input_bits not in (1, 2):
-            raise ModelError(
-                f"config key 'input_bits' is {self.input_bits}; use 2 for ternary spikes or 1 for signs."
-            )
 
     def _check_steps(self) -> None:
         if self.timesteps > self.stored_steps:
@@ -130,16 +127,17 @@ class SpikeLMConfig(ModelConfig):
         if self.num_hidden_layers * self.stored_steps > MOST_AMPLITUDES:
             raise ModelError(
                 f"{self.num_hidden_layers:,} blocks of {self.stored_steps:,} steps are too many; "
-                f"blocks times steps must be at most {MOST_AMPLITUDES:,}."
+                f"blocks times steps must be at most {MOST_AMPLITUDES:,}: correct them in config.json, or "
+                "give fewer --timesteps."
             )
 
     def _check_heads(self) -> None:
         heads, width = self.num_attention_heads, self.hidden_size
         if heads < 1 or width % heads:
-            said = f"{heads} attention heads do not divide" if heads else "no file says how many heads divide"
+            said = f"its {heads} attention heads must" if heads else "no file says how many attention heads"
             raise ModelError(
-                f"this is a SpikeLM, and {said} its width {width}; give --config num_attention_heads=N, or a "
-                "config.json beside the weights."
+                f"this is a SpikeLM, and {said} divide its width {width}; give --config "
+                "num_attention_heads=N, or a config.json beside the weights that says it."
             )
 
     # ------------------------------------------------------------------------------------------ sizes
@@ -325,13 +323,13 @@ class SpikeLM(Family):
         return {**tensors, _POSITION_IDS: torch.arange(cfg.max_position_embeddings)[None], **buffers}
 
     def declared(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """See ``Family``; ``T`` is the authors' name of ``timesteps``."""
+        """See ``Family``."""
         family = values.get("model_type", self.name)
         if family not in (self.name, "bert"):
             raise ModelError(
-                f"model_type {family!r} is another family than {self.name!r}, whose tensors these are."
+                f"model_type {shown(family)} is another family than {self.name!r}, whose tensors these are."
             )
-        return super().declared({"timesteps": values["T"], **values} if "T" in values else values)
+        return super().declared(values)
 
     def config_json(self, config: ModelConfig) -> dict[str, Any]:
         """See ``Family``."""

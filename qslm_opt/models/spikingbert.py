@@ -31,15 +31,16 @@ from qslm_opt.errors import ModelError
 from qslm_opt.kernels.fire.reference import Neuron
 from qslm_opt.kernels.ops import rows_of
 from qslm_opt.models.config import (
+    MOST_BLOCKS,
+    MOST_SIZE,
     MOST_STEPS,
     ModelConfig,
     Site,
     affine_shapes,
-    at_least,
-    at_most,
     block_count,
     norm_shapes,
     pair,
+    shown,
 )
 from qslm_opt.models.family import Encoding, Family, Fired, Inputs, Tensors
 from qslm_opt.models.parts import affine, merge_heads, norm, split_heads
@@ -72,6 +73,13 @@ class SpikingBERTConfig(ModelConfig):
 
     family: ClassVar[str] = "spikingbert"
     title: ClassVar[str] = "SpikingBERT"
+    words: ClassVar[Mapping[str, str]] = {"T": "timesteps", "num_labels": "n_labels"}
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "vocab_size": (1, MOST_SIZE), "hidden_size": (1, MOST_SIZE), "num_hidden_layers": (1, MOST_BLOCKS),
+        "intermediate_size": (1, MOST_SIZE), "max_position_embeddings": (1, MOST_SIZE),
+        "type_vocab_size": (1, MOST_SIZE), "n_labels": (1, MOST_SIZE), "num_attention_heads": (1, MOST_SIZE),
+        "timesteps": (1, MOST_STEPS), "threshold": (1e-6, 1e6), "leak": (0, 1), "fit_size": (0, MOST_SIZE),
+    }  # fmt: skip
 
     vocab_size: int
     hidden_size: int
@@ -94,13 +102,7 @@ class SpikingBERTConfig(ModelConfig):
     """Whether the tensors of these three, which inference never reads, are stored."""
 
     def __post_init__(self) -> None:
-        unbounded = ("threshold", "leak", "fit_size", "has_feedback", "has_pooler", "has_unused")
-        at_least(1, **{key: value for key, value in self.to_dict().items() if key not in unbounded})
-        at_least(0, fit_size=self.fit_size, leak=self.leak)
-        at_least(1e-6, threshold=self.threshold)
-        at_most(MOST_STEPS, timesteps=self.timesteps)
-        at_most(1e6, threshold=self.threshold)
-        at_most(1, leak=self.leak)
+        self.check_bounds()
         if self.hidden_size % self.num_attention_heads:
             raise ModelError(
                 f"config key 'num_attention_heads' is {self.num_attention_heads}; it must divide the width "
@@ -314,13 +316,18 @@ class SpikingBERT(Family):
         kind, act = values.get("model_type", self.name), values.get("hidden_act", "gelu")
         if kind not in (self.name, "bert"):
             raise ModelError(
-                f"model_type {kind!r} is another family than {self.name!r}, whose tensors these are."
+                f"model_type {shown(kind)} is another family than {self.name!r}, whose tensors these are."
             )
         if act != "gelu":
-            raise ModelError(f"hidden_act {act!r} is not SpikingBERT's; it must be 'gelu'.")
+            raise ModelError(f"hidden_act {shown(act)} is not SpikingBERT's; it must be 'gelu'.")
         keys = super().declared(values)
         ours = values.get("model_type") == self.name
         return keys if ours else {k: v for k, v in keys.items() if k != "num_hidden_layers"}
+
+    def described(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """See ``Family``; without tensors, the depth is what the file says."""
+        depth = values.get("num_hidden_layers")
+        return {**({} if depth is None else {"num_hidden_layers": depth}), **super().described(values)}
 
     def config_json(self, config: ModelConfig) -> dict[str, Any]:
         """See ``Family``; the original reads it, too."""

@@ -51,3 +51,22 @@ def word_pieces(path: Path) -> Tokenizer:
     made.decoder = decoders.WordPiece()
     made.add_special_tokens([word for word in special if word in words])
     return made
+
+
+def read_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
+    """Read a ``tokenizer.json``, or a WordPiece ``vocab.txt``, whose ids fit ``vocab_size`` rows."""
+    try:
+        tokenizer = open_tokenizer(path)
+        largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    except (KeyboardInterrupt, SystemExit, ModelError):
+        raise
+    except BaseException as error:  # noqa: BLE001 - plain ones, or a panic of its Rust code
+        raise ModelError(
+            f"tokenizer {str(path)!r} cannot be read ({error}); put the model's own tokenizer.json there."
+        ) from None
+    if largest >= vocab_size:
+        raise ModelError(
+            f"tokenizer {str(path)!r} has {largest + 1} tokens but the embedding has {vocab_size} rows: "
+            "it is the tokenizer of another model; put this model's own there."
+        )
+    return tokenizer

@@ -397,7 +397,7 @@ def test_info_needs_no_tokenizer(tmp_path: Path) -> None:
     (("evaluate", "MODEL", "--task", "demo", "--bits", "4", "--quantizer", "rtm"), r"Did you mean 'rtn'\?"),
     (("evaluate", "MODEL", "--task", "demo", "--bits", "4", "--setting", "x"), "exclude each other"),
     (("evaluate", "MODEL", "--task", "demo", "--setting", "/no.json"), r"file '/no\.json' cannot be read"),
-    (("evaluate", "MODEL", "--task", "demo", "--calibration", "3"), "nothing where nothing is quantized"),
+    (("evaluate", "MODEL", "--task", "demo", "--calibration", "3"), "text, nor does the model"),
     (("evaluate", "MODEL", "--task", "demo", "--bits", "4", "--calibration", "3"), "with quantizer 'rtn'"),
     (("evaluate", "MODEL", "--task", "demo", "--no-sign-embedding"), "--no-sign-embedding changes only"),
     (("evaluate", "MODEL", "--task", "demo", "--embed-spike", "yes"), "embed_spike 'yes' is unknown"),

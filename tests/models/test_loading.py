@@ -112,9 +112,9 @@ def test_overrides_win_over_what_is_inferred(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("overrides", "message"), [
     ({"ctx_length": 5}, r"'ctx_length' is unknown.*ctx_len"),
-    ({"ctx_len": "5"}, r"'ctx_len' is '5'; write a value of type int"),
+    ({"ctx_len": "5"}, r"'ctx_len' is '5'; it must be a whole number: correct it in config.json"),
     ({"n_layer": True}, r"'n_layer' is True"),
-    ({"n_layer": 10**9}, r"1000000000 blocks"),
+    ({"n_layer": 10**9}, r"'n_layer' is 1000000000; it must be at most 10,000: .*--config n_layer=VALUE"),
     ({"n_embd": 16}, r"of another shape \(emb.weight \[40, 8\] instead of \[40, 16\]"),
 ])  # fmt: skip
 def test_a_wrong_override_is_named(tmp_path: Path, overrides: dict[str, Any], message: str) -> None:

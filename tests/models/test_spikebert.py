@@ -238,8 +238,9 @@ def test_a_saved_folder_loads_back(tmp_path: Path) -> None:
     ({"qk_scale": -1.0}, "'qk_scale' is -1.0"),
     ({"hidden": -4}, "'hidden' is -4"),
     ({"vocab_size": 10**30}, "'vocab_size' is 1000000000000000000000000000000; it must be at most"),
-    ({"T": 4}, "'T' is unknown"),
-    ({"length": 4.5}, "'length' is 4.5; write a value of type int"),
+    ({"T": 0}, "'T' is 0; it must be at least 1"),
+    ({"tsteps": 4}, "'tsteps' is unknown"),
+    ({"length": 4.5}, "'length' is 4.5; it must be a whole number"),
     ({"depths": 3}, "missing"),
 ])  # fmt: skip
 def test_a_key_that_cannot_be_is_named(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
@@ -249,7 +250,7 @@ def test_a_key_that_cannot_be_is_named(tmp_path: Path, keys: dict[str, Any], mes
 
 @pytest.mark.parametrize(("values", "message"), [
     ({"model_type": "bert"}, "model_type 'bert' is another family"),
-    ({"T": "four"}, "'timesteps' is 'four'"),
+    ({"T": "four"}, "'T' is 'four'"),
 ])  # fmt: skip
 def test_a_config_file_that_cannot_be_is_refused(tmp_path: Path, values: Any, message: str) -> None:
     with pytest.raises(ModelError, match=message):

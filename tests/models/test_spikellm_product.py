@@ -161,6 +161,23 @@ def test_salient_channels_come_from_the_calibration_text(folder: Path, text: Pat
         Session.open(spec(folder, text, config=SPIKES, split="validation"))
 
 
+def test_a_config_file_makes_the_model_look_at_text_as_the_flag_does(
+    folder: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "salient"
+    shutil.copytree(folder, place)
+    values = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps({**values, **SPIKES}))
+    session = Session.open(spec(place, text, calibration=4))
+    assert len(session.calibration.sequences) == 4 and session.fingerprint()["calibration"]
+    with pytest.raises(UsageError, match=r"--calibration 4 does nothing with quantizer 'rtn'.*nor does the"):
+        Session.open(spec(place, text, calibration=4, config={"salient_share": 0.0}))
+    words = ["model", "evaluate", str(place), "--task", "wikitext2", "--data", str(text), "--window", "24"]
+    assert run([*words, "--limit", "2", "--calibration", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["salient_known"] is True
+    assert run([*words, "--calibration", "4", "--config", "salient_share=0.0"]) == 2
+
+
 def test_a_session_quantizes_calibrates_and_tunes(folder: Path, text: Path) -> None:
     keys = {"quantizer": "gptq", "tune": 3, "calibration": 4, "config": SPIKES}
     session = Session.open(spec(folder, text, **keys))

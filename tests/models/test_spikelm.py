@@ -153,15 +153,15 @@ def test_the_base_size_has_the_original_count_of_parameters_and_names() -> None:
     ("keys", "message"),
     [
         ({"num_attention_heads": 0}, "no file says.*--config num_attention_heads=N"),
-        ({"num_attention_heads": 3}, "3 attention heads do not divide its width 16"),
+        ({"num_attention_heads": 3}, "its 3 attention heads must divide its width 16"),
         ({"timesteps": 4}, "is 4, but the model has amplitudes for 3 steps; use 1 to 3"),
         ({"timesteps": 0}, "'timesteps' is 0; it must be at least 1"),
-        ({"input_bits": 3}, "'input_bits' is 3; use 2 for ternary spikes or 1"),
+        ({"input_bits": 3}, "'input_bits' is 3; it must be at most 2"),
         ({"layer_norm_eps": float("nan")}, "layer_norm_eps"),
         ({"num_hidden_layers": 10_001}, "num_hidden_layers"),
         ({"num_hidden_layers": 9000, "stored_steps": 4000}, "blocks times steps must be at most"),
         ({"hidden_size": -16}, "hidden_size"),
-        ({"stored_steps": -1}, "3, but the model has amplitudes for -1 steps"),
+        ({"stored_steps": -1}, "'stored_steps' is -1; it must be at least 0"),
     ],
 )
 def test_keys_that_cannot_be_are_refused(keys: dict[str, Any], message: str) -> None:

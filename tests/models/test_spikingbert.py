@@ -160,7 +160,7 @@ def test_the_trained_models_accuracy_in_float64(shared):
     ("key", "value", "says"),
     [
         ("num_attention_heads", 5, "must divide the width 16"), ("num_attention_heads", 0, "at least 1"),
-        ("timesteps", 0, "at least 1"), ("timesteps", 10**9, "at most 4096"), ("threshold", 0.0, "at least"),
+        ("timesteps", 0, "at least 1"), ("timesteps", 10**9, "at most 4,096"), ("threshold", 0.0, "at least"),
         ("threshold", float("nan"), "at least"), ("threshold", float("inf"), "at most"),
         ("leak", 1.5, "at most 1"), ("leak", float("nan"), "at least 0"), ("fit_size", -1, "at least 0"),
     ],
