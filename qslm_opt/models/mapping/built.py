@@ -150,14 +150,23 @@ def in_dtype(dtype: torch.dtype) -> AbstractContextManager[Any]:
 
 def reset_state(module: nn.Module, how: str) -> None:
     """Reset by ``how``: a function ``package.module:function`` of the module, or a method of its parts."""
-    if ":" in how:
-        where, _, name = how.partition(":")
+    if not how:
+        return
+    try:
+        _reset(module, how)
+    except Exception as error:
+        raise ModelError(f"neurons.reset {how!r} failed ({in_a_line(error)}); correct it.") from error
+
+
+def _reset(module: nn.Module, how: str) -> None:
+    where, _, name = how.rpartition(":")
+    if where:
         getattr(import_module(where), name)(module)
-    elif how:
-        for part in module.modules():
-            method = getattr(part, how, None)
-            if callable(method):
-                method()
+        return
+    for part in module.modules():
+        method = getattr(part, name, None)
+        if callable(method):
+            method()
 
 
 def build(mapping: MappingFile, arguments: Mapping[str, Any]) -> Built:

@@ -146,7 +146,7 @@ def spike_axes(axes: str, calls: str) -> None:
 
 
 def arguments(given: Mapping[str, Any], top: Mapping[str, Any]) -> None:
-    """Check the keywords of the function that builds the module, and what the top of the file says of them."""
+    """Check the keywords of the function that builds the module, and which the top of the file names."""
     for key, item in given.items():
         if not key.isidentifier() or iskeyword(key) or key.startswith("__"):
             raise ModelError(f"argument {key!r} can be no keyword of a Python function; correct its name.")

@@ -135,16 +135,20 @@ def _table(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     for key, (kind, usual) in known.items():
         value = values.get(key, usual)
         if value is None:
-            raise ModelError(f"key {_dotted(name, key)!r} is missing; it is a {kind}.")
+            raise ModelError(f"key {_dotted(name, key)!r} is missing; it is {_an(kind)}.")
         right = type(value) in _TYPES[kind]
         if right and kind == _STRINGS:
             right = all(type(v) is str for v in value)
         if not right:
-            raise ModelError(f"key {_dotted(name, key)!r} is {value!r}; it must be a {kind}.")
+            raise ModelError(f"key {_dotted(name, key)!r} is {value!r}; it must be {_an(kind)}.")
         if key in values:
             checks.value(_dotted(name, key), value)
         found[key] = value
     return found
+
+
+def _an(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def _dotted(table: str, key: str) -> str:
