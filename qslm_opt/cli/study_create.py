@@ -29,7 +29,7 @@ from qslm_opt.cli.options import (
     storage_url,
     writing,
 )
-from qslm_opt.cli.output import narrate, print_json
+from qslm_opt.cli.output import narrate, print_json, size
 from qslm_opt.cli.running import (
     deadline_of,
     need_terminal,
@@ -267,7 +267,7 @@ def _create(spec: StudySpec, url: str, source: str | None = None) -> Session:
 
     whole = session.hierarchy.fp32_bytes()
     if spec.budget_bytes(whole) >= whole:
-        narrate(f"the memory budget {spec.memory_budget} rules nothing out: the model has {whole:,} bytes")
+        narrate(f"the memory budget {spec.memory_budget} rules nothing out: the model has {size(whole)}")
     if source is None:
         create_study(spec, url, session)
         return session
