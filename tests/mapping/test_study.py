@@ -116,6 +116,10 @@ def test_a_study_is_of_the_mapping_files_content(folder, capsys, monkeypatch):
              "--tokenizer", "words.json",
              "--max-drop", "0.5", "--memory-budget", "50%", "--precisions", "4", "--no-run"]  # fmt: skip
     assert run(["study", "create", "s", *words]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    assert run(["study", "show", "s"]) == 0
+    shown = capsys.readouterr().out
+    assert f"family    {folder}/plain_snn.toml (SHA-256 " in shown and f"tokenizer {folder}/words.json" in shown
     path, code = folder / "plain_snn.toml", folder / "plain_snn.py"
     text, source = path.read_text("utf-8"), code.read_text("utf-8")
     others = (path, text + "# other\n"), (code, f"open({str(folder / 'it-ran')!r}, 'w').close()\n{source}")
