@@ -119,7 +119,8 @@ def test_a_study_is_of_the_mapping_files_content(folder, capsys, monkeypatch):
     capsys.readouterr()
     assert run(["study", "show", "s"]) == 0
     shown = capsys.readouterr().out
-    assert f"family    {folder}/plain_snn.toml (SHA-256 " in shown and f"tokenizer {folder}/words.json" in shown
+    assert f"family    {folder}/plain_snn.toml (SHA-256 " in shown
+    assert f"tokenizer {folder}/words.json" in shown
     path, code = folder / "plain_snn.toml", folder / "plain_snn.py"
     text, source = path.read_text("utf-8"), code.read_text("utf-8")
     others = (path, text + "# other\n"), (code, f"open({str(folder / 'it-ran')!r}, 'w').close()\n{source}")
