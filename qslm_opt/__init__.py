@@ -5,10 +5,15 @@ The names below load on first use, so that ``import qslm_opt`` stays free of tor
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+"""Torch and the compiled kernels have a thread pool each; one that spins while it waits slows the other. It
+is read when torch is imported: a program that imports torch before this package sets it itself."""
 
 _PUBLIC = {
     "Format": "qslm_opt.formats",

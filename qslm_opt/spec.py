@@ -301,16 +301,16 @@ def _absolute(text: str, folder: Path) -> str:
         return text
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file; raise UsageError or SpecError with the path."""
+def read_toml(path: Path, what: str = "spec file") -> dict[str, Any]:
+    """Read a TOML file; raise UsageError or SpecError with the path and what it is."""
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"spec file {str(path)!r} does not exist; give the path of a TOML file.") from None
+        raise UsageError(f"{what} {str(path)!r} does not exist; give the path of a TOML file.") from None
     except (OSError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"spec file {str(path)!r} cannot be read: {error}.") from None
+        raise UsageError(f"{what} {str(path)!r} cannot be read: {error}.") from None
     except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
-        raise SpecError(f"spec file {str(path)!r} is not TOML: {error}.") from None
+        raise SpecError(f"{what} {str(path)!r} is not TOML: {error}.") from None
 
 
 def parse_size(text: str) -> tuple[float, str]:

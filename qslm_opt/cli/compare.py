@@ -166,7 +166,7 @@ def _print(spec: StudySpec, entries: Sequence[Entry], rows: Sequence[Mapping[str
         found.add_row(
             row["strategy"], f"{row['feasible']}/{row['runs']}", _mean(row["full"], "{:.0f}"),
             _mean(row["cheap"], "{:.0f}"), _mean(row["equivalents"], "{:.1f}"),
-            _mean(row["wall_s"], "{:.1f}"), _mean(row["bytes"], "{:,.0f}"), _mean(row["value"], "{:.5g}"),
+            _mean(row["wall_s"], "{:.1f}"), _sized(row["bytes"]), _value(spec.metric, row["value"]),
             _mean(row["saving"], "{:.2f} %", 100), _mean(row["hypervolume"], "{:.4f}"),
             _mean(row["score"], "{:.5g}"),
         )  # fmt: skip
@@ -192,3 +192,13 @@ def _mean(value: Mapping[str, Any] | None, form: str, factor: float = 1.0) -> st
     if value["std"] is None:
         return text
     return f"{text} ± {form.format(factor * value['std']).removesuffix(' %')}"
+
+
+def _sized(value: Mapping[str, Any] | None) -> str:
+    if value is None or value["std"] is None:
+        return "–" if value is None else size(value["mean"])
+    return f"{size(value['mean'])} ± {size(value['std'])}"
+
+
+def _value(metric: str, value: Mapping[str, Any] | None) -> str:
+    return _mean(value, "{:.2f} %", 100) if metric == "accuracy" else _mean(value, "{:,.5g}")

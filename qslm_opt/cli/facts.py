@@ -78,6 +78,8 @@ class StudyFacts:
             "spec": json.loads(row.spec.to_json()),
             "family": row.hierarchy.family,
             "timesteps": row.timesteps,
+            "tokenizer": row.spec.tokenizer,
+            "config": {**row.told, **row.spec.config},
             "fingerprint": row.fingerprint,
             "baseline": self._baseline(),
             "constraints": self._constraints(),

@@ -23,8 +23,6 @@ from qslm_opt.errors import QslmError
 from qslm_opt.safe import printable
 
 INTERRUPTED = 130
-THREADS_SLEEP = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Torch and the scan kernels have a thread pool each; one that spins while it waits slows the other."""
 
 app = typer.Typer(
     name="qslm-opt",
@@ -66,8 +64,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code (DESIGN.md section 5)."""
     running.begin()
     write_to_log()
-    for name, value in THREADS_SLEEP.items():
-        os.environ.setdefault(name, value)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure") and "utf" not in (stream.encoding or "").lower():
             stream.reconfigure(errors="replace")  # λ and − on a terminal that has neither

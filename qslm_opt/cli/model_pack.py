@@ -26,6 +26,7 @@ from qslm_opt.cli.options import Device, Json, Lambda, Storage, command, storage
 from qslm_opt.cli.originals import original_codes
 from qslm_opt.cli.output import narrate, print_json, print_line, size
 from qslm_opt.errors import UsageError
+from qslm_opt.models.mapping.stored import check_mapping
 
 if TYPE_CHECKING:
     from qslm_opt.cli.facts import StudyFacts
@@ -169,6 +170,7 @@ def _from_study(
 
     facts, record = study_setting(study, trial, lam, storage)
     spec = facts.row.spec
+    check_mapping(study, spec.family, facts.row.fingerprint)
     spec = replace(spec, data=data or spec.data)
     chosen = QuantSetting.from_json(record.setting)
     narrate(f"packing trial {record.number} of study {study!r}")

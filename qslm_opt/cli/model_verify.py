@@ -14,6 +14,7 @@ from qslm_opt.cli.options import Device, Json, Storage
 from qslm_opt.cli.originals import original_codes
 from qslm_opt.cli.output import narrate, print_json, print_line
 from qslm_opt.errors import ModelError, UsageError
+from qslm_opt.models.mapping.stored import check_mapping
 
 if TYPE_CHECKING:
     from qslm_opt.cli.facts import StudyFacts
@@ -144,6 +145,8 @@ def _model_of(facts: StudyFacts | None) -> str:
 def _agreement(
     packed: PackedModel, model: str | None, facts: StudyFacts | None, data: str | None, device: str | None
 ) -> Agreement:
+    if facts is not None:
+        check_mapping(facts.row.name, facts.row.spec.family, facts.row.fingerprint)
     spec = replace(facts.row.spec, data=data or facts.row.spec.data) if facts else _spec_of(packed, data)
     made = original_codes(
         model or _model_of(facts), packed.setting, kind=packed.kind, spec=spec,

@@ -8,9 +8,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from math import floor, isfinite, log10
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from qslm_opt.figures import digits as digits
+from qslm_opt.figures import metric_change as metric_change
+from qslm_opt.figures import metric_value as metric_value
+from qslm_opt.figures import size as size
+from qslm_opt.figures import watts as watts
 from qslm_opt.safe import printable
 
 if TYPE_CHECKING:
@@ -89,42 +94,6 @@ def print_table(out: Console, found: Table) -> None:
     wide, out.width = out.width, max(out.width, table_width(out, found))
     out.print(found)
     out.width = wide
-
-
-def digits(value: float, count: int = 3) -> str:
-    """Return ``value`` with ``count`` significant digits, never in powers of ten."""
-    if not value or not isfinite(value):
-        return f"{value:g}"
-    return f"{value:,.{max(0, count - 1 - floor(log10(abs(value))))}f}"
-
-
-def size(count: float) -> str:
-    """Return bytes as kB, MB (10⁶) or GB with three significant digits."""
-    for unit, step in (("GB", 1e9), ("MB", 1e6)):
-        if count >= step:
-            return f"{digits(count / step)} {unit}"
-    return f"{digits(count / 1e3)} kB"
-
-
-def metric_value(metric: str, value: float | None) -> str:
-    """Return an accuracy in percent or a perplexity; n/a when it was not measured."""
-    if value is None:
-        return "n/a"
-    return f"{100 * value:.2f} %" if metric == "accuracy" else digits(value, 5)
-
-
-def metric_change(metric: str, value: float | None, baseline: float | None) -> str:
-    """Return the change against the baseline: points of accuracy (pp), or percent of perplexity."""
-    if value is None or not baseline:
-        return "n/a"
-    if metric == "accuracy":
-        return f"{100 * (value - baseline):+.2f} pp"
-    return f"{100 * (value / baseline - 1):+.2f} %"
-
-
-def watts(power_w: float | None) -> str:
-    """Return a power, n/a where no meter read it."""
-    return "n/a" if power_w is None else f"{digits(power_w)} W"
 
 
 def interval(found: tuple[float, float] | None) -> str:

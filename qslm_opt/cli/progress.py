@@ -39,6 +39,19 @@ class SilentListener:
         self, metric: str, baseline: Callable[[], float], deadline: Deadline | None = None
     ) -> None:
         self._metric, self._baseline, self._deadline = metric, baseline, deadline
+        self._total = 0
+
+    def calm(self, number: int, total: int | None) -> int:
+        """Return about how many trials there will be, this one counted; 0 where that is not known.
+
+        Estimates fall and rise while a search decides what it asks next. What is shown only falls, until more
+        trials than that have been run.
+        """
+        if total is None:
+            return 0
+        estimate = max(total, number)
+        self._total = min(self._total, estimate) if number <= self._total else estimate
+        return self._total
 
     def left(self) -> str:
         """Return what is left until the deadline, such as ``12:34 left``; empty without one."""
@@ -75,7 +88,7 @@ class LineListener(SilentListener):
         self, metric: str, baseline: Callable[[], float], deadline: Deadline | None = None
     ) -> None:
         super().__init__(metric, baseline, deadline)
-        self._done, self._total = 0, 0
+        self._done, self._about = 0, 0
 
     def on_narrate(self, text: str) -> None:
         """Print it."""
@@ -87,11 +100,11 @@ class LineListener(SilentListener):
 
     def on_trial_start(self, record: TrialRecord, done: int, total_estimate: int | None) -> None:
         """Keep how far the search is for the line that ends the trial."""
-        self._done, self._total = done, total_estimate or 0
+        self._done, self._about = done, self.calm(done + 1, total_estimate)
 
     def on_trial_end(self, record: TrialRecord) -> None:
         """Print what came out."""
-        of = f"/{max(self._total, self._done + 1)}" if self._total else ""
+        of = f"/~{self._about}" if self._about else ""
         left = f", {self.left()}" if self._deadline is not None else ""
         narrate(f"[{self._done + 1}{of}{left}] {trial_line(record, self._metric, self._baseline())}")
 
@@ -154,7 +167,7 @@ class BarListener(SilentListener):
 
     def on_trial_start(self, record: TrialRecord, done: int, total_estimate: int | None) -> None:
         """Move the search's bar and begin the trial's."""
-        self._bar.update(self._search, completed=done, total=total_estimate)
+        self._bar.update(self._search, completed=done, total=self.calm(done + 1, total_estimate) or None)
         tried = f"{record.unit} {record.bits} bits"
         self._bar.reset(self._trial, total=None, visible=True, description=tried)
 

@@ -29,7 +29,7 @@ from qslm_opt.cli.options import (
     storage_url,
     writing,
 )
-from qslm_opt.cli.output import narrate, print_json
+from qslm_opt.cli.output import narrate, print_json, size
 from qslm_opt.cli.running import (
     deadline_of,
     need_terminal,
@@ -43,6 +43,7 @@ from qslm_opt.cli.running import (
 from qslm_opt.cli.spec_flags import bits_list, config_keys, lay_over, make_spec, pins
 from qslm_opt.cli.unfinished import say_unfinished
 from qslm_opt.errors import UsageError
+from qslm_opt.models.mapping.stored import check_mapping
 from qslm_opt.search.deadline import DEADLINE
 
 if TYPE_CHECKING:
@@ -194,6 +195,7 @@ def resume(
         narrate(f"study {name!r} has ended, nothing is left to run")
         report(name, url, as_json=json)
         return
+    check_mapping(name, row.spec.family, row.fingerprint)
     if watch:
         watch_in_background(name, url, workers, device, power_window, until)
         return
@@ -244,7 +246,10 @@ def _continued(
     if file is not None or name is None:
         raise UsageError("--from takes the spec of its study; give NAME, and no --spec.")
     with reading(url) as repository:
-        known = repository.study(source).spec
+        row = repository.study(source)
+    known = row.spec
+    if flags["family"] is None:
+        check_mapping(source, known.family, row.fingerprint)
     made = lay_over(asdict(known), {"name": name, **flags})
     require_same_evaluations(known, made)
     return made
@@ -262,7 +267,7 @@ def _create(spec: StudySpec, url: str, source: str | None = None) -> Session:
 
     whole = session.hierarchy.fp32_bytes()
     if spec.budget_bytes(whole) >= whole:
-        narrate(f"the memory budget {spec.memory_budget} rules nothing out: the model has {whole:,} bytes")
+        narrate(f"the memory budget {spec.memory_budget} rules nothing out: the model has {size(whole)}")
     if source is None:
         create_study(spec, url, session)
         return session

@@ -61,6 +61,7 @@ def print_study(facts: StudyFacts) -> None:
     lines = {
         "state": _state(row),
         "model": f"{row.spec.model} on task {row.spec.task}" + _time(row),
+        **row.reading,
         "baseline": "not measured yet",
         "bound": facts.bound_text(),
         "memory": f"at most {size(row.budget)} ({100 * row.budget / facts.fp32_bytes:.3g} % of float32)",

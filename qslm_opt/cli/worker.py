@@ -13,6 +13,7 @@ from qslm_opt.cli.options import Deadline, Device, Progress, Storage, complete_n
 from qslm_opt.cli.output import narrate
 from qslm_opt.cli.running import deadline_of, open_session, read_facts, resumable, work
 from qslm_opt.cli.unfinished import say_unfinished
+from qslm_opt.models.mapping.stored import check_mapping
 
 
 def worker(
@@ -47,6 +48,7 @@ def worker(
         narrate(f"study {study!r} has ended, nothing is left to run")
         return
     known = row.spec
+    check_mapping(study, known.family, row.fingerprint)
     spec = replace(
         known,
         model=model or known.model,

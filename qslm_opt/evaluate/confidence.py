@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from qslm_opt import stats
 from qslm_opt.errors import DataError
 from qslm_opt.evaluate.bounds import MetricBound
+from qslm_opt.figures import metric_value
 
 if TYPE_CHECKING:
     from qslm_opt.items import Items
@@ -90,9 +91,10 @@ def unreachable(bound: MetricBound, baseline: Baseline, asked: str) -> str:
     """Return why the unquantized model itself does not meet a confident bound, and what to change."""
     level = f"{100 * (bound.confidence or 0):g} % confidence"
     of = "sentences" if bound.metric == "accuracy" else "predicted tokens"
+    value = metric_value(bound.metric, baseline.value)
     return (
         f"with {bound.n:,} {of} not even a setting that changes nothing can be shown to meet {asked} at "
-        f"{level} ({bound.metric} {baseline.value:.6g}); evaluate more of the data, give a wider bound, "
+        f"{level} ({bound.metric} {value}); evaluate more of the data, give a wider bound, "
         "or lower --confidence."
     )
 

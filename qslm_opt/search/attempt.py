@@ -95,7 +95,7 @@ class Listener(Protocol):
         """A tier begins, or goes on after a resume."""
 
     def on_trial_start(self, record: TrialRecord, done: int, total_estimate: int | None) -> None:
-        """A trial starts; ``done`` settings of at most about ``total_estimate`` have their verdict."""
+        """A trial starts; ``done`` trials of about ``total_estimate`` were begun before it."""
 
     def on_progress(self, progress: Progress) -> None:
         """The running evaluation came further."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from qslm_opt.errors import NumericsError, StoppedError
 from qslm_opt.evaluate.comparing import alone, compared, unmeasured
+from qslm_opt.figures import metric_value
 from qslm_opt.rank import to_confirm
 from qslm_opt.results import Baseline, Evaluation
 from qslm_opt.setting import UNQUANTIZED, QuantSetting
@@ -170,10 +171,11 @@ def _words(found: Comparison) -> str:
     """Return a comparison in a line."""
     if found.value is None:
         return found.reason
-    value = f"{found.metric} {found.value:.6g}"
+    value = f"{found.metric} {metric_value(found.metric, found.value)}"
     if found.low is not None and found.high is not None:
-        value += f" ({100 * found.level:g} % interval {found.low:.6g} to {found.high:.6g})"
+        value += f" ({100 * found.level:g} % interval {metric_value(found.metric, found.low)} to "
+        value += f"{metric_value(found.metric, found.high)})"
     if found.change is None or found.p is None:
         return value
-    unit = f"{100 * found.change:+.2f} {'points' if found.metric == 'accuracy' else '%'}"
+    unit = f"{100 * found.change:+.2f} {'pp' if found.metric == 'accuracy' else '%'}"
     return f"{value}, {unit} against the unquantized model, p = {found.p:.2g}"

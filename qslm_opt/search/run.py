@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from qslm_opt.errors import InfeasibleError, StorageError
 from qslm_opt.evaluate.bounds import MetricBound
 from qslm_opt.evaluate.confidence import ConfidentBound
+from qslm_opt.figures import metric_value, size
 from qslm_opt.search.attempt import Attempts, Listener, SessionLike, started_record
 from qslm_opt.search.board import publish
 from qslm_opt.search.deadline import DeadlineReached
@@ -181,7 +182,8 @@ class Run:
                 self.repository.set_baseline(self.row.uuid, measured)
         of = "sentences" if known.metric == "accuracy" else "predicted tokens"
         self.listener.on_narrate(
-            f"baseline: {known.metric} {known.value:.6g} over {known.n:,} {of}, {known.bytes:,} bytes"
+            f"baseline: {known.metric} {metric_value(known.metric, known.value)} over {known.n:,} {of}, "
+            f"{size(known.bytes)} in float32"
         )
         return self.reporting.with_items(known)
 
@@ -258,8 +260,8 @@ class Run:
             return True
         proposal, uuid = proposed
         record = started_record(trial, proposal, self.space, uuid)
-        progress = self.sampler.walk.progress()
-        self.listener.on_trial_start(record, sum(p.done for p in progress), sum(p.total for p in progress))
+        left = sum(max(0, p.total - p.done) for p in self.sampler.walk.progress())
+        self.listener.on_trial_start(record, record.number, record.number + max(1, left))
         self.attempts.carry_out(trial, proposal, record)
         self.attempts.power.complain()
         self._follow(self.sampler.walk)

@@ -72,13 +72,34 @@ class StudyRow:
     """Digest, or ``baseline`` → what was measured on the data that the search never saw."""
 
     @property
-    def timesteps(self) -> int | None:
-        """Steps over which every token is presented; None where time is the token index."""
+    def told(self) -> dict[str, Any]:
+        """Keys of the model's config that its tensors do not tell, as the study stored them."""
         try:
             told = json.loads(self.fingerprint.get("config", "{}"))
         except (ValueError, RecursionError):
             told = None
-        steps = told.get("timesteps") if isinstance(told, dict) else None
+        return told if isinstance(told, dict) else {}
+
+    @property
+    def reading(self) -> dict[str, str]:
+        """How the model was read, in words: what was given and is not of its files. Empty where nothing was.
+
+        Keys ``family`` (a mapping file with the beginning of its hash), ``tokenizer`` and ``config``.
+        """
+        spec, found = self.spec, {}
+        if spec.family is not None:
+            mapping = self.told.get("mapping")
+            found["family"] = f"{spec.family} (SHA-256 {mapping[:12]}…)" if mapping else spec.family
+        if spec.tokenizer is not None:
+            found["tokenizer"] = spec.tokenizer
+        if spec.config:
+            found["config"] = ", ".join(f"{key}={value}" for key, value in sorted(spec.config.items()))
+        return found
+
+    @property
+    def timesteps(self) -> int | None:
+        """Steps over which every token is presented; None where time is the token index."""
+        steps = self.told.get("timesteps")
         return self.spec.timesteps or (steps if isinstance(steps, int) and steps > 1 else None)
 
 

@@ -74,7 +74,18 @@ def test_the_baseline_is_not_asked_for_before_a_trial_has_ended(capsys: pytest.C
     listener.on_trial_start(record(), 0, 9)
     assert asked == []
     listener.on_trial_end(record())
-    assert capsys.readouterr().err.splitlines()[-1].startswith("[1/9] #7 block")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("[1/~9] #7 block")
+
+
+def test_counts_go_up_by_one_and_their_total_falls_or_is_exceeded(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    listener = LineListener("accuracy", lambda: 0.84)
+    for done, total in enumerate((5, 4, 7, 6, 5, 8, None)):
+        listener.on_trial_start(record(), done, total)
+        listener.on_trial_end(record())
+    counts = [line.partition("]")[0] for line in capsys.readouterr().err.splitlines()]
+    assert counts == ["[1/~5", "[2/~4", "[3/~4", "[4/~4", "[5/~5", "[6/~8", "[7"]
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,12 @@ def opened(folder: Path, changes: dict[str, str], code: dict[str, str] | None = 
         ({"layers = 2": "layers = 2\ndepth = 9"}, r"build 'plain_snn.py:make' .* failed \(TypeError"),
         ({"plain_snn.py:make": "plain_snn.py:maker"}, "failed .AttributeError"),
         ({"plain_snn.py:make": "plain_snn.py:dict"}, "failed .AttributeError"),
+        ({'input = ["emb"]': 'input = ["emb", "embed"]'}, "modules.input names 'embed', .* mean 'emb'"),
+        ({'["layers.*"]': '["layers.*", "layers.1"]'}, "modules.blocks names 'layers.1' twice"),
+        ({"[output]": '[roles]\nnorm = ["layer.*"]\n[output]'}, "names 'layer.*', which no tensor"),
+        ({"[output]": '[roles]\nnorm = ["norm.*"]\nbias = ["*.bias"]\n[output]'}, "roles norm and bias"),
+        ({"[[neurons.spikes]]": '[neurons]\nreset = "restart"\n[[neurons.spikes]]'}, "a method of no part"),
+        ({"[[neurons.spikes]]": '[neurons]\nreset = "os:getcwd"\n[[neurons.spikes]]'}, "'os:getcwd' failed"),
     ],
 )
 def test_what_is_not_so_is_said(changes, said, tmp_path):
@@ -50,6 +56,23 @@ def test_what_is_not_so_is_said(changes, said, tmp_path):
     with pytest.raises(ModelError, match=said) as error:
         _ = family.config_class().blocks
     assert "m.toml" in str(error.value)
+
+
+def test_neurons_that_are_named_twice_are_refused(tmp_path):
+    family = opened(tmp_path, {})
+    again = '[[neurons.spikes]]\nmodules = ["layers.0.lif"]\naxes = "BTN"\ncalls = "S"\n'
+    (tmp_path / "m.toml").write_text((tmp_path / "m.toml").read_text() + again)
+    with pytest.raises(ModelError, match=r"neurons\.spikes names 'layers.0.lif' twice"):
+        _ = open_mapping(tmp_path / "m.toml").config_class().blocks
+    assert family.config_class().blocks == 2
+
+
+def test_code_that_exits_or_prints_is_an_error_and_no_data(tmp_path, capsys):
+    (tmp_path / "plain_snn.py").write_text("")
+    code = {"import torch\n": "import torch\nprint('banner')\nraise SystemExit(0)\n"}
+    with pytest.raises(ModelError, match=r"failed \(SystemExit: 0\)"):
+        _ = opened(tmp_path, {}, code).config_class().blocks
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,27 @@ def written(folder: Path, text: str) -> Path:
         ("[output]", "[roles]\nnorm = 'x'\n[output]", "roles.norm must be a list of patterns"),
         ("[arguments]", "[arguments]\nmodules = 3", "argument 'modules' has a name that configs use"),
         ("[arguments]", "[arguments]\nday = 2020-01-01", "argument 'day' is a date"),
+        ("[arguments]", "[arguments]\nfile = 3", "argument 'file' has a name that configs use"),
+        ("[arguments]", "[arguments]\nclass = 3", "argument 'class' can be no keyword"),
+        ("[arguments]", "[arguments]\nrate = inf", "argument 'rate' is inf; it must be finite"),
+        ("steps = 3", "steps = 0", "argument 'steps', the timesteps, is 0; .* from 1 to 4,096"),
+        ('timesteps = "steps"', "timesteps = 5000", "'timesteps' is 5000; .* from 1 to 4,096"),
+        ('timesteps = "steps"', "vocabulary = 0", "'vocabulary' is 0; it must be an integer from 1"),
+        ("[output]", "[encoding]\npad_to = -1\n[output]", "'encoding.pad_to' is -1; it must be an integer"),
+        ("[output]", "[encoding]\npad_to = 0\n[output]", "'encoding.pad_to' is 0; .* or leave it out"),
+        ("[output]", "[encoding]\npad_to = 1.5\n[output]", "'encoding.pad_to' is 1.5; it must be an integer"),
+        ("[output]", "[encoding]\nlongest = 65537\n[output]", "'encoding.longest' is 65537; .* to 65,536"),
+        ("[output]", "[encoding]\nlongest = 9\npad_to = 8\n[output]", "longest is 9, above .* is 8; give at"),
+        ('arguments = ["ids", "mask"]', 'arguments = ["mask"]', "never hands the module its 'ids'"),
+        ('arguments = ["ids", "mask"]', "arguments = 3", "'call.arguments' is 3; it must be a list"),
+        ('arguments = ["ids", "mask"]', 'arguments = ["ids", "mask", "ids"]', "names 'ids' twice"),
+        ('blocks = ["layers.*"]', "blocks = []", "'modules.blocks' is an empty list"),
+        ('input = ["emb"]', 'input = ["emb", ""]', "holds an empty name"),
+        ('input = ["emb"]', 'input = ["norm"]', "modules.output and modules.input both name 'norm'"),
+        ('kind = "classes"', 'kind = "classes"\nhead = "classifier.weight"', "output.head .* leave it out"),
+        ("[[neurons.spikes]]", "[neurons.spikes]", r"write \[\[neurons.spikes\]\]"),
+        ("[[neurons.spikes]]", "[neurons]\nreset = 'a:b:c'\n[[neurons.spikes]]", "reset 'a:b:c' must be"),
+        ("[output]", "[roles]\nnorm = []\n[output]", "'roles.norm' is an empty list"),
         ("[modules]", "call = 3\n[modules]", "mapping file .*call"),
     ],
 )
@@ -75,5 +96,5 @@ def test_reading_a_mapping_runs_nothing(tmp_path):
     path = written(tmp_path, TEXT)
     (tmp_path / "plain_snn.py").write_text("raise SystemExit('the code ran')\n")
     family = open_mapping(path)
-    with pytest.raises(SystemExit):
+    with pytest.raises(ModelError, match="SystemExit: the code ran"):
         _ = family.config_class().blocks

@@ -109,22 +109,42 @@ def test_a_packed_model_says_which_mapping_file_it_needs(folder, capsys):
         load_model("packed", family="plain_snn.toml")
 
 
-def test_a_study_is_of_the_mapping_files_content(folder, capsys):
+def test_a_study_is_of_the_mapping_files_content(folder, capsys, monkeypatch):
     save(folder, "plain_snn.toml")
+    shutil.move(folder / "model/tokenizer.json", folder / "words.json")
     words = ["--model", "model", "--family", "plain_snn.toml", "--task", "demo-classify", "--limit", "8",
+             "--tokenizer", "words.json",
              "--max-drop", "0.5", "--memory-budget", "50%", "--precisions", "4", "--no-run"]  # fmt: skip
     assert run(["study", "create", "s", *words]) == 0, capsys.readouterr().err
-    path = folder / "plain_snn.toml"
-    text = path.read_text("utf-8")
-    registry._registered.clear()
-    path.write_text(text + "# other\n")
-    assert run(["study", "resume", "s"]) != 0
-    assert "config" in capsys.readouterr().err
+    capsys.readouterr()
+    assert run(["study", "show", "s"]) == 0
+    shown = capsys.readouterr().out
+    assert f"family    {folder}/plain_snn.toml (SHA-256 " in shown
+    assert f"tokenizer {folder}/words.json" in shown
+    path, code = folder / "plain_snn.toml", folder / "plain_snn.py"
+    text, source = path.read_text("utf-8"), code.read_text("utf-8")
+    others = (path, text + "# other\n"), (code, f"open({str(folder / 'it-ran')!r}, 'w').close()\n{source}")
+    commands = (["study", "resume", "s"], ["worker", "--study", "s"],
+                ["study", "create", "t", "--from", "s", "--max-drop", "0.4"])  # fmt: skip
+    for changed, content in others:
+        registry._registered.clear()
+        before = changed.read_text("utf-8")
+        changed.write_text(content)
+        for words in commands:
+            assert run(words) == 3
+            said = capsys.readouterr().err
+            assert "another mapping file" in said and "so none of its code was run" in said
+        assert not (folder / "it-ran").exists()
+        changed.write_text(before)
     path.unlink()
     assert run(["study", "resume", "s"]) == 2
-    assert "plain_snn.toml' does not exist" in capsys.readouterr().err
+    assert "does not exist, and study 's' was created with it" in capsys.readouterr().err
     path.write_text(text)
-    assert run(["study", "resume", "s"]) == 0, capsys.readouterr().err
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")  # the study knows where its files are
+    assert run(["study", "resume", "s", "--storage", f"sqlite:///{folder}/qslm-opt.db"]) == 0, (
+        capsys.readouterr().err
+    )
 
 
 def test_a_checkpoint_of_other_sizes_is_told_how_to_say_them(folder):

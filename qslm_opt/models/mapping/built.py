@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -150,14 +150,23 @@ def in_dtype(dtype: torch.dtype) -> AbstractContextManager[Any]:
 
 def reset_state(module: nn.Module, how: str) -> None:
     """Reset by ``how``: a function ``package.module:function`` of the module, or a method of its parts."""
-    if ":" in how:
-        where, _, name = how.partition(":")
+    if not how:
+        return
+    try:
+        _reset(module, how)
+    except Exception as error:
+        raise ModelError(f"neurons.reset {how!r} failed ({in_a_line(error)}); correct it.") from error
+
+
+def _reset(module: nn.Module, how: str) -> None:
+    where, _, name = how.rpartition(":")
+    if where:
         getattr(import_module(where), name)(module)
-    elif how:
-        for part in module.modules():
-            method = getattr(part, how, None)
-            if callable(method):
-                method()
+        return
+    for part in module.modules():
+        method = getattr(part, name, None)
+        if callable(method):
+            method()
 
 
 def build(mapping: MappingFile, arguments: Mapping[str, Any]) -> Built:
@@ -168,13 +177,13 @@ def build(mapping: MappingFile, arguments: Mapping[str, Any]) -> Built:
     """
     text = mapping.get("", "build")
     try:
-        with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), redirect_stdout(sys.stderr):
             torch.manual_seed(0)
             module = _function(mapping, text)(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(
             f"mapping file {str(mapping.path)!r}: build {text!r} with {dict(arguments)} failed "
-            f"({type(error).__name__}: {error}); correct the function, or its arguments."
+            f"({in_a_line(error)}); correct the function, or its arguments."
         ) from error
     if not isinstance(module, nn.Module):
         raise ModelError(
@@ -188,6 +197,11 @@ def build(mapping: MappingFile, arguments: Mapping[str, Any]) -> Built:
     built = Built(module, state, others, reset=mapping.get("neurons", "reset"))
     built.keep()
     return built
+
+
+def in_a_line(error: BaseException) -> str:
+    """Return an error of the user's code or of torch as one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _function(mapping: MappingFile, text: str) -> Callable[..., Any]:

@@ -198,7 +198,7 @@ def config_of(mapping: MappingFile) -> type[MappedConfig]:
     """
     steps, arguments = mapping.steps_argument, mapping.arguments
     for key in arguments:
-        if key != steps and (hasattr(MappedConfig, key) or key in MappedConfig.key_names()):
+        if key != steps and (hasattr(MappedConfig, key) or key in _declared()):
             raise ModelError(
                 f"mapping file {str(mapping.path)!r}: argument {key!r} has a name that configs use "
                 "otherwise; build by a function of your own that calls it by another."
@@ -218,6 +218,11 @@ def config_of(mapping: MappingFile) -> type[MappedConfig]:
     made: type[MappedConfig] = make_dataclass("Mapped", keys, bases=(MappedConfig,), frozen=True,
                                               namespace=own)  # fmt: skip
     return made
+
+
+def _declared() -> set[str]:
+    """Return the names that configs declare, with or without a value of the class itself."""
+    return {name for base in MappedConfig.__mro__ for name in vars(base).get("__annotations__", {})}
 
 
 def _check_argument(key: str, value: Any, usual: Any) -> None:

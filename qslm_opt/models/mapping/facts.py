@@ -15,9 +15,10 @@ from qslm_opt.errors import ModelError
 from qslm_opt.kernels.ops import REFERENCE
 from qslm_opt.models.config import Site
 from qslm_opt.models.family import Inputs
+from qslm_opt.models.mapping.built import in_a_line
 from qslm_opt.models.mapping.calls import Caller, Counter, names_under, picked, reduced
 from qslm_opt.models.mapping.chain import Log, More, chain
-from qslm_opt.models.mapping.parts import blocks_of, owner_of, part_of, role_of, vocabulary_of
+from qslm_opt.models.mapping.parts import blocks_of, check_names, owner_of, part_of, role_of, vocabulary_of
 
 if TYPE_CHECKING:
     from qslm_opt.models.mapping.built import Built
@@ -65,14 +66,15 @@ def look(mapping: MappingFile, built: Built, steps: int) -> Facts:
         raise ModelError(f"{where}: {error}") from None
     except Exception as error:
         raise ModelError(
-            f"{where}: the module cannot be called as [call] and [output] say ({type(error).__name__}: "
-            f"{error}); correct them, or the module."
+            f"{where}: the module cannot be called as [call] and [output] say ({in_a_line(error)}); "
+            f"correct them, or the module."
         ) from error
 
 
 def _look(mapping: MappingFile, built: Built, steps: int) -> Facts:
     names = [name for name, _ in built.module.named_modules() if name]
-    blocks = tuple(blocks_of(mapping, names))
+    check_names(mapping, built, names)
+    blocks = blocks_of(mapping, names)
     parts = {name: part_of(mapping, blocks, name) for name in built.state}
     roles = {name: role_of(mapping, built.module, name, parts[name]) for name in built.state}
     vocabulary = vocabulary_of(mapping, built, parts, roles)
@@ -127,6 +129,8 @@ def _sites(
             raise ModelError(f"neurons.spikes names {list(spikes.modules)}, which was never called.")
         for name in names:
             part = part_of(mapping, blocks, name)
+            if any(name == other for _, other, _, _ in found):
+                raise ModelError(f"neurons.spikes names {name!r} twice; name it once.")
             if part in ("output", "aux"):
                 continue
             block = None if part == "input" else int(part.partition(".")[2])

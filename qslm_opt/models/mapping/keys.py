@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,14 +13,9 @@ from typing import Any, get_args
 
 from qslm_opt.errors import ModelError, SpecError, UsageError, did_you_mean
 from qslm_opt.hierarchy.tree import Role
+from qslm_opt.models.mapping import checks
 from qslm_opt.spec import read_toml
 
-TENSORS_IN = ("ids", "mask", "lengths")
-"""What a module can be called with."""
-MASKS = ("bool", "int64", "float32")
-REDUCTIONS = ("mean", "sum", "last")
-_NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
-_BUILD = re.compile(r"([A-Za-z0-9_./-]+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*")
 _STRINGS = "list of strings"
 _TABLES: Mapping[str, Mapping[str, tuple[str, Any]]] = {
     "": {
@@ -104,7 +98,7 @@ def read_mapping(path: Path) -> MappingFile:
     if not path.is_file():
         raise UsageError(f"{where} does not exist; give the path of the .toml file.")
     try:
-        return _mapping(path, read_toml(path))
+        return _mapping(path, read_toml(path, "mapping file"))
     except (ModelError, SpecError) as error:
         raise ModelError(f"{where}: {error}") from None
 
@@ -119,17 +113,11 @@ def _mapping(path: Path, values: Mapping[str, Any]) -> MappingFile:
     for name in ("call", "encoding", "modules", "output"):
         tables[name] = _table(name, _dict(values, name))
     tables["neurons"] = _table("neurons", {k: v for k, v in neurons.items() if k != "spikes"})
-    _check_values(tables)
-    spikes = tuple(_spikes(value) for value in neurons.get("spikes", ()))
-    arguments = _dict(values, "arguments")
-    for key, value in arguments.items():
-        if not isinstance(value, (str, int, float, bool, list, dict)):
-            raise ModelError(f"argument {key!r} is a {type(value).__name__}; write a number, text or list.")
-    for key in ("timesteps", "vocabulary"):
-        named = tables[""][key]
-        if isinstance(named, str) and named and type(arguments.get(named)) is not int:
-            raise ModelError(f"{key} names argument {named!r}, which [arguments] has not as an integer.")
-    return MappingFile(path, _digest(path, tables[""]["build"]), tables, arguments, _roles(values), spikes)
+    checks.values(tables)
+    arguments, roles = _dict(values, "arguments"), _roles(values)
+    checks.arguments(arguments, tables[""])
+    spikes = _all_spikes(neurons.get("spikes", []))
+    return MappingFile(path, _digest(path, tables[""]["build"]), tables, arguments, roles, spikes)
 
 
 def _dict(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -147,57 +135,36 @@ def _table(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     for key, (kind, usual) in known.items():
         value = values.get(key, usual)
         if value is None:
-            raise ModelError(f"key {_dotted(name, key)!r} is missing; it is a {kind}.")
-        strings = kind != _STRINGS or all(type(v) is str for v in value)
-        if type(value) not in _TYPES[kind] or not strings:
-            raise ModelError(f"key {_dotted(name, key)!r} is {value!r}; it must be a {kind}.")
+            raise ModelError(f"key {_dotted(name, key)!r} is missing; it is {_an(kind)}.")
+        right = type(value) in _TYPES[kind]
+        if right and kind == _STRINGS:
+            right = all(type(v) is str for v in value)
+        if not right:
+            raise ModelError(f"key {_dotted(name, key)!r} is {value!r}; it must be {_an(kind)}.")
+        if key in values:
+            checks.value(_dotted(name, key), value)
         found[key] = value
     return found
+
+
+def _an(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def _dotted(table: str, key: str) -> str:
     return f"{table}.{key}" if table else key
 
 
-def _check_values(tables: Mapping[str, Mapping[str, Any]]) -> None:
-    top, call, output = tables[""], tables["call"], tables["output"]
-    if not _NAME.fullmatch(top["name"]):
-        raise ModelError(f"name {top['name']!r} must be lower-case letters, digits, - and _.")
-    if not _BUILD.fullmatch(top["build"]):
-        raise ModelError(f"build {top['build']!r} must be 'package.module:function' or 'file.py:function'.")
-    for what in (*call["arguments"], *call["keywords"].values()):
-        _one_of("call", what, TENSORS_IN)
-    _one_of("call.mask", call["mask"], MASKS)
-    _one_of("output.kind", output["kind"], ("classes", "tokens"))
-    _one_of("output.reduce", output["reduce"], REDUCTIONS)
-    told = {*call["arguments"], *call["keywords"].values()} & {"mask", "lengths"}
-    if output["kind"] == "classes" and not told and not tables["encoding"]["pad_to"]:
-        raise ModelError(
-            "the module is told nothing of padding; hand it mask or lengths in [call], or give "
-            "encoding.pad_to, where pads are tokens like others."
-        )
-    if output["kind"] == "tokens" and not output["head"]:
-        raise ModelError("output.head is missing; name the weight of the last linear layer.")
-    own = "BC" if output["kind"] == "classes" else "BTV"
-    if sorted((output["axes"] or own).replace("S", "", 1)) != sorted(own):
-        raise ModelError(f"output.axes {output['axes']!r} must be {own}, or those with S for time steps.")
+def _all_spikes(values: Any) -> tuple[Spikes, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise ModelError("'neurons.spikes' must be a list of tables; write [[neurons.spikes]].")
+    return tuple(map(_spikes, values))
 
 
-def _one_of(key: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ModelError(f"{key} {value!r} is unknown; use one of {', '.join(known)}.")
-
-
-def _spikes(value: Any) -> Spikes:
-    found = _table("neurons.spikes", value if isinstance(value, dict) else {"modules": value})
+def _spikes(value: Mapping[str, Any]) -> Spikes:
+    found = _table("neurons.spikes", value)
     axes, calls = found["axes"], found["calls"]
-    if calls not in ("", "S", "T"):
-        raise ModelError(f"neurons.spikes.calls {calls!r} must be S (a call a step) or T (a call a token).")
-    letters = calls + axes
-    if len(set(letters)) != len(letters) or not {"B", "T"} < set(letters):
-        raise ModelError(
-            f"neurons.spikes.axes {axes!r} with calls {calls!r} must have B, T and an axis of neurons, once."
-        )
+    checks.spike_axes(axes, calls)
     return Spikes(tuple(found["modules"]), axes, calls, found["item"])
 
 
@@ -208,6 +175,7 @@ def _roles(values: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
             raise ModelError(f"role {role!r} is unknown.{did_you_mean(role, known)}")
         if not isinstance(patterns, list) or not all(type(p) is str for p in patterns):
             raise ModelError(f"roles.{role} must be a list of patterns of tensor names.")
+        checks.value(f"roles.{role}", patterns)
         found[role] = tuple(patterns)
     return found
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from qslm_opt.errors import ModelError
+from qslm_opt.errors import ModelError, did_you_mean
 from qslm_opt.models.mapping.calls import names_under
 
 if TYPE_CHECKING:
@@ -21,8 +21,17 @@ _NORMS = (
 )  # fmt: skip
 
 
-def blocks_of(mapping: MappingFile, names: list[str]) -> Iterator[str]:
-    """Yield the module of each block, in order; ModelError for a pattern that names none."""
+def blocks_of(mapping: MappingFile, names: list[str]) -> tuple[str, ...]:
+    """Return the module of each block, in order; ModelError for a pattern that names none."""
+    found = tuple(_blocks(mapping, names))
+    each = [part for text in found for part in text.split("+")]
+    twice = next((part for i, part in enumerate(each) if part in each[:i]), None)
+    if twice is not None:
+        raise ModelError(f"modules.blocks names {twice!r} twice; each module is of one block.")
+    return found
+
+
+def _blocks(mapping: MappingFile, names: list[str]) -> Iterator[str]:
     for pattern in mapping.get("modules", "blocks"):
         depth = pattern.count(".")
         found = [pattern] if "+" in pattern else [
@@ -31,6 +40,28 @@ def blocks_of(mapping: MappingFile, names: list[str]) -> Iterator[str]:
         if not found or any(part not in names for text in found for part in text.split("+")):
             raise ModelError(f"modules.blocks names {pattern!r}, which the module has not.")
         yield from found
+
+
+def check_names(mapping: MappingFile, built: Built, names: list[str]) -> None:
+    """Raise ModelError for a name or pattern of the file that nothing of the module has."""
+    there = {*names, *built.state, *built.others}
+    for part in ("input", "output", "aux"):
+        for name in mapping.get("modules", part):
+            if name not in there:
+                raise ModelError(
+                    f"modules.{part} names {name!r}, which the module has not.{did_you_mean(name, there)}"
+                )
+    for role, patterns in mapping.roles.items():
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in built.state):
+                raise ModelError(
+                    f"roles.{role} names {pattern!r}, which no tensor is called."
+                    f"{did_you_mean(pattern, built.state)}"
+                )
+    reset = mapping.get("neurons", "reset")
+    parts = built.module.modules()
+    if reset and ":" not in reset and not any(callable(getattr(m, reset, None)) for m in parts):
+        raise ModelError(f"neurons.reset {reset!r} is a method of no part of the module; correct its name.")
 
 
 def part_of(mapping: MappingFile, blocks: tuple[str, ...], name: str) -> str:
@@ -55,9 +86,15 @@ def owner_of(blocks: tuple[str, ...], part: str, name: str) -> str:
 
 def role_of(mapping: MappingFile, module: nn.Module, name: str, part: str) -> str:
     """Return the role of a tensor: as the file says, else by its module and shape."""
-    for role, patterns in mapping.roles.items():
-        if role != "sign_only" and any(fnmatchcase(name, pattern) for pattern in patterns):
-            return role
+    said = [
+        role
+        for role, patterns in mapping.roles.items()
+        if role != "sign_only" and any(fnmatchcase(name, pattern) for pattern in patterns)
+    ]
+    if len(said) > 1:
+        raise ModelError(f"tensor {name!r} has the roles {' and '.join(said)} by [roles]; give it one.")
+    if said:
+        return said[0]
     owner = module.get_submodule(name.rpartition(".")[0])
     last = name.rpartition(".")[2]
     if isinstance(owner, _NORMS):
@@ -80,7 +117,7 @@ def vocabulary_of(
     if isinstance(said, int):
         return said
     rows = (t.shape[0] for n, t in built.state.items() if parts[n] == "input" and roles[n] == "embedding")
-    found = next(rows, None)
-    if found is None:
-        raise ModelError("the input has no embedding; give vocabulary, the number of token ids.")
+    found = next(rows, 0)
+    if not found:
+        raise ModelError("the input has no embedding with rows; give vocabulary, the number of token ids.")
     return int(found)
