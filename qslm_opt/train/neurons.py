@@ -112,22 +112,22 @@ class _Scan(torch.autograd.Function):
 
 
 class _TernaryScan(torch.autograd.Function):
-    """Ternary spikes, rounded straight through: float32 on the CPU or a CUDA device."""
+    """Ternary or bipolar spikes, rounded straight through: float32 on the CPU or a CUDA device."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, amplitudes: Tensor, leak: float) -> Tensor:
-        out, potentials = _forward(x).ternary(x, amplitudes, leak, noted=True)
+    def forward(ctx: Any, x: Tensor, amplitudes: Tensor, leak: float, bipolar: bool) -> Tensor:
+        out, potentials = _forward(x).ternary(x, amplitudes, leak, bipolar=bipolar, noted=True)
         ctx.save_for_backward(potentials, amplitudes)
-        ctx.leak = leak
+        ctx.leak, ctx.bipolar = leak, bipolar
         return out  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         potentials, amplitudes = ctx.saved_tensors
         found, of_amplitudes = _backward(potentials).ternary_gradient(
-            potentials, grads[0], amplitudes, ctx.leak
+            potentials, grads[0], amplitudes, ctx.leak, bipolar=ctx.bipolar
         )
-        return found, of_amplitudes, None
+        return found, of_amplitudes, None, None
 
 
 def _forward(x: Tensor) -> Any:
@@ -170,10 +170,13 @@ def ternary(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
     """See ``qslm_opt.kernels.ops.Ternary``; the gradient is that of the reference with ``straight_round``."""
     if x.dtype != torch.float32:
         return ternary_reference(x, amplitudes, leak, straight_round)
-    out: Tensor = _TernaryScan.apply(x, per_step(x, amplitudes), leak)  # type: ignore[no-untyped-call]
+    out: Tensor = _TernaryScan.apply(x, per_step(x, amplitudes), leak, False)  # type: ignore[no-untyped-call]
     return out
 
 
 def bipolar(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
-    """See ``qslm_opt.kernels.ops.Ternary``, without a silent state; rounded straight through."""
-    return bipolar_reference(x, amplitudes, leak, straight_sign)
+    """See ``qslm_opt.kernels.ops.Ternary``, without a silent state; the gradient of ``straight_sign``."""
+    if x.dtype != torch.float32:
+        return bipolar_reference(x, amplitudes, leak, straight_sign)
+    out: Tensor = _TernaryScan.apply(x, per_step(x, amplitudes), leak, True)  # type: ignore[no-untyped-call]
+    return out

@@ -30,6 +30,12 @@ def third(q):  # type: ignore[no-untyped-def]
     return tl.where(q > 0.5, 1.0, tl.where(q < -0.5, -1.0, q * 0.0))
 
 
+@triton.jit
+def side(q):  # type: ignore[no-untyped-def]
+    """−1 or 1: the sign of ``q``; 0 for a zero, and what is not a number stays so."""
+    return tl.where(q > 0.0, 1.0, tl.where(q < 0.0, -1.0, tl.abs(q)))
+
+
 @triton.jit  # type: ignore[untyped-decorator]
 def _scan(  # type: ignore[no-untyped-def]
     current, apart, thresholds, tau, keep, potentials, spikes, v_end, steps, width,
@@ -68,7 +74,7 @@ def _scan(  # type: ignore[no-untyped-def]
 @triton.jit  # type: ignore[untyped-decorator]
 def _ternary(  # type: ignore[no-untyped-def]
     x, apart, amplitudes, leak, potentials, out, steps, width,
-    LEAKY: tl.constexpr, NOTED: tl.constexpr, TILE: tl.constexpr,
+    LEAKY: tl.constexpr, BIPOLAR: tl.constexpr, NOTED: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     inside = place < width
@@ -82,7 +88,11 @@ def _ternary(  # type: ignore[no-untyped-def]
             m = tl.where(t == 0, u, leak * m * (before - fired) + u)
         else:
             m = u
-        fired = a * third(tl.div_rn(m, a))
+        q = tl.div_rn(m, a)
+        if BIPOLAR:
+            fired = a * side(q)
+        else:
+            fired = a * third(q)
         before = tl.zeros((TILE,), tl.float32) + a
         tl.store(out + t * width + place, fired, mask=inside)
         if NOTED:
@@ -112,7 +122,7 @@ def fire(
 
 
 def ternary(
-    x: Tensor, amplitudes: Tensor, leak: float, *, noted: bool = False
+    x: Tensor, amplitudes: Tensor, leak: float, *, bipolar: bool = False, noted: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """See ``fire.cpu.ternary``."""
     values, apart = in_steps(x.detach())
@@ -123,7 +133,7 @@ def ternary(
         with torch.cuda.device_of(x):
             _ternary[(triton.cdiv(width, TILE),)](
                 values, apart, amplitudes.detach().contiguous(), leak, notes, out, len(x), width,
-                LEAKY=leak != 0, NOTED=noted, TILE=TILE, num_warps=2, enable_fp_fusion=False,
+                LEAKY=leak != 0, BIPOLAR=bipolar, NOTED=noted, TILE=TILE, num_warps=2, enable_fp_fusion=False,
             )  # fmt: skip
     return out, potentials
 

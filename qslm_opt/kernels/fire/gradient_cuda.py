@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qslm_opt.kernels.fire.cuda import TILE, WINDOW_TILE, ahead_of, scalars, third
+from qslm_opt.kernels.fire.cuda import TILE, WINDOW_TILE, ahead_of, scalars, side, third
 from qslm_opt.kernels.fire.reference import Neuron
 
 
@@ -47,7 +47,7 @@ def _scan(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _ternary(  # type: ignore[no-untyped-def]
-    potentials, gradient, amplitudes, leak, out, sums, steps, width, TILE: tl.constexpr
+    potentials, gradient, amplitudes, leak, out, sums, steps, width, BIPOLAR: tl.constexpr, TILE: tl.constexpr
 ):  # fmt: skip
     place = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     inside = place < width
@@ -57,11 +57,15 @@ def _ternary(  # type: ignore[no-untyped-def]
         a = tl.load(amplitudes + t)
         m = tl.load(potentials + t * width + place, mask=inside, other=0.0)
         g = tl.load(gradient + t * width + place, mask=inside, other=0.0)
-        q = m / a
-        c = third(q)
+        q = tl.div_rn(m, a)
+        if BIPOLAR:
+            c = side(q)
+            linear = tl.where(tl.abs(q) <= 1.0, 1.0, 0.0)
+        else:
+            c = third(q)
+            linear = tl.where(tl.abs(q) < 1.5, 1.0, 0.0)
         carried = leak * m * after
         spikes = g - carried
-        linear = tl.where(tl.abs(q) < 1.5, 1.0, 0.0)
         after = linear * spikes + leak * (a - a * c) * after
         tl.store(out + t * width + place, after, mask=inside)
         of_amplitude = tl.where(inside, (c - linear * q) * spikes + carried, 0.0)
@@ -88,7 +92,7 @@ def fire_gradient(
 
 
 def ternary_gradient(
-    potentials: Tensor, gradient: Tensor, amplitudes: Tensor, leak: float
+    potentials: Tensor, gradient: Tensor, amplitudes: Tensor, leak: float, *, bipolar: bool = False
 ) -> tuple[Tensor, Tensor]:
     """See ``fire.cpu.ternary_gradient``."""
     out, steps, width = torch.empty_like(potentials), len(potentials), potentials.shape[1:].numel()
@@ -98,6 +102,6 @@ def ternary_gradient(
         with torch.cuda.device_of(potentials):
             _ternary[(programs,)](
                 potentials, gradient.contiguous(), amplitudes.detach().contiguous(), leak, out, sums, steps,
-                width, TILE=TILE, num_warps=2,
+                width, BIPOLAR=bipolar, TILE=TILE, num_warps=2,
             )  # fmt: skip
     return out, sums.sum(dim=0, dtype=torch.float64).to(potentials.dtype)
