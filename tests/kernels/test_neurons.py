@@ -10,7 +10,6 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from qslm_opt.kernels.cpu import NUMBA  # noqa: E402
-from qslm_opt.kernels.fire.count import count_spikes  # noqa: E402
 from qslm_opt.kernels.fire.reference import (  # noqa: E402
     Neuron,
     bipolar_reference,
@@ -228,33 +227,3 @@ def test_packed_weights_fire_through_the_same_kernels() -> None:
     packed = packed_ops("cpu", "fp32")
     assert packed.fire is NUMBA.fire is not None and packed.ternary is NUMBA.ternary
     assert packed.bipolar is NUMBA.bipolar is not REFERENCE.bipolar
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("padded", [False, True])
-def test_spikes_are_counted_by_sign_and_padding(dtype: torch.dtype, padded: bool) -> None:
-    spikes = draw(7, 4, 3, 5, 37).round().clamp(-1, 1).to(dtype) * 0.7
-    inside = torch.arange(5) < torch.tensor([5, 2, 0])[:, None] if padded else None
-    kept = spikes if inside is None else spikes * inside[..., None]
-    found = count_spikes(spikes, inside, draw(8, 3, 5, 37).to(dtype))
-    assert found.dtype == torch.float64 and found.shape == ()
-    assert float(found) == int(torch.count_nonzero(kept)) > 50
-    weights = torch.arange(15).reshape(3, 5)  # a token may stand for several
-    wanted = (torch.count_nonzero(spikes, dim=-1) * weights).sum()
-    assert float(count_spikes(spikes, weights)) == int(wanted)
-    assert float(count_spikes(spikes.transpose(1, 2), None if inside is None else inside.T)) == float(found)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("bad", [NAN, float("inf")])
-def test_what_is_no_number_makes_a_count_nan(dtype: torch.dtype, bad: float) -> None:
-    spikes, v = torch.ones(2, 3, 4, 5, dtype=dtype), torch.zeros(3, 4, 5, dtype=dtype)
-    assert float(count_spikes(spikes, None, v)) == 120
-    v[1, 2, 3] = bad
-    assert torch.isnan(count_spikes(spikes, None, v))
-    spikes[1, 2, 3, 4] = bad
-    inside = torch.ones(3, 4, dtype=torch.bool)
-    assert torch.isnan(count_spikes(spikes, inside))
-    inside[2, 3] = False
-    assert float(count_spikes(spikes, inside)) == 110
-    assert float(count_spikes(spikes[:, :0], inside[:0])) == 0
