@@ -1,8 +1,8 @@
 """SpikeLM with spikes of either sign: a golden case from the written equations, in NumPy and nothing of ours.
 
 The original's authors gave no numbers for ``input_bits`` 1. The NumPy model below is written from the
-equations in ZOO.md and the tiny case's README; with ternary spikes it gives the original's logits and counts, and
-for bipolar ones a single line of it differs.
+equations in ZOO.md and the tiny case's README; with ternary spikes it gives the original's logits and counts,
+and for bipolar ones a single line of it differs.
 """
 
 from __future__ import annotations
