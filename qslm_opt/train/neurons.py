@@ -1,6 +1,7 @@
 """Differentiable neurons for training: spikes forwards, a surrogate gradient backwards.
 
-Float32 runs in kernels, forwards and backwards; another dtype through the reference and torch's autograd.
+Float32 runs in kernels, forwards and backwards; another dtype, and a device that has no kernels, through the
+reference and torch's autograd.
 Potentials before the reset are all that is kept for the way back.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qslm_opt.kernels.fire.count import has_triton
 from qslm_opt.kernels.fire.layout import per_step
 from qslm_opt.kernels.fire.reference import (
     Neuron,
@@ -130,6 +132,12 @@ class _TernaryScan(torch.autograd.Function):
         return found, of_amplitudes, None, None
 
 
+def _has_kernels(x: Tensor) -> bool:
+    """Return whether there are kernels for the dtype and device of ``x``; those of a GPU need Triton."""
+    there = x.device.type == "cpu" or (x.is_cuda and has_triton())
+    return there and x.dtype == torch.float32
+
+
 def _forward(x: Tensor) -> Any:
     """Return the module with the scans of the device of ``x``."""
     if x.is_cuda:
@@ -152,7 +160,7 @@ def _backward(x: Tensor) -> Any:
 
 def lif_scan(current: Tensor) -> Tensor:
     """Return the spikes [B, T, D] of LIF neurons that start at rest, driven by ``current`` [B, T, D]."""
-    if current.dtype != torch.float32:
+    if not _has_kernels(current):
         return fire_reference(current.transpose(0, 1), _LIF, atan_spike)[0].transpose(0, 1)
     spikes: Tensor = _Scan.apply(current, _LIF, True)[0]  # type: ignore[no-untyped-call]
     return spikes
@@ -160,7 +168,7 @@ def lif_scan(current: Tensor) -> Tensor:
 
 def fire(current: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
     """See ``qslm_opt.kernels.ops.Fire``; the gradient is that of the reference with ``atan_spike``."""
-    if current.dtype != torch.float32:
+    if not _has_kernels(current):
         return fire_reference(current, neuron, atan_spike)
     spikes, v = _Scan.apply(current, neuron, False)  # type: ignore[no-untyped-call]
     return spikes, v
@@ -168,7 +176,7 @@ def fire(current: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
 
 def ternary(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
     """See ``qslm_opt.kernels.ops.Ternary``; the gradient is that of the reference with ``straight_round``."""
-    if x.dtype != torch.float32:
+    if not _has_kernels(x):
         return ternary_reference(x, amplitudes, leak, straight_round)
     out: Tensor = _TernaryScan.apply(x, per_step(x, amplitudes), leak, False)  # type: ignore[no-untyped-call]
     return out
@@ -176,7 +184,7 @@ def ternary(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
 
 def bipolar(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
     """See ``qslm_opt.kernels.ops.Ternary``, without a silent state; the gradient of ``straight_sign``."""
-    if x.dtype != torch.float32:
+    if not _has_kernels(x):
         return bipolar_reference(x, amplitudes, leak, straight_sign)
     out: Tensor = _TernaryScan.apply(x, per_step(x, amplitudes), leak, True)  # type: ignore[no-untyped-call]
     return out

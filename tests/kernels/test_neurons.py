@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from qslm_opt.kernels.fire.reference import (  # noqa: E402
     fire_reference,
     ternary_reference,
 )
-from qslm_opt.kernels.ops import REFERENCE  # noqa: E402
+from qslm_opt.kernels.ops import REFERENCE, fast_ops  # noqa: E402
 from qslm_opt.kernels.packed.place import packed_ops  # noqa: E402
 from tests.kernels.neuron_arms import ARMS, device_of  # noqa: E402
 
@@ -227,3 +228,40 @@ def test_packed_weights_fire_through_the_same_kernels() -> None:
     packed = packed_ops("cpu", "fp32")
     assert packed.fire is NUMBA.fire is not None and packed.ternary is NUMBA.ternary
     assert packed.bipolar is NUMBA.bipolar is not REFERENCE.bipolar
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_steps_may_lie_further_apart_than_32_bits_count(arm: str, tmp_path: Path) -> None:
+    """Steps 2^30 numbers apart, of which only the first few are there: a file with holes, or memory."""
+    device, apart = device_of(arm), 2**30
+    if arm == "triton" and device.type == "cpu":
+        pytest.skip("the interpreter copies whole storages")
+    numbers = 3 * apart + 64
+    if device.type == "cpu":
+        with (tmp_path / "holes").open("wb") as file:
+            file.truncate(4 * numbers)
+        whole = torch.from_file(str(tmp_path / "holes"), shared=True, size=numbers)
+    elif torch.cuda.mem_get_info(device)[0] < 5 * numbers:
+        pytest.skip("the device has too little memory free")
+    else:
+        whole = torch.empty(numbers, device=device)
+    current, known, a = whole.as_strided((4, 64), (apart, 1)), draw(11, 4, 64), amplitudes_of(4)
+    current.copy_(known)
+    ops = fast_ops(device.type)
+    assert_same(ops.fire(current, Neuron())[0].cpu(), fire_reference(known, Neuron())[0])
+    on_device = [one.to(device) for one in a]
+    assert_same(ops.ternary(current, on_device, 0.25).cpu(), ternary_reference(known, a, 0.25))
+    assert_same(ops.bipolar(current, on_device, 0.25).cpu(), bipolar_reference(known, a, 0.25))
+
+
+def test_more_sequences_than_a_grid_has_rows_are_scanned() -> None:
+    """A grid has at most 65,535 of everything but its first axis."""
+    device = device_of("triton")
+    if device.type == "cpu":
+        pytest.skip("the interpreter knows no such bound")
+    from qslm_opt.kernels.fire import cuda
+
+    current = draw(12, 70_000, 2, 1)
+    spikes, _, _ = cuda.fire(current.to(device), Neuron(), windows=True)
+    wanted, _ = fire_reference(current.transpose(0, 1), Neuron())
+    assert_same(spikes.cpu(), wanted.transpose(0, 1))

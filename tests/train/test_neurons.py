@@ -152,3 +152,11 @@ def test_float64_goes_through_the_reference(name: str) -> None:
     assert torch.equal(found[0], wanted[0])
     one, true = (torch.autograd.grad(pair[0].sum(), x)[0] for pair, x in ((found, other), (wanted, current)))
     assert torch.equal(one, true)
+
+
+def test_a_device_without_kernels_goes_through_the_reference() -> None:
+    """The meta device has no memory; a kernel would read some."""
+    x = torch.empty(3, 5, device="meta", requires_grad=True)
+    a = [torch.empty((), device="meta")] * 3
+    for out in (TRAINING.fire(x, Neuron())[0], TRAINING.ternary(x, a, 0.25), TRAINING.bipolar(x, a, 0.25)):
+        assert out.shape == x.shape and torch.autograd.grad(out.sum(), x)[0].shape == x.shape

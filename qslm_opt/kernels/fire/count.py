@@ -22,7 +22,7 @@ def count_spikes(spikes: Tensor, weights: Tensor | None, v: Tensor | None = None
     """
     if spikes.dim() > 3 and spikes.stride(0) == 0 and len(spikes) > 1:  # the same at every step
         return count_spikes(spikes[0], weights, v) * len(spikes)
-    if spikes.is_cuda and spikes.dtype == torch.float32 and _has_triton() and _is_float(v):
+    if spikes.is_cuda and spikes.dtype == torch.float32 and has_triton() and _is_float(v):
         from qslm_opt.kernels.fire import count_cuda
 
         return count_cuda.count(spikes, weights, v)
@@ -35,7 +35,8 @@ def _is_float(v: Tensor | None) -> bool:
 
 
 @cache
-def _has_triton() -> bool:
+def has_triton() -> bool:
+    """Return whether kernels for a CUDA device can be compiled."""
     return find_spec("triton") is not None
 
 

@@ -41,8 +41,9 @@ def _scan(  # type: ignore[no-untyped-def]
     current, apart, thresholds, tau, keep, potentials, spikes, v_end, steps, width,
     LEAKY: tl.constexpr, SOFT: tl.constexpr, NOTED: tl.constexpr, TILE: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    b = tl.program_id(1).to(tl.int64)
-    place = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
+    tiles = tl.cdiv(width, TILE)
+    b = (tl.program_id(0) // tiles).to(tl.int64)
+    place = (tl.program_id(0) % tiles).to(tl.int64) * TILE + tl.arange(0, TILE)
     inside = place < width
     upto = tl.where(inside, steps, 0)
     v = tl.zeros((TILE,), tl.float32)
@@ -78,11 +79,12 @@ def _ternary(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     place = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     inside = place < width
+    here = place  # moves on step by step: steps times width may be beyond 32 bits
     m = tl.zeros((TILE,), tl.float32)
     fired = tl.zeros((TILE,), tl.float32)
     before = tl.zeros((TILE,), tl.float32)
     for t in range(steps):
-        u = tl.load(x + t * apart + place, mask=inside, other=0.0)
+        u = tl.load(x + here, mask=inside, other=0.0)
         a = tl.load(amplitudes + t)
         if LEAKY:
             m = tl.where(t == 0, u, leak * m * (before - fired) + u)
@@ -94,9 +96,11 @@ def _ternary(  # type: ignore[no-untyped-def]
         else:
             fired = a * third(q)
         before = tl.zeros((TILE,), tl.float32) + a
-        tl.store(out + t * width + place, fired, mask=inside)
+        tl.store(out + place, fired, mask=inside)
         if NOTED:
-            tl.store(potentials + t * width + place, m, mask=inside)
+            tl.store(potentials + place, m, mask=inside)
+        here += apart
+        place += width
 
 
 def fire(
@@ -113,7 +117,7 @@ def fire(
         batch, tile = (len(current), WINDOW_TILE) if windows else (1, TILE)
         width = v.numel() // batch
         with torch.cuda.device_of(current):
-            _scan[triton.cdiv(width, tile), batch](
+            _scan[(triton.cdiv(width, tile) * batch,)](
                 values, apart, *numbers, notes, spikes, v, steps, width,
                 LEAKY=neuron.tau is not None, SOFT=neuron.soft, NOTED=noted, TILE=tile,
                 AHEAD=ahead_of(steps), num_warps=2, enable_fp_fusion=False,
