@@ -50,7 +50,8 @@ def _scan(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _ternary(  # type: ignore[no-untyped-def]
-    potentials, gradient, amplitudes, leak, out, sums, steps, width, end, BIPOLAR: tl.constexpr, TILE: tl.constexpr
+    potentials, gradient, amplitudes, leak, out, sums, steps, width, end,
+    BIPOLAR: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     inside = place < width

@@ -50,6 +50,5 @@ def third(m: Any, amplitude: Any) -> Any:
 def side(m: Any, amplitude: Any) -> Any:
     """Return −1 or 1: the sign of the potential in amplitudes; 0 for 0, and what is not a number stays so."""
     q = m / amplitude
-    if q > ZERO:
-        return ONE
-    return -ONE if q < ZERO else abs(q)
+    sign = (ONE if q > ZERO else ZERO) - (ONE if q < ZERO else ZERO)
+    return sign if q == q else q
