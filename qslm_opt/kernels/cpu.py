@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qslm_opt.kernels.fire import cpu as neurons
 from qslm_opt.kernels.fire.layout import per_step
-from qslm_opt.kernels.fire.reference import Neuron, fire_reference, ternary_reference
+from qslm_opt.kernels.fire.reference import Neuron, bipolar_reference, fire_reference, ternary_reference
 from qslm_opt.kernels.lif import cpu as lif
 from qslm_opt.kernels.mix import cpu as mix
 from qslm_opt.kernels.nll.cpu import nll
@@ -85,4 +85,13 @@ def ternary(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
     return neurons.ternary(x, per_step(x, amplitudes), leak)[0]
 
 
-NUMBA = Ops("numba", norm_shift_mix, gated_wkv, lif_add, relu2, nll=nll, fire=fire, ternary=ternary)
+def bipolar(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
+    """See ``Ternary``, without a silent state; the reference for another dtype than float32."""
+    if x.dtype != torch.float32:
+        return bipolar_reference(x, amplitudes, leak)
+    return neurons.ternary(x, per_step(x, amplitudes), leak, bipolar=True)[0]
+
+
+NUMBA = Ops(
+    "numba", norm_shift_mix, gated_wkv, lif_add, relu2, nll=nll, fire=fire, ternary=ternary, bipolar=bipolar
+)

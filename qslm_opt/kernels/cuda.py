@@ -12,7 +12,7 @@ from torch.nn.functional import linear, pad
 
 from qslm_opt.kernels.fire import cuda as neurons
 from qslm_opt.kernels.fire.layout import per_step
-from qslm_opt.kernels.fire.reference import Neuron, fire_reference, ternary_reference
+from qslm_opt.kernels.fire.reference import Neuron, bipolar_reference, fire_reference, ternary_reference
 from qslm_opt.kernels.lif.cuda import lif_add
 from qslm_opt.kernels.mix.cuda import norm_shift_mix, operand, relu2
 from qslm_opt.kernels.nll.cuda import nll
@@ -70,6 +70,13 @@ def ternary(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
     return neurons.ternary(x, per_step(x, amplitudes), leak)[0]
 
 
+def bipolar(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
+    """See ``Ternary``, without a silent state; the reference for another dtype than float32."""
+    if x.dtype != torch.float32:
+        return bipolar_reference(x, amplitudes, leak)
+    return neurons.ternary(x, per_step(x, amplitudes), leak, bipolar=True)[0]
+
+
 def triton_ops(precision: Precision) -> Ops:
     """Return the version whose matrix products have ``precision``."""
     form = _FORMS[precision]
@@ -85,5 +92,6 @@ def triton_ops(precision: Precision) -> Ops:
         precision,
         fire=fire,
         ternary=ternary,
+        bipolar=bipolar,
         operand=partial(operand, form=form),
     )

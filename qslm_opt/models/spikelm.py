@@ -392,7 +392,7 @@ class _Block:
         amplitudes = [self.p[name] for name in _amplitudes(site, self.cfg.timesteps)]
         fire = self.ops.ternary if self.cfg.input_bits == 2 else self.ops.bipolar
         found: Tensor = fire(x, amplitudes, leak)
-        self.fired.add(site, found, found[-1])
+        self.fired.add(site, found)
         return found
 
     def map(self, part: str, x: Tensor) -> Tensor:

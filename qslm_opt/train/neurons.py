@@ -1,6 +1,7 @@
 """Differentiable neurons for training: spikes forwards, a surrogate gradient backwards.
 
-Float32 runs in kernels, forwards and backwards; another dtype through the reference and torch's autograd.
+Float32 runs in kernels, forwards and backwards; another dtype, and a device that has no kernels, through the
+reference and torch's autograd.
 Potentials before the reset are all that is kept for the way back.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qslm_opt.kernels.fire.count import has_triton
 from qslm_opt.kernels.fire.layout import per_step
 from qslm_opt.kernels.fire.reference import (
     Neuron,
@@ -112,22 +114,28 @@ class _Scan(torch.autograd.Function):
 
 
 class _TernaryScan(torch.autograd.Function):
-    """Ternary spikes, rounded straight through: float32 on the CPU or a CUDA device."""
+    """Ternary or bipolar spikes, rounded straight through: float32 on the CPU or a CUDA device."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, amplitudes: Tensor, leak: float) -> Tensor:
-        out, potentials = _forward(x).ternary(x, amplitudes, leak, noted=True)
+    def forward(ctx: Any, x: Tensor, amplitudes: Tensor, leak: float, bipolar: bool) -> Tensor:
+        out, potentials = _forward(x).ternary(x, amplitudes, leak, bipolar=bipolar, noted=True)
         ctx.save_for_backward(potentials, amplitudes)
-        ctx.leak = leak
+        ctx.leak, ctx.bipolar = leak, bipolar
         return out  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         potentials, amplitudes = ctx.saved_tensors
         found, of_amplitudes = _backward(potentials).ternary_gradient(
-            potentials, grads[0], amplitudes, ctx.leak
+            potentials, grads[0], amplitudes, ctx.leak, bipolar=ctx.bipolar
         )
-        return found, of_amplitudes, None
+        return found, of_amplitudes, None, None
+
+
+def _has_kernels(x: Tensor) -> bool:
+    """Return whether there are kernels for the dtype and device of ``x``; those of a GPU need Triton."""
+    there = x.device.type == "cpu" or (x.is_cuda and has_triton())
+    return there and x.dtype == torch.float32
 
 
 def _forward(x: Tensor) -> Any:
@@ -152,7 +160,7 @@ def _backward(x: Tensor) -> Any:
 
 def lif_scan(current: Tensor) -> Tensor:
     """Return the spikes [B, T, D] of LIF neurons that start at rest, driven by ``current`` [B, T, D]."""
-    if current.dtype != torch.float32:
+    if not _has_kernels(current):
         return fire_reference(current.transpose(0, 1), _LIF, atan_spike)[0].transpose(0, 1)
     spikes: Tensor = _Scan.apply(current, _LIF, True)[0]  # type: ignore[no-untyped-call]
     return spikes
@@ -160,7 +168,7 @@ def lif_scan(current: Tensor) -> Tensor:
 
 def fire(current: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
     """See ``qslm_opt.kernels.ops.Fire``; the gradient is that of the reference with ``atan_spike``."""
-    if current.dtype != torch.float32:
+    if not _has_kernels(current):
         return fire_reference(current, neuron, atan_spike)
     spikes, v = _Scan.apply(current, neuron, False)  # type: ignore[no-untyped-call]
     return spikes, v
@@ -168,12 +176,15 @@ def fire(current: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
 
 def ternary(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
     """See ``qslm_opt.kernels.ops.Ternary``; the gradient is that of the reference with ``straight_round``."""
-    if x.dtype != torch.float32:
+    if not _has_kernels(x):
         return ternary_reference(x, amplitudes, leak, straight_round)
-    out: Tensor = _TernaryScan.apply(x, per_step(x, amplitudes), leak)  # type: ignore[no-untyped-call]
+    out: Tensor = _TernaryScan.apply(x, per_step(x, amplitudes), leak, False)  # type: ignore[no-untyped-call]
     return out
 
 
 def bipolar(x: Tensor, amplitudes: Sequence[Tensor], leak: float) -> Tensor:
-    """See ``qslm_opt.kernels.ops.Ternary``, without a silent state; rounded straight through."""
-    return bipolar_reference(x, amplitudes, leak, straight_sign)
+    """See ``qslm_opt.kernels.ops.Ternary``, without a silent state; the gradient of ``straight_sign``."""
+    if not _has_kernels(x):
+        return bipolar_reference(x, amplitudes, leak, straight_sign)
+    out: Tensor = _TernaryScan.apply(x, per_step(x, amplitudes), leak, True)  # type: ignore[no-untyped-call]
+    return out

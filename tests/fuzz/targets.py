@@ -17,6 +17,7 @@ from typing import Any
 from tests.fuzz.mutate import dump, mutate_bytes, mutate_json, mutate_text
 
 CONFIG = {"vocab_size": 12, "n_layer": 2, "n_embd": 8}
+SPIKEBERT = {"vocab_size": 12, "depths": 2, "dim": 8, "num_classes": 2}
 SPEC = """model = "demo"
 task = "sst2"
 max_drop = 0.02
@@ -45,21 +46,23 @@ class Target:
 
 
 @cache
-def _weights() -> dict[str, Any]:
+def _weights(family: str = "spikegpt") -> dict[str, Any]:
     import torch
 
+    from qslm_opt.models.spikebert import SpikeBERTConfig
     from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 
     generator = torch.Generator().manual_seed(1)
-    shapes = SpikeGPTConfig(**CONFIG).tensor_shapes()
+    config = SpikeGPTConfig(**CONFIG) if family == "spikegpt" else SpikeBERTConfig(**SPIKEBERT)
+    shapes = config.tensor_shapes()
     return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
 
 @cache
-def _safetensors() -> bytes:
+def _safetensors(family: str = "spikegpt") -> bytes:
     from safetensors.torch import save
 
-    return save(_weights())
+    return save(_weights(family))
 
 
 @cache
@@ -71,9 +74,9 @@ def _pth(zipped: bool) -> bytes:
     return file.getvalue()
 
 
-def _make_safetensors(random: Random) -> bytes:
+def _make_safetensors(random: Random, family: str = "spikegpt") -> bytes:
     """Change the bytes, or the header as JSON with its length put right, or that length."""
-    data = _safetensors()
+    data = _safetensors(family)
     (size,) = struct.unpack("<Q", data[:8])
     kind = random.randrange(4)
     if kind == 0:
@@ -145,13 +148,13 @@ def _load(suffix: str) -> Callable[[bytes, Path], object]:
     return use
 
 
-def _use_beside(name: str) -> Callable[[bytes, Path], object]:
+def _use_beside(name: str, family: str = "spikegpt") -> Callable[[bytes, Path], object]:
     """Load a good model with the input as the file ``name`` beside it."""
 
     def use(data: bytes, folder: Path) -> object:
         from qslm_opt.models import load_model
 
-        (folder / "model.safetensors").write_bytes(_safetensors())
+        (folder / "model.safetensors").write_bytes(_safetensors(family))
         (folder / name).write_bytes(data)
         return load_model(str(folder))
 
@@ -167,6 +170,10 @@ def _tokenizer() -> Any:
     tokenizer = Tokenizer(BPE({"a": 0, "b": 1, "ab": 2, "c": 3}, [("a", "b")]))
     tokenizer.pre_tokenizer = ByteLevel()
     return json.loads(tokenizer.to_str())
+
+
+def _spikebert_config() -> Any:
+    return {"model_type": "spikebert", **SPIKEBERT, "heads": 8, "timesteps": 4, "tau": 2.0, "length": 32}
 
 
 def _config() -> Any:
@@ -284,10 +291,14 @@ def _use_study_file(data: bytes, folder: Path) -> object:
 
 TARGETS: dict[str, Target] = {
     "safetensors": Target(_make_safetensors, _load(".safetensors")),
+    "safetensors-spikebert": Target(
+        lambda random: _make_safetensors(random, "spikebert"), _load(".safetensors")
+    ),
     "packed": Target(_make_packed, _load_packed),
     "pth-zip": Target(lambda random: mutate_bytes(random, _pth(True)), _load(".pth")),
     "pth-legacy": Target(lambda random: mutate_bytes(random, _pth(False)), _load(".pth")),
     "config-json": Target(_of_json(_config), _use_beside("config.json")),
+    "config-json-spikebert": Target(_of_json(_spikebert_config), _use_beside("config.json", "spikebert")),
     "tokenizer-json": Target(_of_json(_tokenizer), _use_beside("tokenizer.json")),
     "spec-toml": Target(_make_spec, _use_spec),
     "setting-json": Target(_of_json(_setting), _use_setting),

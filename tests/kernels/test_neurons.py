@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from qslm_opt.kernels.cpu import NUMBA  # noqa: E402
-from qslm_opt.kernels.fire.count import count_spikes  # noqa: E402
-from qslm_opt.kernels.fire.reference import Neuron, fire_reference, ternary_reference  # noqa: E402
+from qslm_opt.kernels.fire.reference import (  # noqa: E402
+    Neuron,
+    bipolar_reference,
+    fire_reference,
+    ternary_reference,
+)
+from qslm_opt.kernels.ops import REFERENCE, fast_ops  # noqa: E402
 from qslm_opt.kernels.packed.place import packed_ops  # noqa: E402
 from tests.kernels.neuron_arms import ARMS, device_of  # noqa: E402
 
@@ -29,7 +35,7 @@ NAN = float("nan")
 
 @pytest.fixture(params=ARMS)
 def ops(request: pytest.FixtureRequest) -> Any:
-    """Return fire and ternary of a fast version, CPU tensors in and out."""
+    """Return fire, ternary and bipolar of a fast version, CPU tensors in and out."""
     device = device_of(request.param)
 
     def on(device: torch.device, module: Any) -> Any:
@@ -44,6 +50,11 @@ def ops(request: pytest.FixtureRequest) -> Any:
             def ternary(x: torch.Tensor, a: list[torch.Tensor], leak: float) -> torch.Tensor:
                 with np.errstate(all="ignore"):
                     return module.ternary(x.to(device), [one.to(device) for one in a], leak).cpu()
+
+            @staticmethod
+            def bipolar(x: torch.Tensor, a: list[torch.Tensor], leak: float) -> torch.Tensor:
+                with np.errstate(all="ignore"):
+                    return module.bipolar(x.to(device), [one.to(device) for one in a], leak).cpu()
 
         return Moved
 
@@ -127,6 +138,7 @@ def test_strided_currents_are_read_as_they_lie(ops: Any) -> None:
         assert_fires_as_reference(ops, current, neuron)
         a = amplitudes_of(len(current))
         assert_same(ops.ternary(current, a, 0.25), ternary_reference(current, a, 0.25))
+        assert_same(ops.bipolar(current, a, 0.25), bipolar_reference(current, a, 0.25))
         assert torch.equal(current, before)
 
 
@@ -161,6 +173,44 @@ def test_ternary_halves_are_rounded_to_even(ops: Any) -> None:
     assert found[0, 7] == 1
 
 
+@pytest.mark.parametrize("leak", [0.0, 0.25, 0.3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bipolar_spikes_are_those_of_the_reference(ops: Any, shape: tuple[int, ...], leak: float) -> None:
+    x, a = draw(5, *shape, scale=0.9), amplitudes_of(shape[0])
+    x[..., ::7] = 0
+    found = ops.bipolar(x, a, leak)
+    assert_same(found, bipolar_reference(x, a, leak))
+    if x.numel() > 100:
+        assert {int(one) for one in (found / a[0]).sign().unique()} == {-1, 0, 1}
+
+
+def test_bipolar_spikes_of_the_written_equations_worked_by_hand(ops: Any) -> None:
+    """``m_t = m_{t−1}·(a_{t−1} − o_{t−1})/4 + x_t``, ``o_t = a_t·sign(m_t)`` for a = 1, 2, 4.
+
+    Up, down, down: m = 0.5; then 0.5·(1 − 1)/4 − 3 = −3; then −3·(2 + 2)/4 + 0 = −3.
+    Down, silent, up: m = −0.5; then −0.5·(1 + 1)/4 + 0.25 = 0; then 0·(2 − 0)/4 + 1 = 1.
+    Down, down, up: m = −1; then −1·(1 + 1)/4 + 0.25 = −0.25; then −0.25·(2 + 2)/4 + 0.5 = 0.25 with 0.5.
+    """
+    x = torch.tensor([[0.5, -0.5, -1.0], [-3.0, 0.25, 0.25], [0.0, 1.0, 0.5]])
+    a = [torch.tensor(one) for one in (1.0, 2.0, 4.0)]
+    wanted = torch.tensor([[1.0, -1.0, -1.0], [-2.0, 0.0, -2.0], [-4.0, 4.0, 4.0]])
+    assert_same(ops.bipolar(x, a, 0.25), wanted)
+    assert_same(ops.bipolar(x.double(), a, 0.25), wanted.double())
+    alone = torch.tensor([[1.0, -1.0, -1.0], [-2.0, 2.0, 2.0], [0.0, 4.0, 4.0]])
+    assert_same(ops.bipolar(x, a, 0.0), alone)
+
+
+def test_bipolar_spikes_at_the_edges_of_the_numbers(ops: Any) -> None:
+    x = torch.tensor([[-0.0, 0.0, NAN, float("inf"), float("-inf"), 1e-45, -1e-45, 3e38]]).repeat(3, 1)
+    for a in (0.5, 1.0, 3.0):  # 1e-45 / 3 is 0
+        steps = [torch.tensor(a)] * 3
+        found = ops.bipolar(x, steps, 0.25)
+        assert_same(found, bipolar_reference(x, steps, 0.25))
+        assert found[0, :2].tolist() == [0, 0] and found[0, 3:5].tolist() == [a, -a]
+        assert bool(found[:, 2].isnan().all())
+        assert bool(found[1, 3].isnan()) and found[1, 4] == -a  # ∞·(a − a); −∞·(a + a)
+
+
 def test_an_amplitude_is_needed_for_each_step(ops: Any) -> None:
     with pytest.raises(ValueError, match="2 amplitudes do not fit 3 steps"):
         ops.ternary(draw(0, 3, 4), amplitudes_of(2), 0.25)
@@ -171,38 +221,47 @@ def test_other_dtypes_are_computed_by_the_reference(ops: Any) -> None:
     for found, wanted in zip(ops.fire(current, Neuron()), fire_reference(current, Neuron()), strict=True):
         assert found.dtype == torch.float64 and torch.equal(found, wanted)
     assert torch.equal(ops.ternary(current, a, 0.25), ternary_reference(current, a, 0.25))
+    assert torch.equal(ops.bipolar(current, a, 0.25), bipolar_reference(current, a, 0.25))
 
 
 def test_packed_weights_fire_through_the_same_kernels() -> None:
     packed = packed_ops("cpu", "fp32")
     assert packed.fire is NUMBA.fire is not None and packed.ternary is NUMBA.ternary
+    assert packed.bipolar is NUMBA.bipolar is not REFERENCE.bipolar
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("padded", [False, True])
-def test_spikes_are_counted_by_sign_and_padding(dtype: torch.dtype, padded: bool) -> None:
-    spikes = draw(7, 4, 3, 5, 37).round().clamp(-1, 1).to(dtype) * 0.7
-    inside = torch.arange(5) < torch.tensor([5, 2, 0])[:, None] if padded else None
-    kept = spikes if inside is None else spikes * inside[..., None]
-    found = count_spikes(spikes, inside, draw(8, 3, 5, 37).to(dtype))
-    assert found.dtype == torch.float64 and found.shape == ()
-    assert float(found) == int(torch.count_nonzero(kept)) > 50
-    weights = torch.arange(15).reshape(3, 5)  # a token may stand for several
-    wanted = (torch.count_nonzero(spikes, dim=-1) * weights).sum()
-    assert float(count_spikes(spikes, weights)) == int(wanted)
-    assert float(count_spikes(spikes.transpose(1, 2), None if inside is None else inside.T)) == float(found)
+@pytest.mark.parametrize("arm", ARMS)
+def test_steps_may_lie_further_apart_than_32_bits_count(arm: str, tmp_path: Path) -> None:
+    """Steps 2^30 numbers apart, of which only the first few are there: a file with holes, or memory."""
+    device, apart = device_of(arm), 2**30
+    if arm == "triton" and device.type == "cpu":
+        pytest.skip("the interpreter copies whole storages")
+    numbers = 3 * apart + 64
+    if device.type == "cpu":
+        with (tmp_path / "holes").open("wb") as file:
+            file.truncate(4 * numbers)
+        whole = torch.from_file(str(tmp_path / "holes"), shared=True, size=numbers)
+    elif torch.cuda.mem_get_info(device)[0] < 5 * numbers:
+        pytest.skip("the device has too little memory free")
+    else:
+        whole = torch.empty(numbers, device=device)
+    current, known, a = whole.as_strided((4, 64), (apart, 1)), draw(11, 4, 64), amplitudes_of(4)
+    current.copy_(known)
+    ops = fast_ops(device.type)
+    assert_same(ops.fire(current, Neuron())[0].cpu(), fire_reference(known, Neuron())[0])
+    on_device = [one.to(device) for one in a]
+    assert_same(ops.ternary(current, on_device, 0.25).cpu(), ternary_reference(known, a, 0.25))
+    assert_same(ops.bipolar(current, on_device, 0.25).cpu(), bipolar_reference(known, a, 0.25))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("bad", [NAN, float("inf")])
-def test_what_is_no_number_makes_a_count_nan(dtype: torch.dtype, bad: float) -> None:
-    spikes, v = torch.ones(2, 3, 4, 5, dtype=dtype), torch.zeros(3, 4, 5, dtype=dtype)
-    assert float(count_spikes(spikes, None, v)) == 120
-    v[1, 2, 3] = bad
-    assert torch.isnan(count_spikes(spikes, None, v))
-    spikes[1, 2, 3, 4] = bad
-    inside = torch.ones(3, 4, dtype=torch.bool)
-    assert torch.isnan(count_spikes(spikes, inside))
-    inside[2, 3] = False
-    assert float(count_spikes(spikes, inside)) == 110
-    assert float(count_spikes(spikes[:, :0], inside[:0])) == 0
+def test_more_sequences_than_a_grid_has_rows_are_scanned() -> None:
+    """A grid has at most 65,535 of everything but its first axis."""
+    device = device_of("triton")
+    if device.type == "cpu":
+        pytest.skip("the interpreter knows no such bound")
+    from qslm_opt.kernels.fire import cuda
+
+    current = draw(12, 70_000, 2, 1)
+    spikes, _, _ = cuda.fire(current.to(device), Neuron(), windows=True)
+    wanted, _ = fire_reference(current.transpose(0, 1), Neuron())
+    assert_same(spikes.cpu(), wanted.transpose(0, 1))

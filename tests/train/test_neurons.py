@@ -8,10 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from qslm_opt.kernels.fire.reference import Neuron, fire_reference, ternary_reference
+from qslm_opt.kernels.fire.reference import (
+    Neuron,
+    bipolar_reference,
+    fire_reference,
+    ternary_reference,
+)
 from qslm_opt.kernels.lif.reference import lif_reference
 from qslm_opt.train import neurons
-from qslm_opt.train.neurons import atan_spike, straight_round
+from qslm_opt.train.neurons import atan_spike, straight_round, straight_sign
 from qslm_opt.train.surrogate import TRAINING
 from tests.kernels.neuron_arms import ARMS, device_of
 
@@ -83,10 +88,11 @@ def test_each_step_has_its_threshold_in_the_gradient(device: torch.device) -> No
         assert_close(gradients(found, [other]), gradients(wanted, [current]))
 
 
+@pytest.mark.parametrize("bipolar", [False, True])
 @pytest.mark.parametrize("leak", [0.0, 0.25])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_ternary_has_the_spikes_and_gradients_of_the_reference(
-    shape: tuple[int, ...], leak: float, device: torch.device
+def test_signed_spikes_and_their_gradients_are_those_of_the_reference(
+    shape: tuple[int, ...], leak: float, bipolar: bool, device: torch.device
 ) -> None:
     base, weight = normal(5, *shape), normal(6, *shape)
     amplitudes = [torch.tensor(0.4 + 0.3 * t) for t in range(shape[0])]
@@ -97,14 +103,35 @@ def test_ternary_has_the_spikes_and_gradients_of_the_reference(
 
     x, a = inputs(torch.device("cpu"))
     other, b = inputs(device)
-    wanted, found = ternary_reference(x, a, leak, straight_round), TRAINING.ternary(other, b, leak)
+    if bipolar:
+        wanted, found = bipolar_reference(x, a, leak, straight_sign), TRAINING.bipolar(other, b, leak)
+    else:
+        wanted, found = ternary_reference(x, a, leak, straight_round), TRAINING.ternary(other, b, leak)
     assert torch.equal(found.detach().cpu(), wanted.detach())
     losses = (found * weight.to(device)).sum(), (wanted * weight).sum()
     got, true = gradients(losses[0], [other, *b]), gradients(losses[1], [x, *a])
     assert_close(got[:1], true[:1])
     scale = max(1.0, base[0].numel() ** 0.5)
     assert_close([one / scale for one in got[1:]], [one / scale for one in true[1:]])
-    assert not base.numel() or float(true[0].abs().max()) > 0
+    if base.numel() > 1:  # one bipolar neuron alone may lie beyond its amplitude, where nothing passes
+        assert float(true[0].abs().max()) > 0
+
+
+def test_the_gradient_of_bipolar_spikes_worked_by_hand(device: torch.device) -> None:
+    """Of the sum of both steps' spikes, a = 1 and 2, leak 1/4; the identity where |m/a| ≤ 1.
+
+    (m₁, m₂) are (1, 2), where both pass, at the edge; (−3, 2.5), where none does; (0.5, 5), the first alone.
+    With d = ∂o₂/∂m₂: ∂x₂ = d; ∂o₁ = 1 − m₁·d/4; ∂x₁ = inside₁·∂o₁ + d·(a₁ − o₁)/4;
+    ∂a₂ = o₂/a₂ − inside₂·m₂/a₂; ∂a₁ = (o₁/a₁ − inside₁·m₁/a₁)·∂o₁ + m₁·d/4.
+    """
+    x = torch.tensor([[1.0, -3.0, 0.5], [2.0, 4.0, 5.0]], device=device, requires_grad=True)
+    a = [torch.tensor(one, device=device, requires_grad=True) for one in (1.0, 2.0)]
+    spikes = TRAINING.bipolar(x, a, 0.25)
+    # m₂: 1·0/4 + 2 = 2; −3·2/4 + 4 = 2.5; 0.5·0/4 + 5 = 5
+    assert spikes.tolist() == [[1.0, -1.0, 1.0], [2.0, 2.0, 2.0]]
+    of_x, *of_a = gradients(spikes.sum(), [x, *a])
+    assert of_x.tolist() == [[0.75, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    assert [float(one) for one in of_a] == [0 + 0.25 - 1 + 0.5, 0 + 1 + 1]
 
 
 def test_windows_are_scanned_along_their_tokens(device: torch.device) -> None:
@@ -125,3 +152,11 @@ def test_float64_goes_through_the_reference(name: str) -> None:
     assert torch.equal(found[0], wanted[0])
     one, true = (torch.autograd.grad(pair[0].sum(), x)[0] for pair, x in ((found, other), (wanted, current)))
     assert torch.equal(one, true)
+
+
+def test_a_device_without_kernels_goes_through_the_reference() -> None:
+    """The meta device has no memory; a kernel would read some."""
+    x = torch.empty(3, 5, device="meta", requires_grad=True)
+    a = [torch.empty((), device="meta")] * 3
+    for out in (TRAINING.fire(x, Neuron())[0], TRAINING.ternary(x, a, 0.25), TRAINING.bipolar(x, a, 0.25)):
+        assert out.shape == x.shape and torch.autograd.grad(out.sum(), x)[0].shape == x.shape

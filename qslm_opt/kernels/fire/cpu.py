@@ -54,28 +54,32 @@ def fire_gradient(
 
 
 def ternary(
-    x: Tensor, amplitudes: Tensor, leak: float, *, noted: bool = False
+    x: Tensor, amplitudes: Tensor, leak: float, *, bipolar: bool = False, noted: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Return ternary spikes [S, …] for amplitudes [S] and, where ``noted``, their potentials [S, …]."""
+    """Return spikes [S, …] for amplitudes [S] and, where ``noted``, their potentials [S, …].
+
+    They are ternary, or with ``bipolar`` of either sign and never silent: see ``bipolar_reference``.
+    """
     flat, apart = in_steps(x.detach())
     out = x.new_empty(x.shape)
     potentials = x.new_empty(x.shape) if noted else None
     memory = _NOTHING if potentials is None else _whole(potentials)
     loops.ternary(
-        flat.numpy(), apart, _of_steps(amplitudes), np.float32(leak), TILE, noted, memory[0], _whole(out)[0]
-    )
+        flat.numpy(), apart, _of_steps(amplitudes), np.float32(leak), bipolar, TILE, noted, memory[0],
+        _whole(out)[0],
+    )  # fmt: skip
     return out, potentials
 
 
 def ternary_gradient(
-    potentials: Tensor, gradient: Tensor, amplitudes: Tensor, leak: float
+    potentials: Tensor, gradient: Tensor, amplitudes: Tensor, leak: float, *, bipolar: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of the inputs [S, …] and of the amplitudes [S] for that of the spikes."""
     out, width = torch.empty_like(potentials), potentials[0].numel()
     sums = np.zeros((-(-width // TILE), len(potentials)), np.float64)
     gradients.ternary(
         _whole(potentials)[0], _whole(gradient.contiguous())[0], _of_steps(amplitudes), np.float32(leak),
-        TILE, _whole(out)[0], sums,
+        bipolar, TILE, _whole(out)[0], sums,
     )  # fmt: skip
     return out, torch.from_numpy(sums.sum(axis=0)).to(potentials.dtype)
 

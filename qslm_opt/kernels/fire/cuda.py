@@ -30,13 +30,20 @@ def third(q):  # type: ignore[no-untyped-def]
     return tl.where(q > 0.5, 1.0, tl.where(q < -0.5, -1.0, q * 0.0))
 
 
+@triton.jit
+def side(q):  # type: ignore[no-untyped-def]
+    """−1 or 1: the sign of ``q``; 0 for a zero, and what is not a number stays so."""
+    return tl.where(q > 0.0, 1.0, tl.where(q < 0.0, -1.0, tl.abs(q)))
+
+
 @triton.jit  # type: ignore[untyped-decorator]
 def _scan(  # type: ignore[no-untyped-def]
     current, apart, thresholds, tau, keep, potentials, spikes, v_end, steps, width,
     LEAKY: tl.constexpr, SOFT: tl.constexpr, NOTED: tl.constexpr, TILE: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    b = tl.program_id(1).to(tl.int64)
-    place = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
+    tiles = tl.cdiv(width, TILE)
+    b = (tl.program_id(0) // tiles).to(tl.int64)
+    place = (tl.program_id(0) % tiles).to(tl.int64) * TILE + tl.arange(0, TILE)
     inside = place < width
     upto = tl.where(inside, steps, 0)
     v = tl.zeros((TILE,), tl.float32)
@@ -68,25 +75,32 @@ def _scan(  # type: ignore[no-untyped-def]
 @triton.jit  # type: ignore[untyped-decorator]
 def _ternary(  # type: ignore[no-untyped-def]
     x, apart, amplitudes, leak, potentials, out, steps, width,
-    LEAKY: tl.constexpr, NOTED: tl.constexpr, TILE: tl.constexpr,
+    LEAKY: tl.constexpr, BIPOLAR: tl.constexpr, NOTED: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     inside = place < width
+    here = place  # moves on step by step: steps times width may be beyond 32 bits
     m = tl.zeros((TILE,), tl.float32)
     fired = tl.zeros((TILE,), tl.float32)
     before = tl.zeros((TILE,), tl.float32)
     for t in range(steps):
-        u = tl.load(x + t * apart + place, mask=inside, other=0.0)
+        u = tl.load(x + here, mask=inside, other=0.0)
         a = tl.load(amplitudes + t)
         if LEAKY:
             m = tl.where(t == 0, u, leak * m * (before - fired) + u)
         else:
             m = u
-        fired = a * third(tl.div_rn(m, a))
+        q = tl.div_rn(m, a)
+        if BIPOLAR:
+            fired = a * side(q)
+        else:
+            fired = a * third(q)
         before = tl.zeros((TILE,), tl.float32) + a
-        tl.store(out + t * width + place, fired, mask=inside)
+        tl.store(out + place, fired, mask=inside)
         if NOTED:
-            tl.store(potentials + t * width + place, m, mask=inside)
+            tl.store(potentials + place, m, mask=inside)
+        here += apart
+        place += width
 
 
 def fire(
@@ -103,7 +117,7 @@ def fire(
         batch, tile = (len(current), WINDOW_TILE) if windows else (1, TILE)
         width = v.numel() // batch
         with torch.cuda.device_of(current):
-            _scan[triton.cdiv(width, tile), batch](
+            _scan[(triton.cdiv(width, tile) * batch,)](
                 values, apart, *numbers, notes, spikes, v, steps, width,
                 LEAKY=neuron.tau is not None, SOFT=neuron.soft, NOTED=noted, TILE=tile,
                 AHEAD=ahead_of(steps), num_warps=2, enable_fp_fusion=False,
@@ -112,7 +126,7 @@ def fire(
 
 
 def ternary(
-    x: Tensor, amplitudes: Tensor, leak: float, *, noted: bool = False
+    x: Tensor, amplitudes: Tensor, leak: float, *, bipolar: bool = False, noted: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """See ``fire.cpu.ternary``."""
     values, apart = in_steps(x.detach())
@@ -123,7 +137,7 @@ def ternary(
         with torch.cuda.device_of(x):
             _ternary[(triton.cdiv(width, TILE),)](
                 values, apart, amplitudes.detach().contiguous(), leak, notes, out, len(x), width,
-                LEAKY=leak != 0, NOTED=noted, TILE=TILE, num_warps=2, enable_fp_fusion=False,
+                LEAKY=leak != 0, BIPOLAR=bipolar, NOTED=noted, TILE=TILE, num_warps=2, enable_fp_fusion=False,
             )  # fmt: skip
     return out, potentials
 

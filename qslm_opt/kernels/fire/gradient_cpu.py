@@ -12,8 +12,11 @@ from numba import njit, prange
 from numpy.typing import NDArray
 
 from qslm_opt.kernels.fire.scan import Array, Kind
-from qslm_opt.kernels.fire.step import ONE, ZERO, third
+from qslm_opt.kernels.fire.step import ONE, ZERO, side, third
 from qslm_opt.kernels.vector import FAST, SUMS
+
+_DIVIDED = SUMS - {"arcp", "afn"}
+"""With quotients rounded as those of the forward pass: at a tie, one rounding more is another spike."""
 
 
 @njit(parallel=True, fastmath=FAST, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
@@ -57,17 +60,17 @@ def scan(
                 u[j] = here * gain
 
 
-@njit(parallel=True, fastmath=SUMS, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(parallel=True, fastmath=_DIVIDED, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def ternary(
-    potentials: Array, gradient: Array, amplitudes: Array, leak: Any, tile: int, out: Array,
+    potentials: Array, gradient: Array, amplitudes: Array, leak: Any, bipolar: bool, tile: int, out: Array,
     sums: NDArray[np.float64],
 ) -> None:  # fmt: skip
-    """Write the gradients of the inputs [T, N] of ``fire.scan.ternary`` and of its amplitudes, rounding as
-    the identity.
+    """Write the gradients of the inputs [T, N] of ``fire.scan.ternary`` and of its amplitudes, rounding, or
+    the sign of ``bipolar`` spikes, as the identity.
 
     With o the spikes, g their gradient, and ∂m' and a the next step's potential and this step's amplitude:
-    ``∂o = g − leak·m·∂m'``; ``∂m = inside·∂o + leak·(a − o)·∂m'`` where m/a rounds to −1, 0 or 1;
-    ``∂a = (o/a − inside·m/a)·∂o + leak·m·∂m'``.
+    ``∂o = g − leak·m·∂m'``; ``∂m = inside·∂o + leak·(a − o)·∂m'`` where m/a rounds to −1, 0 or 1,
+    or of bipolar spikes is between −1 and 1; ``∂a = (o/a − inside·m/a)·∂o + leak·m·∂m'``.
 
     Args:
         sums: gradient of the amplitudes [tasks, T], to be summed over the tasks.
@@ -81,12 +84,13 @@ def ternary(
             a, total = amplitudes[t], ZERO
             m, g, x = potentials[t, low:high], gradient[t, low:high], out[t, low:high]
             for j in range(high - low):
-                c = third(m[j], a)
+                q = m[j] / a
+                c, place = (side(m[j], a), q) if bipolar else (third(m[j], a), np.rint(q))
                 back = leak * m[j] * after[j]
                 spikes = g[j] - back
-                inside = ONE if abs(np.rint(m[j] / a)) <= ONE else ZERO
+                inside = ONE if abs(place) <= ONE else ZERO
                 here = inside * spikes + leak * (a - a * c) * after[j]
-                total += (c - inside * m[j] / a) * spikes + back
+                total += (c - inside * q) * spikes + back
                 after[j] = here
                 x[j] = here
             sums[task, t] = total

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from qslm_opt.kernels.fire.cuda import TILE, WINDOW_TILE, ahead_of, scalars, third
+from qslm_opt.kernels.fire.cuda import TILE, WINDOW_TILE, ahead_of, scalars, side, third
 from qslm_opt.kernels.fire.reference import Neuron
 
 
@@ -18,19 +18,22 @@ def _scan(  # type: ignore[no-untyped-def]
     potentials, gradient, last, thresholds, gain, share, keep, out, steps, width, rise, bend,
     SOFT: tl.constexpr, TILE: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    b = tl.program_id(1).to(tl.int64)
-    channel = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
+    tiles = tl.cdiv(width, TILE)
+    b = (tl.program_id(0) // tiles).to(tl.int64)
+    channel = (tl.program_id(0) % tiles).to(tl.int64) * TILE + tl.arange(0, TILE)
     inside = channel < width
     upto = tl.where(inside, steps, 0)
     place = (b * steps + steps - 1) * width + channel
     after = tl.load(last + b * width + channel, mask=inside, other=0.0)
     for t in range(0, steps, AHEAD):
+        ahead = place  # moves back step by step: steps times width may be beyond 32 bits
         hs = ()
         gs = ()
         for n in tl.static_range(AHEAD):
             there = t + n < upto
-            hs = hs + (tl.load(potentials + place - n * width, mask=there, other=0.0),)  # type: ignore[assignment]  # noqa: RUF005
-            gs = gs + (tl.load(gradient + place - n * width, mask=there, other=0.0),)  # type: ignore[assignment]  # noqa: RUF005
+            hs = hs + (tl.load(potentials + ahead, mask=there, other=0.0),)  # type: ignore[assignment]  # noqa: RUF005
+            gs = gs + (tl.load(gradient + ahead, mask=there, other=0.0),)  # type: ignore[assignment]  # noqa: RUF005
+            ahead -= width
         for n in tl.static_range(AHEAD):
             threshold = tl.load(thresholds + steps - 1 - t - n)
             x = hs[n] - threshold
@@ -41,29 +44,36 @@ def _scan(  # type: ignore[no-untyped-def]
                 through = tl.where(x >= 0.0, 0.0, 1.0) - hs[n] * slope
             here = gs[n] * slope + through * after
             after = here * share
-            tl.store(out + place - n * width, here * gain, mask=t + n < upto)
-        place -= AHEAD * width
+            tl.store(out + place, here * gain, mask=t + n < upto)
+            place -= width
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _ternary(  # type: ignore[no-untyped-def]
-    potentials, gradient, amplitudes, leak, out, sums, steps, width, TILE: tl.constexpr
+    potentials, gradient, amplitudes, leak, out, sums, steps, width, end,
+    BIPOLAR: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     inside = place < width
+    place += end
     after = tl.zeros((TILE,), tl.float32)
     for back in range(steps):
         t = steps - 1 - back
         a = tl.load(amplitudes + t)
-        m = tl.load(potentials + t * width + place, mask=inside, other=0.0)
-        g = tl.load(gradient + t * width + place, mask=inside, other=0.0)
-        q = m / a
-        c = third(q)
+        m = tl.load(potentials + place, mask=inside, other=0.0)
+        g = tl.load(gradient + place, mask=inside, other=0.0)
+        q = tl.div_rn(m, a)
+        if BIPOLAR:
+            c = side(q)
+            linear = tl.where(tl.abs(q) <= 1.0, 1.0, 0.0)
+        else:
+            c = third(q)
+            linear = tl.where(tl.abs(q) < 1.5, 1.0, 0.0)
         carried = leak * m * after
         spikes = g - carried
-        linear = tl.where(tl.abs(q) < 1.5, 1.0, 0.0)
         after = linear * spikes + leak * (a - a * c) * after
-        tl.store(out + t * width + place, after, mask=inside)
+        tl.store(out + place, after, mask=inside)
+        place -= width
         of_amplitude = tl.where(inside, (c - linear * q) * spikes + carried, 0.0)
         tl.store(sums + tl.program_id(0) * steps + t, tl.sum(of_amplitude, 0))
 
@@ -79,7 +89,7 @@ def fire_gradient(
         batch, tile = (len(potentials), WINDOW_TILE) if windows else (1, TILE)
         width = last.numel() // batch
         with torch.cuda.device_of(potentials):
-            _scan[triton.cdiv(width, tile), batch](
+            _scan[(triton.cdiv(width, tile) * batch,)](
                 potentials, gradient.contiguous(), last.contiguous(), thresholds, 1 / tau,
                 share, keep, out, steps, width, alpha / 2, pi / 2 * alpha, SOFT=neuron.soft,
                 TILE=tile, AHEAD=ahead_of(steps), num_warps=2,
@@ -88,7 +98,7 @@ def fire_gradient(
 
 
 def ternary_gradient(
-    potentials: Tensor, gradient: Tensor, amplitudes: Tensor, leak: float
+    potentials: Tensor, gradient: Tensor, amplitudes: Tensor, leak: float, *, bipolar: bool = False
 ) -> tuple[Tensor, Tensor]:
     """See ``fire.cpu.ternary_gradient``."""
     out, steps, width = torch.empty_like(potentials), len(potentials), potentials.shape[1:].numel()
@@ -98,6 +108,6 @@ def ternary_gradient(
         with torch.cuda.device_of(potentials):
             _ternary[(programs,)](
                 potentials, gradient.contiguous(), amplitudes.detach().contiguous(), leak, out, sums, steps,
-                width, TILE=TILE, num_warps=2,
+                width, (steps - 1) * width, BIPOLAR=bipolar, TILE=TILE, num_warps=2,
             )  # fmt: skip
     return out, sums.sum(dim=0, dtype=torch.float64).to(potentials.dtype)

@@ -13,7 +13,7 @@ from numba import njit, prange
 from numpy.typing import NDArray
 
 from qslm_opt.kernels.fire.reference import Neuron
-from qslm_opt.kernels.fire.step import ONE, ZERO, charge, hard_reset, soft_reset, spike, third
+from qslm_opt.kernels.fire.step import ONE, ZERO, charge, hard_reset, side, soft_reset, spike, third
 from qslm_opt.kernels.vector import SUMS
 
 Array = NDArray[np.float32]
@@ -90,9 +90,10 @@ def scan(
 
 @njit(parallel=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
 def ternary(
-    x: Array, apart: int, amplitudes: Array, leak: Any, tile: int, noted: bool, potentials: Array, out: Array
-) -> None:
-    """Write ternary spikes ``out`` [T, N], and their potentials [T, N] where ``noted``; see ``scan``."""
+    x: Array, apart: int, amplitudes: Array, leak: Any, bipolar: bool, tile: int, noted: bool,
+    potentials: Array, out: Array,
+) -> None:  # fmt: skip
+    """Write ternary or bipolar spikes ``out`` [T, N], and where ``noted`` potentials [T, N]; see ``scan``."""
     steps, width = out.shape
     for task in prange((width + tile - 1) // tile):
         low = task * tile
@@ -109,8 +110,12 @@ def ternary(
                     m[j] = leak * m[j] * (before - last[j]) + u[j]
             if noted:
                 potentials[t, low:high] = m
-            for j in range(high - low):
-                fired[j] = a * third(m[j], a)
+            if bipolar:
+                for j in range(high - low):
+                    fired[j] = a * side(m[j], a)
+            else:
+                for j in range(high - low):
+                    fired[j] = a * third(m[j], a)
 
 
 @njit(parallel=True, fastmath=SUMS, cache=True)  # type: ignore[untyped-decorator]

@@ -44,3 +44,11 @@ def third(m: Any, amplitude: Any) -> Any:
     r = np.rint(m / amplitude)
     r = ONE if r > ONE else r
     return -ONE if r < -ONE else r
+
+
+@njit(inline="always")  # type: ignore[untyped-decorator]
+def side(m: Any, amplitude: Any) -> Any:
+    """Return −1 or 1: the sign of the potential in amplitudes; 0 for 0, and what is not a number stays so."""
+    q = m / amplitude
+    sign = (ONE if q > ZERO else ZERO) - (ONE if q < ZERO else ZERO)
+    return sign if q == q else q
