@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, ExitStack, nullcontext, redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -177,7 +177,11 @@ def build(mapping: MappingFile, arguments: Mapping[str, Any]) -> Built:
     """
     text = mapping.get("", "build")
     try:
-        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), redirect_stdout(sys.stderr):
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.no_grad())  # state that a call leaves behind can then be copied
+            stack.enter_context(redirect_stdout(sys.stderr))
             torch.manual_seed(0)
             module = _function(mapping, text)(**arguments)
     except (Exception, SystemExit) as error:
