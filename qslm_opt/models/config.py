@@ -6,11 +6,13 @@ structure is asked of it, so a model can be described, and its bytes counted, wi
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from math import inf
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from types import NoneType
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
 
 from qslm_opt.errors import ModelError, did_you_mean
 
@@ -49,7 +51,10 @@ class Site:
 
 @dataclass(frozen=True)
 class ModelConfig(ABC):
-    """Sizes and semantics of one model of a family; a subclass is a frozen dataclass of JSON values."""
+    """Sizes and semantics of one model of a family; a subclass is a frozen dataclass of JSON values.
+
+    Its fields are ``int``, ``float``, ``bool``, ``str`` or ``int | None``.
+    """
 
     family: ClassVar[str]
     """Name that the registry knows, such as ``spikegpt``."""
@@ -175,6 +180,24 @@ class ModelConfig(ABC):
         return tuple(f.name for f in fields(cls))
 
     @classmethod
+    def key_types(cls) -> dict[str, str]:
+        """Return key → its type: ``int``, ``float``, ``bool``, ``str`` or ``int | None``.
+
+        A type may be annotated as a class or as text, that is with and without deferred annotations.
+
+        Raises:
+            ModelError: a field of the class has another type.
+        """
+        found = {f.name: _type_name(f.type) for f in fields(cls)}
+        for key, kind in found.items():
+            if kind not in _TYPES:
+                raise ModelError(
+                    f"field {key!r} of config class {cls.__name__} is of type {kind!r}; it must be one of "
+                    f"{', '.join(_TYPES)}: change its annotation."
+                )
+        return found
+
+    @classmethod
     def needed(cls) -> tuple[str, ...]:
         """Return the keys that must be told by tensors, by files or by the user."""
         bare = (f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING)
@@ -207,7 +230,7 @@ class ModelConfig(ABC):
     @classmethod
     def check_keys(cls, values: Mapping[str, Any]) -> None:
         """Raise ModelError for a key that is unknown, or a value of another type or out of its bounds."""
-        kinds = {f.name: str(f.type) for f in fields(cls)}
+        kinds = cls.key_types()
         for word, value in values.items():
             key = cls.words.get(word, word)
             if key not in kinds:
@@ -236,6 +259,17 @@ class ModelConfig(ABC):
             value = getattr(self, key)
             if key not in unset or value != unset[key]:
                 _check_bounds(key, value, bounds)
+
+
+def _type_name(kind: Any) -> str:
+    """Return an annotation of a field as it is written, None last."""
+    args = [part for part in get_args(kind) if part is not NoneType]
+    if len(args) == 1 and NoneType in get_args(kind):
+        kind = f"{_type_name(args[0])} | None"
+    text = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+    text = re.sub(r"^(?:typing\.)?Optional\[(.*)\]$", r"\1 | None", text.strip("'\" "))
+    parts = [part.strip() for part in text.split("|")]
+    return " | ".join(sorted(parts, key="None".__eq__))
 
 
 def block_count(shapes: Shapes, prefix: str) -> int:
