@@ -30,7 +30,7 @@ _SHARDS = "model-*-of-*.safetensors"
 _INDEX = "model.safetensors.index.json"
 """Says in which shard each tensor is; where it lies, its shards are the checkpoint."""
 _WEIGHTS = ("model.safetensors", _SHARDS, "*.safetensors", "pytorch_model.bin", "*.pth", "*.pt")
-_SMALL_FILES = ["config.json", *TOKENIZERS, "*.safetensors", _INDEX]
+_SMALL_FILES = ["config.json", *TOKENIZERS, "tokenizer_config.json", "*.safetensors", _INDEX]
 
 
 @dataclass(frozen=True)
