@@ -139,6 +139,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "original_max_position_embeddings": 32}},
     "dynamic": {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}, "max_position_embeddings": 16},
     "head-dim": {"head_dim": 16},
+    "epsilon": {"rms_norm_eps": 0.05},
 }  # fmt: skip
 
 
