@@ -144,6 +144,9 @@ class Family(ABC):
     """Whether a search computes sentences in the batches of any evaluation, where False puts hard ones into
     batches of their own. It must where membrane potentials reach the threshold but for rounding: last digits,
     which differ between batches, then turn whole sentences."""
+    tokens_anywhere: ClassVar[bool] = False
+    """Whether products may read tokens otherwise than as [B, T, K] or [S, B, T, K], sentences and tokens
+    flattened for instance. Calibration then computes only sentences of one length together: no padding."""
     model_types: ClassVar[tuple[str, ...]] = ()
     """Other values of ``model_type`` in a config.json by which models of a family that is not built in are
     known."""
