@@ -189,6 +189,14 @@ class Family(ABC):
         """
         return dict(stored)
 
+    def left_out(self, stored: Mapping[str, Tensor]) -> str:
+        """Return in words what ``canonical`` leaves out though it has numbers of its own; else nothing.
+
+        Args:
+            stored: without prefixes.
+        """
+        return ""
+
     def expanded(self, config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Undo ``canonical``: every name that the original code's ``load_state_dict`` asks for."""
         return dict(tensors)

@@ -57,6 +57,8 @@ class LoadedModel:
     """The codes that ``tensors`` stand for, where the model came packed."""
     assumed: dict[str, Any] = field(default_factory=dict)
     """Config keys that change numbers and that neither a file nor the caller told, with their defaults."""
+    left_out: str = ""
+    """What of the checkpoint was left out though it holds numbers of its own, in words."""
 
     @property
     def assumptions(self) -> str:
@@ -118,7 +120,9 @@ def load_model(
     stored = read_checkpoint(files.weights)
     kind = _family(source, stored, family)
     values = read_config(files.config) if files.config else {}
-    stored = kind.canonical(kind.without_prefix(stored), values)
+    stored = kind.without_prefix(stored)
+    left_out = kind.left_out(stored)
+    stored = kind.canonical(stored, values)
     declared = declared_keys(kind, files.config, values)
     semantics = asked_keys(kind, files.config, declared, asked)
     given = kind.config_class.own_keys(overrides or {})
@@ -131,7 +135,9 @@ def load_model(
     words = read_tokenizer(files.tokenizer, config.vocabulary) if files.tokenizer else None
     told = {*declared, *semantics, *given, *config.told_by_shapes}
     assumed = {key: value for key, value in config.semantics().items() if key not in told}
-    return LoadedModel(config, tensors, source, hash_weights(tensors), words, ties, assumed=assumed)
+    return LoadedModel(
+        config, tensors, source, hash_weights(tensors), words, ties, assumed=assumed, left_out=left_out
+    )
 
 
 def _family(source: str, stored: Mapping[str, Tensor], wanted: str | None) -> Family:
