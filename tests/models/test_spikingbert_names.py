@@ -17,7 +17,8 @@ from qslm_opt.models import load_model, save_model
 from qslm_opt.models.loading import hash_weights
 from qslm_opt.models.registry import find_family
 from qslm_opt.models.spikingbert import SpikingBERTConfig
-from tests.models.spikingbert_case import CONFIG, FAMILY, tensors_of, write_checkpoint
+from qslm_opt.pipeline import Session
+from tests.models.spikingbert_case import CONFIG, FAMILY, spec_of, tensors_of, write_checkpoint, write_data
 
 COPY = "snn_func_copy."
 
@@ -99,6 +100,14 @@ def test_the_training_copy_is_told_by_info(shared, capsys):
     assert found["left_out"].startswith("left out: 67 tensors of the training copy")
     assert run(["model", "info", folder]) == 0
     assert found["left_out"] in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_training_copy_is_told_once_before_a_study(live, tmp_path):
+    write_checkpoint(tmp_path / "model", stored_as_the_original(live))
+    write_data(tmp_path / "data")
+    said: list[str] = []
+    Session.open(spec_of(tmp_path), said.append)
+    assert len([line for line in said if "training copy" in line]) == 1
 
 
 # ----------------------------------------------------------------------------------------- and back
