@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from qslm_opt.errors import ModelError
+from qslm_opt.errors import ModelError, in_a_line
 from qslm_opt.kernels.ops import rows_of
 from qslm_opt.models.mapping.keys import source_file
 
@@ -197,11 +197,6 @@ def build(mapping: MappingFile, arguments: Mapping[str, Any]) -> Built:
     built = Built(module, state, others, reset=mapping.get("neurons", "reset"))
     built.keep()
     return built
-
-
-def in_a_line(error: BaseException) -> str:
-    """Return an error of the user's code or of torch as one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _function(mapping: MappingFile, text: str) -> Callable[..., Any]:
