@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
     "int": ((int,), "a whole number"), "str": ((str,), "a text"), "bool": ((bool,), "true or false"),
-    "float": ((int, float), "a number"), "int | None": ((int, type(None)), "a whole number"),
+    "float": ((int, float), "a finite number"), "int | None": ((int, type(None)), "a whole number"),
 }  # fmt: skip
 MOST_BLOCKS = 10_000
 MOST_STEPS = 4096
@@ -57,6 +57,8 @@ class ModelConfig(ABC):
     """Name of the family for people, such as ``SpikeGPT``."""
     told_by_shapes: ClassVar[tuple[str, ...]] = ()
     """Keys of ``semantics`` that ``from_shapes`` reads off the tensors, where it can."""
+    told_by_family: ClassVar[tuple[str, ...]] = ()
+    """Keys of ``semantics`` that the family itself says: the arguments of a mapping file."""
     words: ClassVar[Mapping[str, str]] = {}
     """Another word for a key, as files of the originals and of Hugging Face's library have it → the key."""
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {}

@@ -129,7 +129,7 @@ def load_model(
     for name, tensor in ordered.items():
         tensors[name] = tensors[ties[name]] if name in ties else to_float32(name, tensor)
     words = read_tokenizer(files.tokenizer, config.vocabulary) if files.tokenizer else None
-    told = {*declared, *semantics, *given, *config.told_by_shapes}
+    told = {*declared, *semantics, *given, *config.told_by_shapes, *config.told_by_family}
     assumed = {key: value for key, value in config.semantics().items() if key not in told}
     return LoadedModel(config, tensors, source, hash_weights(tensors), words, ties, assumed=assumed)
 

@@ -330,6 +330,8 @@ def _wrong_rope(key: str, value: Any, wanted: str) -> ModelError:
 def declared_rope(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``rope_theta`` and ``rope_scaling`` of a config.json: transformers 4's keys, or 5's one.
 
+    A ``rope_scaling`` of null, or of the default kind, says that there is none.
+
     Raises:
         ModelError: a rope key is no JSON object.
     """
@@ -338,6 +340,8 @@ def declared_rope(values: Mapping[str, Any]) -> dict[str, Any]:
         found["rope_theta"] = values["rope_theta"]
     for key in ("rope_scaling", "rope_parameters"):
         scaling = values.get(key)
+        if key in values and not isinstance(values.get("rope_scaling"), str):
+            found.setdefault("rope_scaling", "")
         if scaling is None or isinstance(scaling, str):
             continue
         if not isinstance(scaling, Mapping):
