@@ -118,11 +118,15 @@ def load_model(
     stored = read_checkpoint(files.weights)
     kind = _family(source, stored, family)
     values = read_config(files.config) if files.config else {}
-    stored = kind.canonical(kind.without_prefix(stored), values)
     declared = declared_keys(kind, files.config, values)
     semantics = asked_keys(kind, files.config, declared, asked)
     given = kind.config_class.own_keys(overrides or {})
-    config = _fit(source, kind, stored, {**declared, **semantics, **given})
+    names = tuple(stored)
+    try:
+        stored = kind.canonical(kind.without_prefix(stored), values)
+        config = _fit(source, kind, stored, {**declared, **semantics, **given})
+    except ModelError as error:
+        raise (error if family is None else _of_another(error, kind, names)) from None
     ordered = {name: stored[name] for name in config.tensor_shapes()}
     ties = find_ties(ordered)
     tensors: dict[str, Tensor] = {}
@@ -145,6 +149,17 @@ def _family(source: str, stored: Mapping[str, Tensor], wanted: str | None) -> Fa
             f"tensors are called {some}, …; give a checkpoint with the authors' names, or name its --family."
         )
     return found
+
+
+def _of_another(error: ModelError, given: Family, names: tuple[str, ...]) -> ModelError:
+    """Return why a model is none of the given family, and of which one its names are."""
+    found = find_family(names)
+    if found is None or found.name == given.name:
+        return error
+    return ModelError(
+        f"{error} Its names are those of a {found.config_class.title}: give --family {found.name}, or leave "
+        "--family out."
+    )
 
 
 def _load_packed(

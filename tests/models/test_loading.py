@@ -23,6 +23,7 @@ from tokenizers.models import WordLevel
 from qslm_opt.errors import ModelError, NumericsError, QslmError, UsageError
 from qslm_opt.models import locate
 from qslm_opt.models.loading import LoadedModel, hash_weights, load_model, save_model
+from qslm_opt.models.spikebert import SpikeBERTConfig
 from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 
 CONFIG = SpikeGPTConfig(vocab_size=40, n_layer=2, n_embd=8)
@@ -530,3 +531,17 @@ def test_the_config_file_is_plain_json_with_the_configs_keys(tmp_path: Path) -> 
     assert {key: value[key] for key in CONFIG.to_dict()} | {
         "model_type": value["rwkv_type"]
     } == CONFIG.to_dict()
+
+
+@pytest.mark.parametrize("given", ["spikelm", "SpikeGPT", "spikellm"])
+def test_a_wrong_family_is_refused_with_the_one_whose_names_these_are(tmp_path: Path, given: str) -> None:
+    config = SpikeBERTConfig(12, 2, 8, 2)
+    path = tmp_path / "model.pth"
+    generator = torch.Generator().manual_seed(1)
+    shapes = config.tensor_shapes()
+    torch.save({f"module.{n}": torch.randn(s, generator=generator) for n, s in shapes.items()}, path)
+    with pytest.raises(ModelError, match="those of a SpikeBERT: give --family spikebert, or leave"):
+        load_model(str(path), family=given)
+    with pytest.raises(ModelError, match="must divide") as error:
+        load_model(str(path), family="spikebert", overrides={"heads": 3})
+    assert "--family" not in str(error.value)
