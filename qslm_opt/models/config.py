@@ -30,6 +30,8 @@ _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
 MOST_BLOCKS = 10_000
 MOST_STEPS = 4096
 """Most time steps of a model."""
+STEPS = ("timesteps", "T")
+"""The config key of the number of time steps, which ``--timesteps`` sets, and the other word for it."""
 MOST_SIZE = 2**24
 """Most rows or columns of a tensor."""
 _LONGEST = 80
@@ -224,6 +226,8 @@ class ModelConfig(ABC):
 
     @classmethod
     def _unknown(cls, word: str) -> str:
+        if word in STEPS and STEPS[0] not in cls.key_names():
+            return f"a {cls.title} has no time steps; leave --timesteps, or config key {word!r}, out."
         known = (*cls.key_names(), *cls.words)
         more = f" (or, by other words, {', '.join(cls.words)})" if cls.words else ""
         return (

@@ -183,7 +183,7 @@ def build(mapping: MappingFile, arguments: Mapping[str, Any]) -> Built:
     except (Exception, SystemExit) as error:
         raise ModelError(
             f"mapping file {str(mapping.path)!r}: build {text!r} with {dict(arguments)} failed "
-            f"({in_a_line(error)}); correct the function, or its arguments."
+            f"({in_words(mapping, error)}); correct the function, or its arguments."
         ) from error
     if not isinstance(module, nn.Module):
         raise ModelError(
@@ -199,6 +199,17 @@ def build(mapping: MappingFile, arguments: Mapping[str, Any]) -> Built:
     return built
 
 
+def in_words(mapping: MappingFile, error: BaseException) -> str:
+    """Return an error of the user's code as one line, with the name of its file and not of our module."""
+    path = source_file(mapping.path, mapping.get("", "build"))
+    line = in_a_line(error)
+    return line if path is None else line.replace(_module_name(mapping), path.name)
+
+
+def _module_name(mapping: MappingFile) -> str:
+    return f"qslm_opt_mapped_{mapping.digest[:16]}"
+
+
 def _function(mapping: MappingFile, text: str) -> Callable[..., Any]:
     """Return the user's function: of a package, or of the .py file beside the mapping file."""
     where, _, name = text.partition(":")
@@ -206,7 +217,7 @@ def _function(mapping: MappingFile, text: str) -> Callable[..., Any]:
     if path is None:
         found: Callable[..., Any] = getattr(import_module(where), name)
         return found
-    own = f"qslm_opt_mapped_{mapping.digest[:16]}"
+    own = _module_name(mapping)
     if own not in sys.modules:
         spec = spec_from_file_location(own, path)
         if spec is None or spec.loader is None:
