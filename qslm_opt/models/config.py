@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 
 _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
     "int": ((int,), "a whole number"), "str": ((str,), "a text"), "bool": ((bool,), "true or false"),
-    "float": ((int, float), "a number"), "int | None": ((int, type(None)), "a whole number"),
+    "float": ((int, float), "a finite number"), "int | None": ((int, type(None)), "a whole number"),
 }  # fmt: skip
 MOST_BLOCKS = 10_000
 MOST_STEPS = 4096
 """Most time steps of a model."""
+STEPS = ("timesteps", "T")
+"""The config key of the number of time steps, which ``--timesteps`` sets, and the other word for it."""
 MOST_SIZE = 2**24
 """Most rows or columns of a tensor."""
 _LONGEST = 80
@@ -62,6 +64,8 @@ class ModelConfig(ABC):
     """Name of the family for people, such as ``SpikeGPT``."""
     told_by_shapes: ClassVar[tuple[str, ...]] = ()
     """Keys of ``semantics`` that ``from_shapes`` reads off the tensors, where it can."""
+    told_by_family: ClassVar[tuple[str, ...]] = ()
+    """Keys of ``semantics`` that the family itself says: the arguments of a mapping file."""
     words: ClassVar[Mapping[str, str]] = {}
     """Another word for a key, as files of the originals and of Hugging Face's library have it → the key."""
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {}
@@ -245,6 +249,8 @@ class ModelConfig(ABC):
 
     @classmethod
     def _unknown(cls, word: str) -> str:
+        if word in STEPS and STEPS[0] not in cls.key_names():
+            return f"a {cls.title} has no time steps; leave --timesteps, or config key {word!r}, out."
         known = (*cls.key_names(), *cls.words)
         more = f" (or, by other words, {', '.join(cls.words)})" if cls.words else ""
         return (

@@ -102,7 +102,11 @@ def find_tokenizer(path: str) -> Path:
     """Return a tokenizer's file, given itself or its folder; UsageError where there is none."""
     place = Path(path).expanduser()
     found = _first(place, TOKENIZERS) if place.is_dir() else place
-    if found is None or not found.is_file():
+    if found is None:
+        raise UsageError(
+            f"tokenizer {path!r} is a folder without {', '.join(TOKENIZERS)}; give the path of the file."
+        )
+    if not found.is_file():
         raise UsageError(f"tokenizer {path!r} does not exist; give a tokenizer.json or WordPiece vocab.txt.")
     return found
 

@@ -104,6 +104,21 @@ def test_a_tied_head_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert tied["ties"] == {"lm_head.weight": "model.embed_tokens.weight"}
 
 
+@pytest.mark.parametrize(("rope", "told"), [
+    ({"rope_scaling": None}, True),
+    ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, True),
+    ({}, False),
+])  # fmt: skip
+def test_a_null_rope_scaling_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rope: dict[str, Any], told: bool
+) -> None:
+    values = {key: value for key, value in llama_2("7B").items() if key != "rope_scaling"}
+    path = written(tmp_path, {**values, **rope})
+    assert run(["model", "info", str(path)]) == 0
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert ("rope_scaling none" in said) is not told and "; --config KEY=VALUE says otherwise" in said
+
+
 CONFIGS = [
     SpikeGPTConfig(40, 3, 8, n_labels=2, ctx_len=64),
     SpikeGPTConfig(40, 2, 8, model_type="RWKV-ffnPre"),

@@ -543,3 +543,17 @@ def test_the_config_file_is_plain_json_with_the_configs_keys(tmp_path: Path) -> 
     assert {key: value[key] for key in CONFIG.to_dict()} | {
         "model_type": value["rwkv_type"]
     } == CONFIG.to_dict()
+
+
+@pytest.mark.parametrize("given", ["spikelm", "SpikeGPT", "spikellm"])
+def test_a_wrong_family_is_refused_with_the_one_whose_names_these_are(tmp_path: Path, given: str) -> None:
+    config = SpikeBERTConfig(12, 2, 8, 2)
+    path = tmp_path / "model.pth"
+    generator = torch.Generator().manual_seed(1)
+    shapes = config.tensor_shapes()
+    torch.save({f"module.{n}": torch.randn(s, generator=generator) for n, s in shapes.items()}, path)
+    with pytest.raises(ModelError, match="those of a SpikeBERT: give --family spikebert, or leave"):
+        load_model(str(path), family=given)
+    with pytest.raises(ModelError, match="must divide") as error:
+        load_model(str(path), family="spikebert", overrides={"heads": 3})
+    assert "--family" not in str(error.value)
