@@ -126,3 +126,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the nearest known word, or an empty string."""
     match = get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" Did you mean {match[0]!r}?" if match else ""
+
+
+def in_a_line(error: BaseException) -> str:
+    """Return an error of another's code as one line, with its class."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

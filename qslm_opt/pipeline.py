@@ -132,6 +132,8 @@ class Session:
         model = load_model(spec.model, **spec.reading())
         if model.assumptions:
             narrate(model.assumptions)
+        if model.left_out:
+            narrate(model.left_out)
         looks = model.packed is None and family_of(model.config).needs_text(model.config)
         if not looks:
             check_calibration_keys(spec)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qslm_opt.cli.placement import available_cores
+from qslm_opt.models.registry import installed_families
 
 if TYPE_CHECKING:
     from qslm_opt.measure.nvml_source import NvmlSource
@@ -283,6 +284,10 @@ def _packages() -> Iterator[Check]:
         fix = None if found else f"pip install 'qslm-opt[{extra}]'"
         why = None if found else "optional, not installed"
         yield Check("Packages", name, found is not None, found, why=why, fix=fix)
+    for name, place, why in installed_families():
+        reason, _, fix = (why or "").rstrip(".").rpartition("; ")
+        found = None if why else place
+        yield Check("Packages", f"family {name}", why is None, found, why=reason or None, fix=fix or None)
 
 
 _GROUPS: dict[str, Callable[[], Iterator[Check]]] = {

@@ -51,6 +51,8 @@ def headlines(model: LoadedModel | DescribedModel) -> Iterator[str]:
         yield f"{len(model.shapes)} tensors by {by}{'' if tokenizer is None else f'; tokenizer: {tokens}'}"
     if model.assumptions:
         yield model.assumptions
+    if left_out := getattr(model, "left_out", ""):
+        yield left_out
 
 
 def _loaded(model: LoadedModel | DescribedModel) -> tuple[str | None, int | None]:
@@ -69,6 +71,7 @@ def model_json(model: LoadedModel | DescribedModel, hierarchy: Hierarchy, kind: 
         "kind": kind,
         "config": model.config.to_dict(),
         "assumed": model.assumed,
+        "left_out": getattr(model, "left_out", "") or None,
         "weights_hash": hash_,
         "fetched": list(getattr(model, "fetched", ())),
         "tokenizer": tokenizer,

@@ -58,7 +58,7 @@ def find_parquet(task: str, hub: HubData, folder: Path, split: str) -> list[Path
     with suppress(RuntimeError):  # there is no such user
         folder = folder.expanduser()
     if not _is_folder(folder):
-        raise DataError(f"task {task}: the data folder {str(folder)!r} does not exist; give --data a folder.")
+        raise DataError(f"task {task}: {_no_folder(folder)}")
     names = dict.fromkeys((".", task, hub.config, f"{hub.config}/data", "data"))
     places = [folder / name for name in names if (folder / name).is_dir()]
     present: dict[str, list[Path]] = {}
@@ -71,6 +71,16 @@ def find_parquet(task: str, hub: HubData, folder: Path, split: str) -> list[Path
     raise DataError(
         f"task {task}: no {split}.parquet in {str(folder)!r} ({have}); choose another --split or folder."
     )
+
+
+def _no_folder(path: Path) -> str:
+    try:
+        there = path.exists()
+    except (OSError, ValueError):  # name too long, NUL byte
+        there = False
+    if there:
+        return f"{str(path)!r} is a file; give --data the folder that it is in, here {str(path.parent)!r}."
+    return f"the data folder {str(path)!r} does not exist; give --data a folder."
 
 
 def _is_folder(path: Path) -> bool:

@@ -68,8 +68,9 @@ def input_moments(
         return compute(x, weight)
 
     ops = replace(ops, linear=linear, weight=None)
+    most, strata = max(1, ROWS // config.timesteps), _of_one_length(data) if family.tokens_anywhere else None
     with torch.inference_mode(), float32_products(tf32=False):
-        for batch in make_batches(data, max(1, ROWS // config.timesteps), None, device):
+        for batch in make_batches(data, most, None, device, strata):
             recorder.weights = batch.inputs.weights()
             h = family.forward(p, config, batch.inputs, ops, Fired(None))
             if data.kind == "lm":
@@ -77,6 +78,14 @@ def input_moments(
             else:
                 family.class_logits(p, config, h, batch.inputs, ops)
     return {name: _mean(name, total, recorder.counts[name]) for name, total in recorder.sums.items()}
+
+
+def _of_one_length(data: TaskData) -> list[list[int]]:
+    """Return the numbers of the sentences of each length: batches of them have no padding."""
+    found: dict[int, list[int]] = {}
+    for number, ids in enumerate(data.sequences):
+        found.setdefault(data.places(ids), []).append(number)
+    return list(found.values())
 
 
 def _mean(name: str, total: Tensor, count: int) -> Tensor:

@@ -6,11 +6,13 @@ structure is asked of it, so a model can be described, and its bytes counted, wi
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from math import inf
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from types import NoneType
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
 
 from qslm_opt.errors import ModelError, did_you_mean
 
@@ -25,11 +27,13 @@ if TYPE_CHECKING:
 
 _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
     "int": ((int,), "a whole number"), "str": ((str,), "a text"), "bool": ((bool,), "true or false"),
-    "float": ((int, float), "a number"), "int | None": ((int, type(None)), "a whole number"),
+    "float": ((int, float), "a finite number"), "int | None": ((int, type(None)), "a whole number"),
 }  # fmt: skip
 MOST_BLOCKS = 10_000
 MOST_STEPS = 4096
 """Most time steps of a model."""
+STEPS = ("timesteps", "T")
+"""The config key of the number of time steps, which ``--timesteps`` sets, and the other word for it."""
 MOST_SIZE = 2**24
 """Most rows or columns of a tensor."""
 _LONGEST = 80
@@ -49,7 +53,10 @@ class Site:
 
 @dataclass(frozen=True)
 class ModelConfig(ABC):
-    """Sizes and semantics of one model of a family; a subclass is a frozen dataclass of JSON values."""
+    """Sizes and semantics of one model of a family; a subclass is a frozen dataclass of JSON values.
+
+    Its fields are ``int``, ``float``, ``bool``, ``str`` or ``int | None``.
+    """
 
     family: ClassVar[str]
     """Name that the registry knows, such as ``spikegpt``."""
@@ -57,6 +64,8 @@ class ModelConfig(ABC):
     """Name of the family for people, such as ``SpikeGPT``."""
     told_by_shapes: ClassVar[tuple[str, ...]] = ()
     """Keys of ``semantics`` that ``from_shapes`` reads off the tensors, where it can."""
+    told_by_family: ClassVar[tuple[str, ...]] = ()
+    """Keys of ``semantics`` that the family itself says: the arguments of a mapping file."""
     words: ClassVar[Mapping[str, str]] = {}
     """Another word for a key, as files of the originals and of Hugging Face's library have it → the key."""
     bounds: ClassVar[Mapping[str, tuple[float, float]]] = {}
@@ -175,6 +184,24 @@ class ModelConfig(ABC):
         return tuple(f.name for f in fields(cls))
 
     @classmethod
+    def key_types(cls) -> dict[str, str]:
+        """Return key → its type: ``int``, ``float``, ``bool``, ``str`` or ``int | None``.
+
+        A type may be annotated as a class or as text, that is with and without deferred annotations.
+
+        Raises:
+            ModelError: a field of the class has another type.
+        """
+        found = {f.name: _type_name(f.type) for f in fields(cls)}
+        for key, kind in found.items():
+            if kind not in _TYPES:
+                raise ModelError(
+                    f"field {key!r} of config class {cls.__name__} is of type {kind!r}; it must be one of "
+                    f"{', '.join(_TYPES)}: change its annotation."
+                )
+        return found
+
+    @classmethod
     def needed(cls) -> tuple[str, ...]:
         """Return the keys that must be told by tensors, by files or by the user."""
         bare = (f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING)
@@ -207,7 +234,7 @@ class ModelConfig(ABC):
     @classmethod
     def check_keys(cls, values: Mapping[str, Any]) -> None:
         """Raise ModelError for a key that is unknown, or a value of another type or out of its bounds."""
-        kinds = {f.name: str(f.type) for f in fields(cls)}
+        kinds = cls.key_types()
         for word, value in values.items():
             key = cls.words.get(word, word)
             if key not in kinds:
@@ -222,6 +249,8 @@ class ModelConfig(ABC):
 
     @classmethod
     def _unknown(cls, word: str) -> str:
+        if word in STEPS and STEPS[0] not in cls.key_names():
+            return f"a {cls.title} has no time steps; leave --timesteps, or config key {word!r}, out."
         known = (*cls.key_names(), *cls.words)
         more = f" (or, by other words, {', '.join(cls.words)})" if cls.words else ""
         return (
@@ -236,6 +265,17 @@ class ModelConfig(ABC):
             value = getattr(self, key)
             if key not in unset or value != unset[key]:
                 _check_bounds(key, value, bounds)
+
+
+def _type_name(kind: Any) -> str:
+    """Return an annotation of a field as it is written, None last."""
+    args = [part for part in get_args(kind) if part is not NoneType]
+    if len(args) == 1 and NoneType in get_args(kind):
+        kind = f"{_type_name(args[0])} | None"
+    text = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+    text = re.sub(r"^(?:typing\.)?Optional\[(.*)\]$", r"\1 | None", text.strip("'\" "))
+    parts = [part.strip() for part in text.split("|")]
+    return " | ".join(sorted(parts, key="None".__eq__))
 
 
 def block_count(shapes: Shapes, prefix: str) -> int:

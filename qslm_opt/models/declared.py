@@ -104,7 +104,7 @@ def describe_model(
         raise ModelError(
             f"config {str(path)!r} has {config.blocks:,} blocks; at most {MOST_BLOCKS:,} are described."
         )
-    told = (*keys, *(config.told_by_shapes if shapes is not None else ()))
+    told = (*keys, *config.told_by_family, *(config.told_by_shapes if shapes is not None else ()))
     assumed = {key: value for key, value in config.semantics().items() if key not in told}
     words = read_tokenizer(find_tokenizer(tokenizer), config.vocabulary) if tokenizer else None
     return DescribedModel(config, source, kind.declared_ties(values), assumed, words)
@@ -140,7 +140,8 @@ def assumption_words(assumed: Mapping[str, Any]) -> str:
     if not assumed:
         return ""
     said = ", ".join(f"{key} {'none' if value == '' else value}" for key, value in assumed.items())
-    return f"assumed, as no file says it: {said}; --timesteps T and --config KEY=VALUE say otherwise"
+    flag = "--timesteps T and --config KEY=VALUE say" if "timesteps" in assumed else "--config KEY=VALUE says"
+    return f"assumed, as no file says it: {said}; {flag} otherwise"
 
 
 def _family(path: Path, values: Mapping[str, Any], wanted: str | None) -> Family:

@@ -144,6 +144,9 @@ class Family(ABC):
     """Whether a search computes sentences in the batches of any evaluation, where False puts hard ones into
     batches of their own. It must where membrane potentials reach the threshold but for rounding: last digits,
     which differ between batches, then turn whole sentences."""
+    tokens_anywhere: ClassVar[bool] = False
+    """Whether products may read tokens otherwise than as [B, T, K] or [S, B, T, K], sentences and tokens
+    flattened for instance. Calibration then computes only sentences of one length together: no padding."""
     model_types: ClassVar[tuple[str, ...]] = ()
     """Other values of ``model_type`` in a config.json by which models of a family that is not built in are
     known."""
@@ -185,6 +188,14 @@ class Family(ABC):
             ModelError: two names of one tensor hold different numbers.
         """
         return dict(stored)
+
+    def left_out(self, stored: Mapping[str, Tensor]) -> str:
+        """Return in words what ``canonical`` leaves out though it has numbers of its own; else nothing.
+
+        Args:
+            stored: without prefixes.
+        """
+        return ""
 
     def expanded(self, config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Undo ``canonical``: every name that the original code's ``load_state_dict`` asks for."""

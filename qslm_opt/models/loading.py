@@ -57,6 +57,8 @@ class LoadedModel:
     """The codes that ``tensors`` stand for, where the model came packed."""
     assumed: dict[str, Any] = field(default_factory=dict)
     """Config keys that change numbers and that neither a file nor the caller told, with their defaults."""
+    left_out: str = ""
+    """What of the checkpoint was left out though it holds numbers of its own, in words."""
 
     @property
     def assumptions(self) -> str:
@@ -118,20 +120,28 @@ def load_model(
     stored = read_checkpoint(files.weights)
     kind = _family(source, stored, family)
     values = read_config(files.config) if files.config else {}
-    stored = kind.canonical(kind.without_prefix(stored), values)
     declared = declared_keys(kind, files.config, values)
     semantics = asked_keys(kind, files.config, declared, asked)
     given = kind.config_class.own_keys(overrides or {})
-    config = _fit(source, kind, stored, {**declared, **semantics, **given})
+    names = tuple(stored)
+    try:
+        stored = kind.without_prefix(stored)
+        left_out = kind.left_out(stored)
+        stored = kind.canonical(stored, values)
+        config = _fit(source, kind, stored, {**declared, **semantics, **given})
+    except ModelError as error:
+        raise (error if family is None else _of_another(error, kind, names)) from None
     ordered = {name: stored[name] for name in config.tensor_shapes()}
     ties = find_ties(ordered)
     tensors: dict[str, Tensor] = {}
     for name, tensor in ordered.items():
         tensors[name] = tensors[ties[name]] if name in ties else to_float32(name, tensor)
     words = read_tokenizer(files.tokenizer, config.vocabulary) if files.tokenizer else None
-    told = {*declared, *semantics, *given, *config.told_by_shapes}
+    told = {*declared, *semantics, *given, *config.told_by_shapes, *config.told_by_family}
     assumed = {key: value for key, value in config.semantics().items() if key not in told}
-    return LoadedModel(config, tensors, source, hash_weights(tensors), words, ties, assumed=assumed)
+    return LoadedModel(
+        config, tensors, source, hash_weights(tensors), words, ties, assumed=assumed, left_out=left_out
+    )
 
 
 def _family(source: str, stored: Mapping[str, Tensor], wanted: str | None) -> Family:
@@ -145,6 +155,17 @@ def _family(source: str, stored: Mapping[str, Tensor], wanted: str | None) -> Fa
             f"tensors are called {some}, …; give a checkpoint with the authors' names, or name its --family."
         )
     return found
+
+
+def _of_another(error: ModelError, given: Family, names: tuple[str, ...]) -> ModelError:
+    """Return why a model is none of the given family, and of which one its names are."""
+    found = find_family(names)
+    if found is None or found.name == given.name:
+        return error
+    return ModelError(
+        f"{error} Its names are those of a {found.config_class.title}: give --family {found.name}, or leave "
+        "--family out."
+    )
 
 
 def _load_packed(

@@ -30,7 +30,7 @@ _SHARDS = "model-*-of-*.safetensors"
 _INDEX = "model.safetensors.index.json"
 """Says in which shard each tensor is; where it lies, its shards are the checkpoint."""
 _WEIGHTS = ("model.safetensors", _SHARDS, "*.safetensors", "pytorch_model.bin", "*.pth", "*.pt")
-_SMALL_FILES = ["config.json", *TOKENIZERS, "*.safetensors", _INDEX]
+_SMALL_FILES = ["config.json", *TOKENIZERS, "tokenizer_config.json", "*.safetensors", _INDEX]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,11 @@ def find_tokenizer(path: str) -> Path:
     """Return a tokenizer's file, given itself or its folder; UsageError where there is none."""
     place = Path(path).expanduser()
     found = _first(place, TOKENIZERS) if place.is_dir() else place
-    if found is None or not found.is_file():
+    if found is None:
+        raise UsageError(
+            f"tokenizer {path!r} is a folder without {', '.join(TOKENIZERS)}; give the path of the file."
+        )
+    if not found.is_file():
         raise UsageError(f"tokenizer {path!r} does not exist; give a tokenizer.json or WordPiece vocab.txt.")
     return found
 

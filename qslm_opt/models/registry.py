@@ -13,7 +13,7 @@ from qslm_opt.errors import ModelError, did_you_mean
 from qslm_opt.models.family import Family, bare
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from qslm_opt.models.config import ModelConfig
 
@@ -58,12 +58,13 @@ def family_names() -> tuple[str, ...]:
 def open_family(given: str) -> Family:
     """Return the family that a user gave: by name, or by the path of a mapping file, whose code then runs.
 
-    A mapping file's family is known by its name from then on. Never call it with what a file says.
+    Capitals, hyphens and spaces of a name do not matter, so that titles (``SpikeBERT``) are names too. A
+    mapping file's family is known by its name from then on. Never call it with what a file says.
 
     Raises:
         ModelError: there is none, or another package's cannot be loaded.
     """
-    return _mapped(given) if given.endswith(MAPPING) else get_family(given)
+    return _mapped(given) if given.endswith(MAPPING) else get_family(_meant(given))
 
 
 def get_family(name: str) -> Family:
@@ -87,7 +88,8 @@ def get_family(name: str) -> Family:
     if point is None:
         known = family_names()
         raise ModelError(
-            f"model family {name!r} is unknown; use one of {', '.join(known)}.{did_you_mean(name, known)}"
+            f"model family {name!r} is unknown; use one of {', '.join(known)}."
+            f"{did_you_mean(name.lower(), known)}"
         )
     return _loaded(point)
 
@@ -98,25 +100,65 @@ def family_of(config: ModelConfig) -> Family:
 
 
 def find_family(names: Collection[str]) -> Family | None:
-    """Return the first family that recognises a checkpoint with these names; None when none does."""
-    for family in map(get_family, family_names()):
-        if family.recognises({bare(name, family.prefixes) for name in names}):
-            return family
-    return None
+    """Return the first family that recognises a checkpoint with these names; None when none does.
+
+    A family of another package that cannot be loaded, or fails to look, recognises nothing.
+    """
+    return next((family for family in _usable(family_names()) if _recognises(family, names)), None)
 
 
 def family_of_type(model_type: str) -> Family | None:
-    """Return the family whose config.json has this ``model_type``; None where none does."""
+    """Return the family whose config.json has this ``model_type``; None where none does, or it is broken."""
     name = MODEL_TYPES.get(model_type, model_type)
     if name in family_names():
-        return get_family(name)
-    others = (get_family(name) for name in family_names() if name not in BUILT_IN)
+        return next(_usable([name]), None)
+    others = _usable(name for name in family_names() if name not in BUILT_IN)
     return next((family for family in others if model_type in family.model_types), None)
+
+
+def installed_families() -> Iterator[tuple[str, str, str | None]]:
+    """Yield (name, ``module:Class``, why it cannot be used or None) of what other packages bring."""
+    for name, point in _installed().items():
+        try:
+            _loaded(point)
+        except ModelError as error:
+            yield name, point.value, str(error)
+        else:
+            yield name, point.value, None
 
 
 def is_mapped(name: str) -> bool:
     """Return whether a family's name is one that a mapping file has: its own, @ and its hash."""
     return "@" in name
+
+
+def _usable(names: Iterable[str]) -> Iterator[Family]:
+    """Yield the families of these names; what another package broke is left out."""
+    for name in names:
+        try:
+            yield get_family(name)
+        except ModelError:
+            if name in BUILT_IN:
+                raise
+
+
+def _recognises(family: Family, names: Collection[str]) -> bool:
+    try:
+        return family.recognises({bare(name, family.prefixes) for name in names})
+    except Exception:
+        if family.name in BUILT_IN or is_mapped(family.name):
+            raise
+        return False
+
+
+def _meant(given: str) -> str:
+    """Return the known name that is ``given`` but for capitals, hyphens and spaces; else ``given``."""
+    known = family_names()
+    return given if given in known else next((k for k in known if _plain(k) == _plain(given)), given)
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c not in " -_")
 
 
 def _mapped(path: str) -> Family:
@@ -144,7 +186,7 @@ def _installed() -> dict[str, EntryPoint]:
 def _loaded(point: EntryPoint) -> Family:
     try:
         made = point.load()()
-    except Exception as error:  # noqa: BLE001 - another package's code may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - another package's code may raise anything
         raise ModelError(
             f"model family {point.name!r} of {point.value} cannot be loaded ({error}); repair or remove the "
             "package that brings it."

@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from qslm_opt.errors import ModelError
+from qslm_opt.errors import ModelError, in_a_line
 from qslm_opt.models.config import shown
 from qslm_opt.models.family import Family, Fired, Inputs, Tensors
 from qslm_opt.models.spikellm_config import (
@@ -65,28 +65,51 @@ def llama_config(cfg: SpikeLLMConfig) -> LlamaConfig:
     keys["attn_implementation"] = "sdpa"
     try:
         return LlamaConfig(**keys)
-    except (TypeError, ValueError, KeyError) as error:
+    except Exception as error:  # noqa: BLE001 - the hub's own among them, by whatever class it has today
         raise ModelError(
-            f"transformers refuses this LLaMA's config ({error}); correct config.json."
+            f"transformers refuses this LLaMA's config{_of_rope(cfg)} ({in_a_line(error)}); correct "
+            "config.json."
         ) from None
 
 
 @lru_cache(maxsize=8)
 def positions(cfg: SpikeLLMConfig, tokens: int, device: torch.device, dtype: torch.dtype) -> Rotation:
-    """Return the cosines and sines [1, T, head_dim] that rotate queries and keys of T tokens."""
+    """Return the cosines and sines [1, T, head_dim] that rotate queries and keys of T tokens.
+
+    Raises:
+        ModelError: ``rope_scaling`` cannot be computed, or is of another width than the heads.
+    """
+    import torch
+
+    llama_config(cfg)
+    try:  # on the CPU, where nothing but the numbers can fail
+        width = _rotation(cfg, tokens, torch.device("cpu"), dtype)[0].shape[-1]
+    except Exception as error:  # noqa: BLE001 - what transformers makes of numbers that cannot be
+        raise ModelError(
+            f"the rotary positions{_of_rope(cfg)} cannot be computed ({in_a_line(error)}); correct "
+            "config.json."
+        ) from None
+    if width != cfg.head_dim:
+        raise ModelError(
+            f"the rotary positions{_of_rope(cfg)} are {width} wide and must be as wide as a head, "
+            f"{cfg.head_dim}; correct config.json."
+        )
+    return _rotation(cfg, tokens, device, dtype)
+
+
+def _rotation(cfg: SpikeLLMConfig, tokens: int, device: torch.device, dtype: torch.dtype) -> Rotation:
     import torch
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    try:
-        with torch.inference_mode(False), torch.no_grad():  # they are kept, and tuning reads them too
-            rotary: Any = LlamaRotaryEmbedding(llama_config(cfg)).to(device)
-            like = torch.empty(0, dtype=dtype, device=device)
-            found: Rotation = rotary(like, torch.arange(tokens, device=device)[None])
-    except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
-        raise ModelError(
-            f"rope_scaling {cfg.rope_scaling[:200]!r} cannot be computed ({error!r}); correct config.json."
-        ) from None
+    with torch.inference_mode(False), torch.no_grad():  # they are kept, and tuning reads them too
+        rotary: Any = LlamaRotaryEmbedding(llama_config(cfg)).to(device)
+        like = torch.empty(0, dtype=dtype, device=device)
+        found: Rotation = rotary(like, torch.arange(tokens, device=device)[None])
     return found
+
+
+def _of_rope(cfg: SpikeLLMConfig) -> str:
+    return f" with rope_scaling {shown(cfg.rope_scaling)}" if cfg.rope_scaling else ""
 
 
 def decoder_layer(cfg: SpikeLLMConfig, linear: Linear) -> nn.Module:

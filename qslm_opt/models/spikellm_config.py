@@ -25,6 +25,11 @@ ROPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 MOST_ACTIVATION_BITS = 12
 """Most bits of an activation, the added ones among them; with more, zero points pass the original's bound."""
 _LAYERS = "model.layers."
+_POSITIVE = ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor")
+"""Keys of ``rope_scaling`` that are divided by."""
+_NOT_NEGATIVE = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim")
+_FACTORS = ("short_factor", "long_factor")
+_MOST_ROPE = 1e30
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,7 @@ class SpikeLLMConfig(ModelConfig):
                 f"rope_scaling {self.rope_scaling[:80]!r} is no JSON object whose rope_type is one of "
                 f"{', '.join(ROPES)}; correct it."
             )
+        _check_rope(value, self.head_dim)
         return dict(value)
 
     @property
@@ -291,8 +297,40 @@ class SpikeLLMConfig(ModelConfig):
         return cls(**{**inferred, **given})
 
 
+def _check_rope(scaling: Mapping[str, Any], head_dim: int) -> None:
+    """Raise ModelError for a number of ``rope_scaling`` that cannot be; what is missing transformers says."""
+    for key in (*_POSITIVE, *_NOT_NEGATIVE):
+        value = scaling.get(key)
+        if value is not None and not (_is_number(value) and (value > 0 or key in _NOT_NEGATIVE)):
+            least = "above 0" if key in _POSITIVE else "of at least 0"
+            raise _wrong_rope(key, value, f"a number {least} and at most {_MOST_ROPE:g}")
+    for key in _FACTORS:
+        value = scaling.get(key)
+        wanted = head_dim // 2
+        if value is not None and not (
+            isinstance(value, list) and len(value) == wanted and all(_is_number(v) and v > 0 for v in value)
+        ):
+            raise _wrong_rope(key, value, f"a list of {wanted} numbers above 0, half of head_dim {head_dim}")
+    share = scaling.get("partial_rotary_factor")
+    if share is not None and share != 1:
+        raise _wrong_rope("partial_rotary_factor", share, "1, for a LLaMA rotates whole heads")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= _MOST_ROPE
+
+
+def _wrong_rope(key: str, value: Any, wanted: str) -> ModelError:
+    return ModelError(
+        f"rope_scaling has {key} {shown(value)}; it must be {wanted}: correct it in config.json, or give "
+        "--config rope_scaling=JSON."
+    )
+
+
 def declared_rope(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``rope_theta`` and ``rope_scaling`` of a config.json: transformers 4's keys, or 5's one.
+
+    A ``rope_scaling`` of null, or of the default kind, says that there is none.
 
     Raises:
         ModelError: a rope key is no JSON object.
@@ -302,6 +340,8 @@ def declared_rope(values: Mapping[str, Any]) -> dict[str, Any]:
         found["rope_theta"] = values["rope_theta"]
     for key in ("rope_scaling", "rope_parameters"):
         scaling = values.get(key)
+        if key in values and not isinstance(values.get("rope_scaling"), str):
+            found.setdefault("rope_scaling", "")
         if scaling is None or isinstance(scaling, str):
             continue
         if not isinstance(scaling, Mapping):

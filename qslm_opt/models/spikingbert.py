@@ -261,7 +261,16 @@ def live_name(stored: str) -> str | None:
     """Return the canonical name of what the original calls ``stored``; None for its training copy."""
     if stored.startswith(_COPY):
         return None
-    name = stored.removeprefix("snn_ide_conv.").removeprefix("snn_func.")
+    return _live(stored.removeprefix("snn_ide_conv.").removeprefix("snn_func."))
+
+
+def _copied_name(stored: str) -> str:
+    """Return the canonical name of the tensor that one of the training copy is a copy of."""
+    return _live(stored.removeprefix("snn_ide_conv.").removeprefix("snn_func_copy."))
+
+
+def _live(name: str) -> str:
+    """Return the canonical name of what stands in a list of the original's."""
     listed = _LISTED.fullmatch(name)
     return f"network_s{int(listed[1]) + 1}.{listed[2]}" if listed else name
 
@@ -303,6 +312,16 @@ class SpikingBERT(Family):
             found.setdefault(name, tensor)
             named.setdefault(name, key)
         return found
+
+    def left_out(self, stored: Mapping[str, Tensor]) -> str:
+        """See ``Family``: tensors of the training copy, which lags behind the live ones by a step."""
+        live = {live_name(key): tensor for key, tensor in stored.items() if live_name(key) is not None}
+        copies = ((_copied_name(key), tensor) for key, tensor in stored.items() if live_name(key) is None)
+        others = {name for name, tensor in copies if name not in live or not _same(live[name], tensor)}
+        if not others:
+            return ""
+        what = "1 tensor" if len(others) == 1 else f"{len(others)} tensors"
+        return f"left out: {what} of the training copy, snn_func_copy, with other numbers than the live ones"
 
     def expanded(self, config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See ``Family``; the training copy holds the live numbers, what is not stored is 0."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 UNKNOWN, START, END, PADDING = "[UNK]", "[CLS]", "[SEP]", "[PAD]"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 _LONGEST_WORD = 100
 
 
@@ -27,10 +29,12 @@ def open_tokenizer(path: Path) -> Tokenizer:
 def word_pieces(path: Path) -> Tokenizer:
     """Return the WordPiece tokenizer of BERT for a vocabulary; special tokens stand around each sentence.
 
-    Text is lower-cased and stripped of accents unless the vocabulary has tokens with capitals.
+    Text is lower-cased and stripped of accents where ``do_lower_case`` of a ``tokenizer_config.json`` beside
+    it says so; where there is none, unless the vocabulary has tokens with capitals.
 
     Raises:
-        ModelError: [UNK], [CLS], [SEP] or [PAD] is missing, or [PAD] is not token 0.
+        ModelError: [UNK], [CLS], [SEP] or [PAD] is missing, [PAD] is not token 0, or the file beside it
+            cannot be read.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
@@ -41,7 +45,9 @@ def word_pieces(path: Path) -> Tokenizer:
         what = f"has no {', '.join(missing)}" if missing else f"has {PADDING} elsewhere than in line 1"
         raise ModelError(f"vocabulary {str(path)!r} {what}; give a BERT vocab.txt.")
     special = {UNKNOWN, START, END, PADDING, "[MASK]"}
-    lower = not any(word != word.lower() for word in words if word not in special and word[:7] != "[unused")
+    plain = (word for word in words if word not in special and word[:7] != "[unused")
+    told = _told_lower(path.parent / TOKENIZER_CONFIG)
+    lower = all(word == word.lower() for word in plain) if told is None else told
     made = Tokenizer(
         models.WordPiece(vocab=words, unk_token=UNKNOWN, max_input_chars_per_word=_LONGEST_WORD)
     )
@@ -51,6 +57,19 @@ def word_pieces(path: Path) -> Tokenizer:
     made.decoder = decoders.WordPiece()
     made.add_special_tokens([word for word in special if word in words])
     return made
+
+
+def _told_lower(path: Path) -> bool | None:
+    """Return ``do_lower_case`` of a tokenizer's config; None where it does not say."""
+    if not path.is_file():
+        return None
+    try:
+        said = json.loads(path.read_text("utf-8")).get("do_lower_case")
+    except (OSError, ValueError, RecursionError, AttributeError) as error:
+        raise ModelError(f"{str(path)!r} cannot be read ({error}); correct it, or remove it.") from None
+    if said is not None and not isinstance(said, bool):
+        raise ModelError(f"do_lower_case of {str(path)!r} is {said!r:.80}; it must be true or false.")
+    return said
 
 
 def read_tokenizer(path: Path, vocab_size: int) -> Tokenizer:

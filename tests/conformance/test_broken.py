@@ -14,6 +14,7 @@ from qslm_opt.conformance import CHECKS, Case, check_family, make_case
 from qslm_opt.kernels.fire.reference import Neuron
 from qslm_opt.models.config import ModelConfig
 from qslm_opt.models.family import Encoding, Fired, Inputs
+from qslm_opt.models.parts import affine
 from tests.conformance.tiny_family import EMB, Tiny, TinyConfig
 
 SIZES = {"vocab_size": 11, "width": 8, "layers": 2, "teacher": True}
@@ -133,6 +134,18 @@ class HidesNan(Tiny):
         return x + spikes
 
 
+class NeverFires(Tiny):
+    def run_block(self, p, config, i, x, inputs, ops, fired):
+        spikes, v = ops.fire(affine(p, f"blocks.{i}", x, ops), Neuron(tau=config.tau, threshold=1e9))
+        fired.add(f"blocks.{i}", spikes, v)
+        return x + spikes
+
+
+class AlwaysFires(Tiny):
+    def embed(self, p, config, inputs, ops, fired):
+        return super().embed({EMB: p[EMB].abs()}, config, inputs, ops, fired)
+
+
 class WrongStream(Tiny):
     def embed(self, p, config, inputs, ops, fired):
         return super().embed(p, config, inputs, ops, fired)[:1]
@@ -197,6 +210,7 @@ FAMILIES = {
     "batches": (NormalizesTheBatch, CountsPadding),
     "causal": (LooksAhead,),
     "spikes": (ForgetsSite, CountsHalf),
+    "neurons_fire": (NeverFires, AlwaysFires),
     "nan_shows": (HidesNan,),
     "shapes": (WrongStream,),
     "products": (ReadsDirectly, NamesNotAllProducts, NamesTooManyProducts, IndexesRows),
@@ -272,6 +286,10 @@ CONFIGS = {
         {"from_dict": classmethod(lambda cls, values: cls(**values))},
     ],
     "semantics": [{"semantics": lambda self: {}}],
+    "shapes_round_trip": [
+        {"from_shapes": classmethod(lambda cls, shapes, **given: cls(**BOTH))},
+        {"from_shapes": classmethod(lambda cls, shapes, **given: cls(**{**BOTH, "classes": 4, **given}))},
+    ],
     "sites": [{"sites": lambda self: dict(reversed(TinyConfig.sites(self).items()))}],
     "facts": [{"describe": lambda self: "two\nlines"}, {"labels": 0, "generates": False}],
     "shapes": [{"stream_width": 3}],
@@ -290,6 +308,10 @@ def test_a_broken_config_fails_its_check(check, number):
     with pytest.raises(AssertionError) as failure:
         CHECKS[check](case)
     assert len(str(failure.value)) > 40, "it says what is wrong"
+
+
+def test_every_check_has_something_broken_that_fails_it():
+    assert {*FAMILIES, *CONFIGS, "pads_alike"} == set(CHECKS)
 
 
 def test_a_family_whose_pads_are_tokens_passes_once_it_says_so():

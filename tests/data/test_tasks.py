@@ -216,6 +216,10 @@ def test_missing_folders_and_splits_are_named_with_what_is_there(
 ) -> None:
     with pytest.raises(DataError, match="data folder '/no/such' does not exist; give --data a folder"):
         load_task("sst2", words, data_dir="/no/such")
+    (tmp_path / "here.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match=rf"here.parquet' is a file; give --data the folder .*'{tmp_path}'"):
+        load_task("sst2", words, data_dir=str(tmp_path / "here.parquet"))
+    (tmp_path / "here.parquet").unlink()
     with pytest.raises(DataError, match=r"no validation.parquet in .* \(it has no parquet file\)"):
         load_task("sst2", words, data_dir=str(tmp_path))
     parquet("train-00000-of-00001.parquet", sentence=["a"], label=[1])

@@ -12,12 +12,28 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.fuzz.mutate import dump, mutate_bytes, mutate_json, mutate_text
 
+if TYPE_CHECKING:
+    from qslm_opt.models.loading import LoadedModel
+
 CONFIG = {"vocab_size": 12, "n_layer": 2, "n_embd": 8}
 SPIKEBERT = {"vocab_size": 12, "depths": 2, "dim": 8, "num_classes": 2}
+SPIKELLM = {
+    "vocab_size": 12, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "max_position_embeddings": 16,
+}  # fmt: skip
+ROPES = (
+    {"rope_type": "linear", "factor": 2.0}, {"rope_type": "dynamic", "factor": 2.0},
+    {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 16, "beta_fast": 32},
+    {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+     "original_max_position_embeddings": 16},
+    {"rope_type": "longrope", "short_factor": [1.0, 2.0], "long_factor": [1.0, 2.0], "factor": 2.0,
+     "original_max_position_embeddings": 8},
+)  # fmt: skip
+"""Each kind of ``rope_scaling`` of a LLaMA."""
 SPEC = """model = "demo"
 task = "sst2"
 max_drop = 0.02
@@ -51,10 +67,13 @@ def _weights(family: str = "spikegpt") -> dict[str, Any]:
 
     from qslm_opt.models.spikebert import SpikeBERTConfig
     from qslm_opt.models.spikegpt_config import SpikeGPTConfig
+    from qslm_opt.models.spikellm_config import SpikeLLMConfig
 
     generator = torch.Generator().manual_seed(1)
-    config = SpikeGPTConfig(**CONFIG) if family == "spikegpt" else SpikeBERTConfig(**SPIKEBERT)
-    shapes = config.tensor_shapes()
+    shapes = {
+        "spikegpt": SpikeGPTConfig(**CONFIG), "spikebert": SpikeBERTConfig(**SPIKEBERT),
+        "spikellm": SpikeLLMConfig(**SPIKELLM),
+    }[family].tensor_shapes()  # fmt: skip
     return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
 
@@ -148,10 +167,10 @@ def _load(suffix: str) -> Callable[[bytes, Path], object]:
     return use
 
 
-def _use_beside(name: str, family: str = "spikegpt") -> Callable[[bytes, Path], object]:
+def _use_beside(name: str, family: str = "spikegpt") -> Callable[[bytes, Path], LoadedModel]:
     """Load a good model with the input as the file ``name`` beside it."""
 
-    def use(data: bytes, folder: Path) -> object:
+    def use(data: bytes, folder: Path) -> LoadedModel:
         from qslm_opt.models import load_model
 
         (folder / "model.safetensors").write_bytes(_safetensors(family))
@@ -159,6 +178,27 @@ def _use_beside(name: str, family: str = "spikegpt") -> Callable[[bytes, Path], 
         return load_model(str(folder))
 
     return use
+
+
+def _run_llama(data: bytes, folder: Path) -> object:
+    """Load a LLaMA with the input as its config.json, then compute with it."""
+    import torch
+
+    from qslm_opt.kernels.ops import REFERENCE
+    from qslm_opt.models.family import Fired, Inputs
+    from qslm_opt.models.registry import family_of
+
+    model = _use_beside("config.json", "spikellm")(data, folder)
+    inputs = Inputs(torch.arange(12)[None], None)
+    return family_of(model.config).logits(model.tensors, model.config, inputs, REFERENCE, Fired(None))
+
+
+def _make_llama(random: Random) -> bytes:
+    """Change the config of a LLaMA, more often than not its ``rope_scaling``."""
+    rope: Any = random.choice(ROPES)
+    if random.random() < 0.7:
+        return dump({"model_type": "llama", **SPIKELLM, "rope_scaling": mutate_json(random, rope)})
+    return dump(mutate_json(random, {"model_type": "llama", **SPIKELLM, "rope_scaling": rope}))
 
 
 @cache
@@ -299,6 +339,7 @@ TARGETS: dict[str, Target] = {
     "pth-legacy": Target(lambda random: mutate_bytes(random, _pth(False)), _load(".pth")),
     "config-json": Target(_of_json(_config), _use_beside("config.json")),
     "config-json-spikebert": Target(_of_json(_spikebert_config), _use_beside("config.json", "spikebert")),
+    "config-json-llama": Target(_make_llama, _run_llama),
     "tokenizer-json": Target(_of_json(_tokenizer), _use_beside("tokenizer.json")),
     "spec-toml": Target(_make_spec, _use_spec),
     "setting-json": Target(_of_json(_setting), _use_setting),

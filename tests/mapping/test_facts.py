@@ -41,7 +41,7 @@ def opened(folder: Path, changes: dict[str, str], code: dict[str, str] | None = 
         ({'axes = "SBC"': 'axes = "BSC"'}, "correct output.axes"),
         ({'arguments = ["ids", "mask"]': 'arguments = ["ids", "lengths", "mask"]'}, "cannot be called as"),
         ({"layers = 2": "layers = 2\ndepth = 9"}, r"build 'plain_snn.py:make' .* failed \(TypeError"),
-        ({"plain_snn.py:make": "plain_snn.py:maker"}, "failed .AttributeError"),
+        ({"plain_snn.py:make": "plain_snn.py:maker"}, "failed .AttributeError: module 'plain_snn.py' has no"),
         ({"plain_snn.py:make": "plain_snn.py:dict"}, "failed .AttributeError"),
         ({'input = ["emb"]': 'input = ["emb", "embed"]'}, "modules.input names 'embed', .* mean 'emb'"),
         ({'["layers.*"]': '["layers.*", "layers.1"]'}, "modules.blocks names 'layers.1' twice"),

@@ -77,6 +77,12 @@ def test_a_mistake_is_named(old, new, said, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_a_module_may_be_called_by_keywords_alone(tmp_path):
+    call = 'arguments = []\nkeywords = { ids = "ids", mask = "mask" }'
+    family = open_mapping(written(tmp_path, TEXT.replace('arguments = ["ids", "mask"]', call)))
+    assert family.config_class().blocks == 2
+
+
 def test_a_file_that_is_not_there_is_said(tmp_path):
     with pytest.raises(UsageError, match=r"mapping file '.*none.toml' does not exist"):
         open_mapping(tmp_path / "none.toml")

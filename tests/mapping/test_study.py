@@ -49,6 +49,13 @@ def save(folder: Path, mapping: str) -> None:
     registry._registered.clear()
 
 
+def test_what_the_mapping_file_says_is_not_assumed(folder, capsys):
+    save(folder, "plain_snn.toml")
+    for more in ((), ("--config", "width=24")):
+        assert run(["model", "info", "model", "--family", "plain_snn.toml", *more]) == 0
+        assert "assumed" not in capsys.readouterr().out
+
+
 def answer(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
     capsys.readouterr()
     assert run([*words, "--json"]) == 0, capsys.readouterr().err

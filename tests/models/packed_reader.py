@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.models.packed_layouts import LAYOUTS
+
 OPENING = b'{"__metadata__":{"format":"qslm-packed","sha256":"'
 
 
@@ -28,10 +30,10 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     assert entries["payload"] == {"dtype": "U8", "shape": [len(payload)], "data_offsets": [0, len(payload)]}
     assert entries["__metadata__"]["version"] == "1"
     header = json.loads(zlib.decompress(base64.b64decode(entries["__metadata__"]["header"])))
-    assert header["bytes"] == len(payload) and header["family"] == "spikegpt"
+    assert header["bytes"] == len(payload)
     weights: dict[str, np.ndarray] = {}
     at = 0
-    tensors = list(shapes(header["config"]).items())
+    tensors = list(LAYOUTS[header["family"]](header["config"]))
     assert len(tensors) == len(header["tensors"])
     for (name, shape), place in zip(tensors, header["tensors"], strict=True):
         if place is not None:
@@ -40,36 +42,6 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     for name, source in header["ties"].items():
         weights[name] = weights[source]
     return header, weights
-
-
-def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    v, d, f, c = (config[key] for key in ("vocab_size", "n_embd", "n_ffn", "n_labels"))
-    found: dict[str, tuple[int, ...]] = {"emb.weight": (v, d)}
-    for i in range(config["n_layer"]):
-        block = f"blocks.{i}."
-        for norm in ("ln1", "ln2", "ln0") if i == 0 else ("ln1", "ln2"):
-            found[f"{block}{norm}.weight"] = found[f"{block}{norm}.bias"] = (d,)
-        if i == 0 and config["model_type"] == "RWKV-ffnPre":
-            found |= channel(f"{block}ffnPre.", d, f)
-        else:
-            att = f"{block}att."
-            found |= {att + "time_decay": (d,), att + "time_first": (d,)}
-            found |= {f"{att}time_mix_{z}": (1, 1, d) for z in "kvr"}
-            found |= {f"{att}{m}.weight": (d, d) for m in ("key", "value", "receptance", "output")}
-        found |= channel(f"{block}ffn.", d, f)
-    found |= {"ln_out.weight": (d,), "ln_out.bias": (d,)}
-    if config["has_head"]:
-        found["head.weight"] = (v, d)
-    if c > 0:
-        found["classifier.weight"] = (c, d)
-    return found
-
-
-def channel(prefix: str, d: int, f: int) -> dict[str, tuple[int, ...]]:
-    mixes = {f"{prefix}time_mix_{z}": (1, 1, d) for z in "kr"}
-    return mixes | {
-        prefix + "key.weight": (f, d), prefix + "receptance.weight": (d, d), prefix + "value.weight": (d, f)
-    }  # fmt: skip
 
 
 def tensor(payload: bytes, at: int, fmt: str, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:

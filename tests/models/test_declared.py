@@ -18,9 +18,13 @@ from qslm_opt.formats import SIGN, Format
 from qslm_opt.hierarchy.discover import discover
 from qslm_opt.models.declared import describe_model, find_config
 from qslm_opt.models.registry import BUILT_IN, family_of, family_of_type, get_family
+from qslm_opt.models.spikebert import SpikeBERTConfig
 from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 from qslm_opt.models.spikellm_config import SpikeLLMConfig
+from qslm_opt.models.spikelm import SpikeLMConfig
+from qslm_opt.models.spikingbert import SpikingBERTConfig
 from qslm_opt.setting import QuantSetting
+from tests.conformance.test_built_in import SMALL
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu",
@@ -100,12 +104,37 @@ def test_a_tied_head_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert tied["ties"] == {"lm_head.weight": "model.embed_tokens.weight"}
 
 
+@pytest.mark.parametrize(("rope", "told"), [
+    ({"rope_scaling": None}, True),
+    ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, True),
+    ({}, False),
+])  # fmt: skip
+def test_a_null_rope_scaling_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rope: dict[str, Any], told: bool
+) -> None:
+    values = {key: value for key, value in llama_2("7B").items() if key != "rope_scaling"}
+    path = written(tmp_path, {**values, **rope})
+    assert run(["model", "info", str(path)]) == 0
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert ("rope_scaling none" in said) is not told and "; --config KEY=VALUE says otherwise" in said
+
+
 CONFIGS = [
     SpikeGPTConfig(40, 3, 8, n_labels=2, ctx_len=64),
     SpikeGPTConfig(40, 2, 8, model_type="RWKV-ffnPre"),
     SpikeLLMConfig(300, 64, 128, 2, 4, 2, rope_scaling='{"factor": 2.0, "rope_type": "linear"}'),
     SpikeLLMConfig(300, 64, 128, 2, 4, activation_bits=4, added_bits=1, salient_share=0.1),
+    SpikeBERTConfig(40, 2, 16, 3, hidden=24, transforms=True, heads=4, timesteps=3, tau=3.0, length=12),
+    SpikeBERTConfig(40, 2, 16, 3, common_thr=0.5, qk_scale=0.25),
+    SpikingBERTConfig(**SMALL["spikingbert"]),
+    SpikingBERTConfig(**SMALL["spikingbert"] | {"threshold": 0.5, "leak": 0.9, "has_feedback": False}),
+    SpikeLMConfig(**SMALL["spikelm"]),
+    SpikeLMConfig(**SMALL["spikelm"] | {"timesteps": 2, "stored_steps": 4, "layer_norm_eps": 1e-6}),
 ]
+
+
+def test_config_files_of_every_family_are_here() -> None:
+    assert {config.family for config in CONFIGS} == set(BUILT_IN)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.describe())

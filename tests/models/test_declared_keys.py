@@ -133,6 +133,24 @@ def test_an_unknown_key_is_refused_with_all_that_there_are(tmp_path: Path, famil
     assert all(re.search(rf"\b{word}\b", str(refused.value)) for word in FAMILIES[family].words)
 
 
+@pytest.mark.parametrize("family", ["spikegpt", "spikellm"])
+def test_a_family_without_time_steps_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(BERT))
+    for given in (["--timesteps", "4"], ["--config", "T=4"]):
+        assert run(["model", "info", str(tmp_path), "--family", family, *given]) == 1
+        title = FAMILIES[family].title
+        assert f"a {title} has no time steps; leave --timesteps, or" in capsys.readouterr().err
+
+
+def test_a_word_for_nan_is_no_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**BERT, "num_labels": 2}))
+    words = ["model", "info", str(tmp_path), "--family", "spikingbert", "--config", "threshold=nan"]
+    assert run(words) == 1
+    assert "'threshold' is 'nan'; it must be a finite number" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------------------------------------- bounds
 
 NONSENSE = (0, -1, 1.5, 10**9, 10**30, float("nan"), float("inf"), "eight", [8], True, 10**4000)
@@ -184,6 +202,8 @@ def test_a_tokenizer_is_shown_and_checked_without_weights(
     vocabulary = tmp_path / "words.txt"
     words = ["model", "info", str(tmp_path), "--family", "spikelm", "--tokenizer", str(vocabulary)]
     assert run([*words, "--json"]) == 2 and "does not exist" in capsys.readouterr().err
+    assert run([*words[:-1], str(tmp_path)]) == 2
+    assert f"{str(tmp_path)!r} is a folder without tokenizer.json, " in capsys.readouterr().err
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad"]))
     assert run([*words, "--json"]) == 0 and json.loads(capsys.readouterr().out)["tokenizer"] == 6
     assert run(words) == 0 and "tokenizer: 6 tokens" in capsys.readouterr().out

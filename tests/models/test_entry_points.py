@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import save_file  # noqa: E402
 
+from qslm_opt.cli.doctor import _packages  # noqa: E402
 from qslm_opt.conformance.case import random_tensors  # noqa: E402
 from qslm_opt.errors import ModelError  # noqa: E402
 from qslm_opt.hierarchy.discover import discover  # noqa: E402
@@ -24,14 +25,14 @@ EXAMPLE = Path(__file__).parent.parent / "conformance" / "tiny_family.py"
 def install(tmp_path, monkeypatch):
     """Install a package of one module, with one entry point, for the time of a test."""
 
-    def installed(source: str, name: str = "tiny", attribute: str = "Tiny") -> None:
+    def installed(source: str, name: str = "tiny", attribute: str = "Tiny", before: str = "") -> None:
         site = tmp_path / "site"
         info = site / "a_stranger-1.0.dist-info"
         info.mkdir(parents=True)
         (site / "a_stranger.py").write_text(source, "utf-8")
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: a-stranger\nVersion: 1.0\n", "utf-8")
         (info / "entry_points.txt").write_text(
-            f"[{registry.GROUP}]\n{name} = a_stranger:{attribute}\n", "utf-8"
+            f"[{registry.GROUP}]\n{before}{name} = a_stranger:{attribute}\n", "utf-8"
         )
         monkeypatch.syspath_prepend(str(site))
         forget()
@@ -75,6 +76,63 @@ def test_a_broken_package_is_named(install, source, name, sentence) -> None:
         registry.get_family(name)
     assert sentence in str(error.value)
     assert f"{name!r} of a_stranger:Tiny" in str(error.value)
+
+
+BROKEN = "aaa = nothere:X\naab = a_stranger:Exits\naac = a_stranger:Fails\n"
+SOURCE = EXAMPLE.read_text("utf-8") + """
+
+class Exits(Tiny):
+    def __init__(self):
+        raise SystemExit(3)
+
+
+class FailsConfig(TinyConfig):
+    family = "aac"
+
+
+class Fails(Tiny):
+    config_class = FailsConfig
+    model_types = ()
+
+    def recognises(self, names):
+        raise KeyError("broken")
+"""
+
+
+def test_a_broken_package_stops_no_other(install, tmp_path) -> None:
+    install(SOURCE, before=BROKEN)
+    assert registry.family_names()[-4:] == ("aaa", "aab", "aac", "tiny")
+    config = registry.get_family("tiny").config_class(vocab_size=11, width=8, layers=3, classes=2)
+    path = tmp_path / "model.safetensors"
+    save_file(random_tensors(config), path)
+    assert load_model(str(path)).config == config
+    assert registry.find_family(["emb", "no.such"]) is None
+    assert registry.family_of_type("aaa") is None and registry.family_of_type("other") is None
+    assert registry.family_of_type("tiny").name == "tiny"
+    for name, reason in {"aaa": "nothere", "aab": "3"}.items():
+        with pytest.raises(ModelError, match=rf"'{name}' of .* cannot be loaded \(.*{reason}"):
+            registry.open_family(name)
+
+
+def test_doctor_says_which_family_is_broken(install) -> None:
+    install(SOURCE, before=BROKEN)
+    found = {check.name: check for check in _packages() if check.name.startswith("family ")}
+    assert {name: check.ok for name, check in found.items()} == {
+        "family aaa": False, "family aab": False, "family aac": True, "family tiny": True
+    }  # fmt: skip
+    assert "nothere" in found["family aaa"].why and "repair or remove" in found["family aaa"].fix
+    assert found["family tiny"].value == "a_stranger:Tiny"
+
+
+def test_a_title_is_a_name_whatever_its_capitals(install) -> None:
+    install(EXAMPLE.read_text("utf-8"))
+    for name in registry.BUILT_IN:
+        title = registry.get_family(name).config_class.title
+        assert registry.open_family(title) is registry.get_family(name)
+    assert registry.open_family("Spike-Bert") is registry.get_family("spikebert")
+    assert registry.open_family("TINY").name == "tiny"
+    with pytest.raises(ModelError, match=r"'SpikeBRT' is unknown.* Did you mean 'spikebert'"):
+        registry.open_family("SpikeBRT")
 
 
 def test_no_package_takes_the_name_of_a_built_in_family(install) -> None:

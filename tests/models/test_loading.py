@@ -22,14 +22,16 @@ from tokenizers.models import WordLevel
 
 from qslm_opt.errors import ModelError, NumericsError, QslmError, UsageError
 from qslm_opt.models import locate
+from qslm_opt.models.config import ModelConfig
 from qslm_opt.models.loading import LoadedModel, hash_weights, load_model, save_model
+from qslm_opt.models.spikebert import SpikeBERTConfig
 from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 
 CONFIG = SpikeGPTConfig(vocab_size=40, n_layer=2, n_embd=8)
 Tensors = dict[str, torch.Tensor]
 
 
-def weights(config: SpikeGPTConfig = CONFIG, seed: int = 0) -> Tensors:
+def weights(config: ModelConfig = CONFIG, seed: int = 0) -> Tensors:
     generator = torch.Generator().manual_seed(seed)
     return {n: torch.randn(shape, generator=generator) for n, shape in config.tensor_shapes().items()}
 
@@ -158,6 +160,17 @@ def test_a_folders_semantics_are_never_dropped_in_silence(tmp_path: Path) -> Non
     with pytest.raises(ModelError, match="--embed-spike off"):
         load_model(str(tmp_path))
     assert load_model(str(tmp_path), embed_spike="off", rescale_every=6).config == config
+
+
+def test_what_no_file_tells_is_said_to_be_assumed(tmp_path: Path) -> None:
+    config = SpikeBERTConfig(40, 1, 8, 2, heads=4)
+    path = pth(tmp_path, weights(config))
+    usual = {"heads": 8, "timesteps": 4, "tau": 2.0, "common_thr": 1.0, "qk_scale": 0.125, "length": 128}
+    assert load_model(path).assumed == usual
+    assert "heads 8" in load_model(path).assumptions
+    (tmp_path / "config.json").write_text('{"T": 3, "qk_scale": 0.25}')
+    found = load_model(path, overrides={"heads": 4, "length": 16})
+    assert found.assumed == {"tau": 2.0, "common_thr": 1.0} and found.config.timesteps == 3
 
 
 def test_safetensors_shards_are_one_model(tmp_path: Path) -> None:
@@ -530,3 +543,17 @@ def test_the_config_file_is_plain_json_with_the_configs_keys(tmp_path: Path) -> 
     assert {key: value[key] for key in CONFIG.to_dict()} | {
         "model_type": value["rwkv_type"]
     } == CONFIG.to_dict()
+
+
+@pytest.mark.parametrize("given", ["spikelm", "SpikeGPT", "spikellm"])
+def test_a_wrong_family_is_refused_with_the_one_whose_names_these_are(tmp_path: Path, given: str) -> None:
+    config = SpikeBERTConfig(12, 2, 8, 2)
+    path = tmp_path / "model.pth"
+    generator = torch.Generator().manual_seed(1)
+    shapes = config.tensor_shapes()
+    torch.save({f"module.{n}": torch.randn(s, generator=generator) for n, s in shapes.items()}, path)
+    with pytest.raises(ModelError, match="those of a SpikeBERT: give --family spikebert, or leave"):
+        load_model(str(path), family=given)
+    with pytest.raises(ModelError, match="must divide") as error:
+        load_model(str(path), family="spikebert", overrides={"heads": 3})
+    assert "--family" not in str(error.value)

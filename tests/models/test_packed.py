@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import qslm_opt.models.hf  # noqa: F401  registers with the Auto classes
+from qslm_opt.conformance import make_case
 from qslm_opt.errors import ModelError, SettingError, UsageError
 from qslm_opt.evaluate.memory import live_bytes
 from qslm_opt.formats import FP16, FP32, SIGN, WIDTHS, Format, Layout
@@ -24,13 +26,15 @@ from qslm_opt.models import load_model
 from qslm_opt.models.loading import LoadedModel, hash_weights
 from qslm_opt.models.packed import PackedModel, load_packed
 from qslm_opt.models.packing import Origin, pack_model
+from qslm_opt.models.registry import BUILT_IN, get_family
 from qslm_opt.models.spikegpt_config import SpikeGPTConfig
 from qslm_opt.pipeline import Session
 from qslm_opt.quant import QuantizedView
 from qslm_opt.quant.packed_tensor import PackedTensor
 from qslm_opt.setting import UNQUANTIZED, QuantSetting
 from qslm_opt.spec import StudySpec
-from tests.models import packed_reader
+from tests.conformance.test_built_in import SMALL
+from tests.models import packed_layouts, packed_reader
 
 CONFIG = SpikeGPTConfig(vocab_size=30, n_layer=2, n_embd=24, n_ffn=40, n_labels=3)
 SCOPES = ("tensor", "channel", "group16")
@@ -295,10 +299,35 @@ def test_the_folder_must_be_free(tmp_path: Path) -> None:
 
 
 def test_the_independent_reader_is_independent() -> None:
-    source = ast.parse(Path(packed_reader.__file__).read_text("utf-8"))
-    imported = {a.name for node in ast.walk(source) if isinstance(node, ast.Import) for a in node.names}
-    imported |= {node.module for node in ast.walk(source) if isinstance(node, ast.ImportFrom)}
-    assert not any("qslm" in str(name) for name in imported)
+    for module in (packed_reader, packed_layouts):
+        source = ast.parse(Path(module.__file__).read_text("utf-8"))
+        imported = {a.name for node in ast.walk(source) if isinstance(node, ast.Import) for a in node.names}
+        imported |= {node.module for node in ast.walk(source) if isinstance(node, ast.ImportFrom)}
+        assert not any("qslm" in str(name) for name in imported)
+
+
+FAMILIES: dict[str, dict[str, Any]] = {name: keys for name, keys in SMALL.items() if name != "spikegpt"} | {
+    "spikellm": {
+        **SMALL["spikellm"], "attention_bias": True, "mlp_bias": True, "activation_bits": 4, "added_bits": 1,
+        "salient_share": 0.1, "salient_known": True,
+    },
+    "llama": {**SMALL["spikellm"], "head_dim": 8},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_independent_reader_reads_every_family(tmp_path: Path, name: str) -> None:
+    family = get_family("spikellm" if name == "llama" else name)
+    case = make_case(family, family.config_class(**FAMILIES[name]))
+    model = LoadedModel(case.config, case.tensors, "made here", hash_weights(case.tensors), None)
+    kind = "lm" if case.config.generates else "classification"
+    for text in ("int3/channel/affine", "ternary/group5"):
+        setting = QuantSetting({"network": Format.parse(text)}, quantizer="mse")
+        check_weights(*packed_by(tmp_path / text.partition("/")[0], model, setting, kind))
+
+
+def test_the_independent_reader_knows_all_families() -> None:
+    assert list(packed_layouts.LAYOUTS) == list(BUILT_IN)
 
 
 def test_the_reference_model_keeps_its_accuracy_and_its_bytes(shared: Path, tmp_path: Path) -> None:

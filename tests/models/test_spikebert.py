@@ -301,6 +301,42 @@ def test_heads_thresholds_and_steps_are_read() -> None:
         assert not torch.equal(run(replace(CONFIG, **other), p, inputs), known), other
 
 
+def attention_by_hand(config: SpikeBERTConfig, p: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+    """Spikes of the attention of block 0 by site, from the authors' equations, a step at a time."""
+
+    def fire(current: Tensor, threshold: float) -> Tensor:
+        v, steps = torch.zeros_like(current[0]), []
+        for now in current:
+            v = v + (now - v) / config.tau
+            steps.append((v >= threshold).to(v.dtype))
+            v = v * (1 - steps[-1])
+        return torch.stack(steps)
+
+    def read(part: str, x: Tensor) -> Tensor:
+        name = f"blocks.0.attn.{part}"
+        h = torch.nn.functional.linear(x, p[f"{name}_m.weight"], p[f"{name}_m.bias"])
+        h = torch.nn.functional.layer_norm(h, h.shape[-1:], p[f"{name}_ln.weight"], p[f"{name}_ln.bias"])
+        return fire(h, config.common_thr)
+
+    found = {f"{part}_lif": read(part, x) for part in "qkv"}
+    q, k, v = (s.unflatten(-1, (config.heads, -1)).transpose(2, 3) for s in found.values())
+    y = (q @ k.transpose(-1, -2) * config.qk_scale @ v).transpose(2, 3).flatten(-2)
+    found["attn_lif"] = fire(y, config.common_thr / 2)
+    return found | {"last_lif": read("last", found["attn_lif"])}
+
+
+@pytest.mark.parametrize("keys", [{"common_thr": 0.5}, {"tau": 1.5}, {}])
+def test_the_attentions_neurons_have_the_configs_leak_and_half_its_threshold(keys: dict[str, Any]) -> None:
+    config, p = replace(CONFIG, **keys), {n: t.double() for n, t in weights().items()}
+    inputs = Inputs(IDS, None)
+    seen = Seen(inputs)
+    x = FAMILY.embed(p, config, inputs, REFERENCE, seen)
+    FAMILY.run_block(p, config, 0, x, inputs, REFERENCE, seen)
+    for site, spikes in attention_by_hand(config, p, x.expand(config.timesteps, -1, -1, -1)).items():
+        assert torch.equal(seen.spikes[f"blocks.0.attn.{site}"].transpose(0, 1), spikes), site
+        assert 0 < float(spikes.mean()) < 1
+
+
 # -- the product -----------------------------------------------------------------------------------
 
 

@@ -12,7 +12,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
+from transformers import LlamaConfig  # noqa: E402
 
+from qslm_opt.conformance import random_tensors  # noqa: E402
 from qslm_opt.errors import ModelError  # noqa: E402
 from qslm_opt.kernels.fire.integer import (  # noqa: E402
     above_share,
@@ -22,7 +24,7 @@ from qslm_opt.kernels.fire.integer import (  # noqa: E402
 from qslm_opt.kernels.ops import REFERENCE  # noqa: E402
 from qslm_opt.models.family import Fired, Inputs  # noqa: E402
 from qslm_opt.models.loading import load_model, save_model  # noqa: E402
-from qslm_opt.models.spikellm import SpikeLLM, Spiking  # noqa: E402
+from qslm_opt.models.spikellm import SpikeLLM, Spiking, llama_config  # noqa: E402
 from qslm_opt.models.spikellm_config import HEAD, MATRICES, SpikeLLMConfig  # noqa: E402
 from tests.models.tiny_llama import SIZES, saved_llama, tiny_llama  # noqa: E402
 
@@ -139,6 +141,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "original_max_position_embeddings": 32}},
     "dynamic": {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}, "max_position_embeddings": 16},
     "head-dim": {"head_dim": 16},
+    "epsilon": {"rms_norm_eps": 0.05},
 }  # fmt: skip
 
 
@@ -285,6 +288,46 @@ def test_a_config_that_cannot_be_is_refused(keys: dict[str, Any], words: str) ->
     own = {key: value for key, value in SIZES.items() if key != "initializer_range"}
     with pytest.raises(ModelError, match=words):
         SpikeLLMConfig(**{**own, **keys})
+
+
+LONG = {"rope_type": "longrope", "factor": 2.0, "original_max_position_embeddings": 16}
+
+
+@pytest.mark.parametrize(("rope", "words"), [
+    ({"rope_type": "linear", "factor": 2, "partial_rotary_factor": 0.5}, "rotary_factor 0.5; .* be 1"),
+    ({"rope_type": "linear", "factor": 0}, "factor 0; it must be a number above 0"),
+    ({"rope_type": "yarn", "factor": 2, "original_max_position_embeddings": 0}, "embeddings 0; .* above 0"),
+    ({"rope_type": "yarn", "factor": 2, "attention_factor": "a"}, "attention_factor 'a'; .* at least 0"),
+    ({"rope_type": "llama3", "factor": "8"}, "factor '8'; it must be a number"),
+    ({"rope_type": "llama3", "factor": 8, "low_freq_factor": "1"}, "low_freq_factor '1'; .* number"),
+    ({**LONG, "short_factor": [1.0]}, r"short_factor \[1.0\]; it must be a list of 4 numbers"),
+    ({**LONG, "long_factor": [1.0, 1.0, 1.0, -1.0]}, "long_factor .* above 0, half of head_dim 8"),
+])  # fmt: skip
+def test_a_rope_that_cannot_be_is_refused_before_anything_is_computed(
+    rope: dict[str, Any], words: str
+) -> None:
+    own = {key: value for key, value in SIZES.items() if key != "initializer_range"}
+    with pytest.raises(ModelError, match=f"rope_scaling has .*{words}.* --config rope_scaling=JSON"):
+        SpikeLLMConfig(**own, rope_scaling=json.dumps(rope))
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ZeroDivisionError, type("Strange", (Exception,), {})])
+def test_what_transformers_raises_of_a_rope_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    from transformers.models.llama import modeling_llama
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error("of no\n use")
+
+    config = SpikeLLMConfig(20, 16, 20, 1, 2, rope_scaling='{"rope_type": "linear", "factor": 3.5}')
+    monkeypatch.setattr(modeling_llama, "LlamaRotaryEmbedding", fail)
+    with pytest.raises(ModelError, match=rf'"factor": 3.5.*\({error.__name__}: of no use\)'):
+        FAMILY.logits(random_tensors(config), config, Inputs(IDS % 20, None), REFERENCE, Fired(None))
+    monkeypatch.setattr(LlamaConfig, "__init__", fail)
+    llama_config.cache_clear()
+    with pytest.raises(ModelError, match=rf'"factor": 3.5.*\({error.__name__}: of no use\)'):
+        llama_config(config)
 
 
 @pytest.mark.parametrize(("values", "words"), [

@@ -11,12 +11,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from qslm_opt.cli.main import run
 from qslm_opt.errors import ModelError
 from qslm_opt.models import load_model, save_model
 from qslm_opt.models.loading import hash_weights
 from qslm_opt.models.registry import find_family
 from qslm_opt.models.spikingbert import SpikingBERTConfig
-from tests.models.spikingbert_case import CONFIG, FAMILY, tensors_of, write_checkpoint
+from qslm_opt.pipeline import Session
+from tests.models.spikingbert_case import CONFIG, FAMILY, spec_of, tensors_of, write_checkpoint, write_data
 
 COPY = "snn_func_copy."
 
@@ -73,6 +75,39 @@ def test_the_training_copy_is_not_read(live):
     early, late = (FAMILY.canonical(stored_as_the_original(live, lag), {}) for lag in (0.05, 9.0))
     assert hash_weights(early) == hash_weights(late) == hash_weights(live)
     assert find_family({n for n in stored_as_the_original(live) if COPY in n}) is None
+
+
+def test_a_change_of_the_training_copy_is_told_and_changes_nothing(live, tmp_path):
+    """Under both its names and under one; what shares the live numbers is no loss and is not told."""
+    same = {name: tensor.clone() for name, tensor in FAMILY.expanded(CONFIG, live).items()}
+    assert load_model(str(write_checkpoint(tmp_path / "a", same))).left_out == ""
+    name = "network_x.word_embeddings.weight"
+    for folder, prefixes in (("b", (COPY,)), ("c", (COPY, f"snn_ide_conv.{COPY}"))):
+        zeroed = {f"{prefix}{name}": torch.zeros_like(live[name]) for prefix in prefixes}
+        assert zeroed.keys() <= same.keys()
+        found = load_model(str(write_checkpoint(tmp_path / folder, same | zeroed)))
+        assert found.left_out.startswith("left out: 1 tensor of the training copy, snn_func_copy,")
+        assert found.weights_hash == hash_weights(live)
+    copied = {name for name in live if name.startswith("network_")}
+    assert f" {len(copied)} tensors of the" in FAMILY.left_out(stored_as_the_original(live))
+
+
+def test_the_training_copy_is_told_by_info(shared, capsys):
+    """The golden file's copy shares the three embeddings with the live model; the rest is a step old."""
+    folder = str(shared / "models/spikingbert-tiny")
+    assert run(["model", "info", folder, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["left_out"].startswith("left out: 67 tensors of the training copy")
+    assert run(["model", "info", folder]) == 0
+    assert found["left_out"] in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_training_copy_is_told_once_before_a_study(live, tmp_path):
+    write_checkpoint(tmp_path / "model", stored_as_the_original(live))
+    write_data(tmp_path / "data")
+    said: list[str] = []
+    Session.open(spec_of(tmp_path), said.append)
+    assert len([line for line in said if "training copy" in line]) == 1
 
 
 # ----------------------------------------------------------------------------------------- and back

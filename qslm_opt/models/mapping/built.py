@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, ExitStack, nullcontext, redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from qslm_opt.errors import ModelError
+from qslm_opt.errors import ModelError, in_a_line
 from qslm_opt.kernels.ops import rows_of
 from qslm_opt.models.mapping.keys import source_file
 
@@ -177,13 +177,17 @@ def build(mapping: MappingFile, arguments: Mapping[str, Any]) -> Built:
     """
     text = mapping.get("", "build")
     try:
-        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), redirect_stdout(sys.stderr):
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.no_grad())  # state that a call leaves behind can then be copied
+            stack.enter_context(redirect_stdout(sys.stderr))
             torch.manual_seed(0)
             module = _function(mapping, text)(**arguments)
     except (Exception, SystemExit) as error:
         raise ModelError(
             f"mapping file {str(mapping.path)!r}: build {text!r} with {dict(arguments)} failed "
-            f"({in_a_line(error)}); correct the function, or its arguments."
+            f"({in_words(mapping, error)}); correct the function, or its arguments."
         ) from error
     if not isinstance(module, nn.Module):
         raise ModelError(
@@ -199,9 +203,15 @@ def build(mapping: MappingFile, arguments: Mapping[str, Any]) -> Built:
     return built
 
 
-def in_a_line(error: BaseException) -> str:
-    """Return an error of the user's code or of torch as one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+def in_words(mapping: MappingFile, error: BaseException) -> str:
+    """Return an error of the user's code as one line, with the name of its file and not of our module."""
+    path = source_file(mapping.path, mapping.get("", "build"))
+    line = in_a_line(error)
+    return line if path is None else line.replace(_module_name(mapping), path.name)
+
+
+def _module_name(mapping: MappingFile) -> str:
+    return f"qslm_opt_mapped_{mapping.digest[:16]}"
 
 
 def _function(mapping: MappingFile, text: str) -> Callable[..., Any]:
@@ -211,7 +221,7 @@ def _function(mapping: MappingFile, text: str) -> Callable[..., Any]:
     if path is None:
         found: Callable[..., Any] = getattr(import_module(where), name)
         return found
-    own = f"qslm_opt_mapped_{mapping.digest[:16]}"
+    own = _module_name(mapping)
     if own not in sys.modules:
         spec = spec_from_file_location(own, path)
         if spec is None or spec.loader is None:

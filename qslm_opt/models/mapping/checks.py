@@ -23,7 +23,7 @@ _RANGES = {
     "encoding.longest": (1, MOST_TOKENS), "encoding.pad_to": (1, MOST_TOKENS),
 }  # fmt: skip
 """Key → least and most, where it is an integer."""
-_MAY_BE_EMPTY = ("modules.input", "modules.output", "modules.aux")
+_MAY_BE_EMPTY = ("call.arguments", "modules.input", "modules.output", "modules.aux")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,40}")
 _BUILD = re.compile(r"([A-Za-z0-9_./-]+\.py|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):[A-Za-z_]\w*")
 _RESET = re.compile(r"([A-Za-z_]\w*(\.[A-Za-z_]\w*)*:)?[A-Za-z_]\w*")

@@ -214,7 +214,8 @@ def config_of(mapping: MappingFile) -> type[MappedConfig]:
         ("lean_model", "bool", field(default=False)),
     ]  # fmt: skip
     own = {"family": mapping.family, "title": mapping.get("", "title") or mapping.get("", "name"),
-           "file": mapping, "__module__": __name__}  # fmt: skip
+           "file": mapping, "__module__": __name__,
+           "told_by_family": tuple(name for name, *_ in keys)}  # fmt: skip
     made: type[MappedConfig] = make_dataclass("Mapped", keys, bases=(MappedConfig,), frozen=True,
                                               namespace=own)  # fmt: skip
     return made

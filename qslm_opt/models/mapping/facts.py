@@ -15,7 +15,7 @@ from qslm_opt.errors import ModelError
 from qslm_opt.kernels.ops import REFERENCE
 from qslm_opt.models.config import Site
 from qslm_opt.models.family import Inputs
-from qslm_opt.models.mapping.built import in_a_line
+from qslm_opt.models.mapping.built import in_words
 from qslm_opt.models.mapping.calls import Caller, Counter, names_under, picked, reduced
 from qslm_opt.models.mapping.chain import Log, More, chain
 from qslm_opt.models.mapping.parts import blocks_of, check_names, owner_of, part_of, role_of, vocabulary_of
@@ -66,7 +66,7 @@ def look(mapping: MappingFile, built: Built, steps: int) -> Facts:
         raise ModelError(f"{where}: {error}") from None
     except Exception as error:
         raise ModelError(
-            f"{where}: the module cannot be called as [call] and [output] say ({in_a_line(error)}); "
+            f"{where}: the module cannot be called as [call] and [output] say ({in_words(mapping, error)}); "
             f"correct them, or the module."
         ) from error
 

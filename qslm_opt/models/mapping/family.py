@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ def open_mapping(path: Path) -> MappedFamily:
 
 class MappedFamily(Family):
     """A family whose arithmetic a mapping file names."""
+
+    tokens_anywhere: ClassVar[bool] = True
 
     def __init__(self, mapping: MappingFile) -> None:
         """Make the config class of ``mapping``."""

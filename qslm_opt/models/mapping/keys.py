@@ -192,6 +192,6 @@ def _digest(path: Path, build: str) -> str:
 
 
 def source_file(path: Path, build: str) -> Path | None:
-    """Return the .py file that ``build`` names, beside the mapping file; None where it names a module."""
+    """Return the .py file that ``build`` names from the mapping file's folder; None where it is a module."""
     source = build.partition(":")[0]
     return path.parent / source if source.endswith(".py") else None
