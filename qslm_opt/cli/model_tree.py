@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -174,4 +174,5 @@ def _sizes(tensors: Iterable[TensorInfo], stored: int) -> dict[str, Any]:
 
 
 def _tensor_json(tensor: TensorInfo) -> dict[str, Any]:
-    return {**asdict(tensor), "shape": list(tensor.shape), "params": tensor.numel, "bytes": 4 * tensor.numel}
+    own = vars(tensor)  # a copy by asdict takes ten times as long, and a model may have 500,000 tensors
+    return {**own, "shape": list(tensor.shape), "params": tensor.numel, "bytes": 4 * tensor.numel}

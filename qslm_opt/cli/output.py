@@ -45,7 +45,12 @@ def print_line(text: str) -> None:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object to stdout; infinite and missing numbers are null."""
-    print_line(json.dumps(_finite({"schema": SCHEMA, **value}), indent=2, ensure_ascii=False))
+    whole = {"schema": SCHEMA, **value}
+    try:
+        text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError):  # another mapping than a dict, or a number that JSON has not
+        text = json.dumps(_finite(whole), indent=2, ensure_ascii=False)
+    print_line(text)
 
 
 def json_line(value: Mapping[str, Any]) -> str:

@@ -70,13 +70,16 @@ def _read_elsewhere(name: str, live: Mapping[str, bool], owners: Mapping[str, st
 
 def _owners(live: Mapping[str, bool], ties: Mapping[str, str]) -> dict[str, str]:
     """Return name → the tensor that counts for it: the first live one of those that share a storage."""
+    if not ties:
+        return {name: name for name in live}
     groups: dict[str, list[str]] = {}
     for name in live:
         groups.setdefault(ties.get(name, name), []).append(name)
     owners: dict[str, str] = {}
     for names in groups.values():
         counted = next((name for name in names if live[name]), names[0])
-        owners |= dict.fromkeys(names, counted)
+        for name in names:
+            owners[name] = counted
     return owners
 
 
@@ -84,6 +87,6 @@ def _check_complete(title: str, placed: set[str], shapes: Shapes) -> None:
     for name in shapes:
         if name not in placed:
             raise ModelError(f"tensor {name!r} has no place in {title}; load the model with its own config.")
-    for name in sorted(placed):
-        if name not in shapes:
-            raise ModelError(f"tensor {name!r} is missing; load the complete checkpoint.")
+    if len(placed) > len(shapes):
+        name = min(placed.difference(shapes))
+        raise ModelError(f"tensor {name!r} is missing; load the complete checkpoint.")

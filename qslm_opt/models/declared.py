@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ class DescribedModel:
     fetched: tuple[str, ...] = ()
     """What was fetched from the hub; empty for a local file."""
 
-    @property
+    @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Tensor name → shape."""
         return self.config.tensor_shapes()

@@ -149,3 +149,17 @@ def test_a_tie_that_is_stored_once_has_both_names(tmp_path):
     del stored["layers.1.all.weight"]
     found = family.canonical(stored, {})
     assert found["layers.1.all.weight"] is found["layers.0.all.weight"]
+
+
+def test_build_is_a_path_from_the_mapping_files_folder(tmp_path):
+    digests = set()
+    for build in ("../code/plain_snn.py:make", f"{tmp_path}/code/plain_snn.py:make"):
+        (tmp_path / "code").mkdir(exist_ok=True)
+        (tmp_path / "maps").mkdir(exist_ok=True)
+        (tmp_path / "code/plain_snn.py").write_text(CODE)
+        (tmp_path / "maps/m.toml").write_text(TEXT.replace("plain_snn.py:make", build))
+        family = open_mapping(tmp_path / "maps/m.toml")
+        assert family.config_class().blocks == 2
+        (tmp_path / "code/plain_snn.py").write_text(CODE + "# an edit is another model")
+        digests |= {family.mapping.digest, open_mapping(tmp_path / "maps/m.toml").mapping.digest}
+    assert len(digests) == 4

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from qslm_opt.cli.main import run
+from qslm_opt.cli.model_tree import model_json
 from qslm_opt.errors import ModelError
 from qslm_opt.evaluate.memory import live_bytes
 from qslm_opt.formats import SIGN, Format
@@ -142,6 +143,20 @@ def test_any_familys_config_file_describes_the_model_it_was_written_for(tmp_path
     path = written(tmp_path, family_of(config).config_json(config))
     assert find_config(str(tmp_path)) == find_config(str(path)) == path
     assert describe_model(str(tmp_path), path).config == config
+
+
+def test_a_large_model_is_described_once_and_told_whole(tmp_path: Path) -> None:
+    values = {**llama_2("7B"), "num_hidden_layers": 300}
+    model = describe_model("m", written(tmp_path, values))
+    assert model.shapes is model.shapes
+    tree = discover(model.config, model.shapes, "lm")
+    shown = [
+        tensor for block in model_json(model, tree, "lm")["blocks"] for module in block["modules"]
+        for tensor in module["tensors"]
+    ]  # fmt: skip
+    assert shown == [
+        {**asdict(t), "shape": list(t.shape), "params": t.numel, "bytes": 4 * t.numel} for t in tree.tensors()
+    ]
 
 
 def test_every_family_is_known_by_its_name() -> None:
