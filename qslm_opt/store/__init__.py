@@ -8,7 +8,7 @@ from qslm_opt.store.compact import Compacted, compact
 from qslm_opt.store.engine import optuna_storage_kwargs
 from qslm_opt.store.failures import find_database_error, storage_error, study_exists
 from qslm_opt.store.incoming import Imported, write_study
-from qslm_opt.store.prepare import prepare
+from qslm_opt.store.prepare import is_new, prepare
 from qslm_opt.store.records import checked, with_words
 from qslm_opt.store.repository import Repository
 from qslm_opt.store.rows import StudyRow, StudyState
@@ -27,6 +27,7 @@ __all__ = [
     "default_url",
     "find_database_error",
     "is_grpc",
+    "is_new",
     "masked",
     "open_repository",
     "optuna_storage_kwargs",
