@@ -27,6 +27,7 @@ from qslm_opt.cli.originals import original_codes
 from qslm_opt.cli.output import narrate, print_json, print_line, size
 from qslm_opt.errors import UsageError
 from qslm_opt.models.mapping.stored import check_mapping
+from qslm_opt.models.registry import MAPPING
 
 if TYPE_CHECKING:
     from qslm_opt.cli.facts import StudyFacts
@@ -113,9 +114,7 @@ def pack(
         print_json({"output": str(output), **value})
     else:
         print_line(packed_line(packed))
-    words = ["model", "verify", str(output), "--model", model]
-    prove = command(*words, "--study", study, url=storage_url(storage)) if study else None
-    narrate(f"wrote {output}; prove it: {prove or shlex.join(['qslm-opt', *words])}")
+    narrate(f"wrote {output}; prove it: {_prove(output, model, study, storage, family, data)}")
 
 
 def packed_json(packed: PackedModel) -> dict[str, Any]:
@@ -155,6 +154,20 @@ def study_setting(
 
     facts = read_facts(name, storage, lam)
     return facts, chosen_trial(facts, trial)
+
+
+def _prove(
+    output: Path, model: str, study: str | None, storage: str | None, family: str | None, data: str | None
+) -> str:
+    """Return the command that verifies what was packed; what study and packed file say is left out."""
+    words = ["model", "verify", str(output), "--model", model]
+    if family is not None and family.endswith(MAPPING):
+        words += ["--family", family]
+    if data is not None:
+        words += ["--data", data]
+    if study is None:
+        return shlex.join(["qslm-opt", *words])
+    return command(*words, "--study", study, url=storage_url(storage))
 
 
 def _from_study(

@@ -228,3 +228,8 @@ def test_a_damaged_file_is_one_sentence_to_every_command(ask: Ask, packed: Path)
     for words in (("info", packed), ("verify", packed), ("evaluate", packed, "--task", "demo-classify")):
         code, out, err = ask(*words)
         assert (code, out) == (1, "") and "truncated, altered" in err
+
+
+def test_verify_refuses_another_family(ask: Ask, packed: Path) -> None:
+    code, _, said = ask("verify", packed, "--family", "spikelm")
+    assert code == 1 and "packed as a 'spikegpt', not a 'spikelm'; leave --family out" in said

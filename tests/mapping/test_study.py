@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sqlite3
 from contextlib import closing
@@ -82,7 +83,9 @@ def test_the_whole_way(name, task, more, folder, capsys):
     shown = answer(capsys, "study", "show", "s")
     assert shown["best"]["saving"] > 0.8 and shown["counts"]["failed"] == 0
     assert ("tuned" in [tier["tier"] for tier in shown["tiers"]]) == ("--tune" in more)
+    registry._registered.clear()
     assert run(["model", "pack", "model", "--study", "s", "--output", "packed"]) == 0, capsys.readouterr().err
+    registry._registered.clear()
     assert answer(capsys, "model", "verify", "packed", "--study", "s")["verified"] is True
     data = [word for word in more if word in ("--limit", "--window") or word.isdecimal()][:4]
     found = answer(capsys, "model", "evaluate", "packed", "--task", task, "--family", mapping, *data[:2],
@@ -101,6 +104,11 @@ def test_a_packed_model_says_which_mapping_file_it_needs(folder, capsys):
     (folder / "four.json").write_text('{"units": {"network": "int4/channel/affine"}}')
     assert run(["model", "pack", "model", "--family", "plain_snn.toml", "--task", "demo-classify",
                 "--setting", "four.json", "--output", "packed"]) == 0, capsys.readouterr().err  # fmt: skip
+    prove = shlex.split(capsys.readouterr().err.rpartition("prove it: qslm-opt ")[2])
+    registry._registered.clear()
+    assert run(prove) == 0, capsys.readouterr().err  # the command that is printed works as it is
+    assert run(["model", "verify", "packed", "--family", "spikebert"]) == 1
+    assert "packed as a 'plain-snn@" in capsys.readouterr().err
     packed = load_model("packed", family="plain_snn.toml")
     assert "teacher.weight" not in packed.tensors
     registry._registered.clear()
