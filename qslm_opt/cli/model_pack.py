@@ -86,6 +86,8 @@ def pack(
         "--timesteps": timesteps, "--config": config or None,
     }  # fmt: skip
     _check(setting, study, {"--trial": trial, "--lambda": lam}, given)
+    if study is None and task is None:
+        _check_text(calibration_split, calibration, data)
     from qslm_opt.models.packed import load_packed
     from qslm_opt.models.packing import check_output
 
@@ -211,6 +213,14 @@ def _write(output: Path, made: Original, chosen: QuantSetting, origin: dict[str,
     kind = kind or ("classification" if made.model.config.labels else "lm")
     facts = Origin(origin["task"], kind, CODE_VERSION, made.calibration, origin["study"], made.tuning)
     pack_model(output, made.model, made.hierarchy, chosen, made.codes, facts)
+
+
+def _check_text(calibration_split: str | None, calibration: int | None, data: str | None) -> None:
+    """Raise UsageError for a flag of a task's text where no task is given: nothing would look at it."""
+    flags = {"--calibration-split": calibration_split, "--calibration": calibration, "--data": data}
+    for flag, value in flags.items():
+        if value is not None:
+            raise UsageError(f"{flag} {value} is of the text of a task; give its --task, or leave it out.")
 
 
 def _check(
