@@ -113,7 +113,7 @@ class StudyFacts:
         if cut := self.interrupted:
             counts["failed"] = max(0, counts.get("failed", 0) - cut)
         words = ", ".join(f"{count} {state}" for state, count in counts.items())
-        return f"{words}, {cut} interrupted (settings of which run again)" if cut else words
+        return f"{words}, {cut} interrupted (run again)" if cut else words
 
     def _best(self) -> dict[str, Any] | None:
         return None if self.best is None else {**best_json(self.best), **self._chance(self.best.record)}

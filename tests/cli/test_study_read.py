@@ -60,7 +60,7 @@ def test_what_was_cut_off_is_told_apart_from_what_failed(
     assert (value["counts"]["failed"], value["interrupted"]) == (3, 2)
     assert run(["study", "show", "s"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "5 complete, 1 pruned, 1 failed, 1 running, 2 interrupted (settings of which run again)" in shown
+    assert "5 complete, 1 pruned, 1 failed, 1 running, 2 interrupted (run again)" in shown
 
 
 def test_list_names_every_study(
