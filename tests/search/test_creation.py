@@ -14,8 +14,8 @@ import optuna
 import pytest
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from qslm_opt.search.creation import open_database, was_created_meanwhile
-from qslm_opt.store import open_repository, prepare
+from qslm_opt.search.creation import open_database
+from qslm_opt.store import open_repository, prepare, was_created_meanwhile
 
 CREATE = """
 import sys
