@@ -130,9 +130,12 @@ class Format:
     def __post_init__(self) -> None:
         allowed, wanted = self._widths()
         if self.bits not in allowed:
-            name = f"{self.layout.symmetry} format" if self.kind == "int" and self.layout else "format"
+            shape = self.layout.symmetry if self.kind == "int" and self.layout else ""
+            article = "an" if shape in ("affine", "offset") else "a"
+            name = f"{article} {shape} format" if shape else "a format"
             raise SettingError(
-                f"{self.bits} bits is not a width of a {name} of kind {self.kind!r}; use {wanted} bits."
+                f"{self.bits} bits is not a width of {name} of kind {self.kind!r}; use {wanted} bits"
+                f"{', 1.58 (ternary) or 1 (midrise)' if self.kind == 'int' else ''}."
             )
         if (self.kind in ("int", "ternary")) != (self.layout is not None):
             raise SettingError(f"format {self.kind}{self.bits} and its layout do not fit.")

@@ -165,6 +165,8 @@ class Session:
             _check_unseen(session, session.calibration, f"{who} would be calibrated")
         if spec.tune:
             _ = session.tuning_text
+        if spec.gate:
+            session.engine.refer_drift()
         return session
 
     def under(self, spec: StudySpec) -> Session:

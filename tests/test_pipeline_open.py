@@ -37,8 +37,8 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"pins": {"input": "int8/channel/affine"}}, "pin 'input': .*'hqq'.*int8/channel/affine has not"),
         ({"fixed": "int8/channel/affine"}, "fixed: .*'hqq'.*int8/channel/affine has not"),
-        ({"sensitivity_precisions": [16, 8]}, "sensitivity_precisions: 16 bits is not a width of a offset"),
-        ({"precisions": [16, 8]}, "precisions: 16 bits is not a width of a offset"),
+        ({"sensitivity_precisions": [16, 8]}, "sensitivity_precisions: 16 bits is not a width of an offset"),
+        ({"precisions": [16, 8]}, "precisions: 16 bits is not a width of an offset"),
     ],
 )
 def test_a_format_that_the_quantizer_has_not_is_refused_wherever_it_stands(

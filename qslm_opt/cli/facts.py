@@ -13,6 +13,7 @@ from qslm_opt.cli.generalising import comparison_json, generalisation_json, inte
 from qslm_opt.cli.output import metric_value, size
 from qslm_opt.cli.tuning import tuned_in_vain, tuned_json
 from qslm_opt.errors import InfeasibleError, QslmError
+from qslm_opt.search.verdicts import INTERRUPTED, STALE
 
 if TYPE_CHECKING:
     from qslm_opt.rank import Ranked
@@ -86,6 +87,7 @@ class StudyFacts:
             "tiers": self.tiers(),
             "order": row.order,
             "counts": row.counts,
+            "interrupted": self.interrupted,
             "evaluations": sum(ran(t) and not t.cheap for t in self.trials),
             "cheap": sum(ran(t) and t.cheap for t in self.trials),
             "full_equivalents": equivalents(self.trials),
@@ -95,6 +97,23 @@ class StudyFacts:
             "generalisation": generalisation_json(row),
             "closest": self._closest(),
         }
+
+    @property
+    def interrupted(self) -> int:
+        """Trials, of those that failed, that were cut off by a signal, a stop or the end of their process.
+
+        Their settings run again.
+        """
+        said = (trial.reason or "" for trial in self.trials if trial.state == "failed")
+        return sum(reason.startswith((INTERRUPTED, STALE)) for reason in said)
+
+    def trials_text(self) -> str:
+        """Return how many trials there are of each state, those that were cut off apart from what failed."""
+        counts = dict(self.row.counts)
+        if cut := self.interrupted:
+            counts["failed"] = max(0, counts.get("failed", 0) - cut)
+        words = ", ".join(f"{count} {state}" for state, count in counts.items())
+        return f"{words}, {cut} interrupted (run again)" if cut else words
 
     def _best(self) -> dict[str, Any] | None:
         return None if self.best is None else {**best_json(self.best), **self._chance(self.best.record)}

@@ -27,6 +27,7 @@ from qslm_opt.cli.originals import original_codes
 from qslm_opt.cli.output import narrate, print_json, print_line, size
 from qslm_opt.errors import UsageError
 from qslm_opt.models.mapping.stored import check_mapping
+from qslm_opt.models.registry import MAPPING
 
 if TYPE_CHECKING:
     from qslm_opt.cli.facts import StudyFacts
@@ -85,6 +86,8 @@ def pack(
         "--timesteps": timesteps, "--config": config or None,
     }  # fmt: skip
     _check(setting, study, {"--trial": trial, "--lambda": lam}, given)
+    if study is None and task is None:
+        _check_text(calibration_split, calibration, data)
     from qslm_opt.models.packed import load_packed
     from qslm_opt.models.packing import check_output
 
@@ -113,9 +116,7 @@ def pack(
         print_json({"output": str(output), **value})
     else:
         print_line(packed_line(packed))
-    words = ["model", "verify", str(output), "--model", model]
-    prove = command(*words, "--study", study, url=storage_url(storage)) if study else None
-    narrate(f"wrote {output}; prove it: {prove or shlex.join(['qslm-opt', *words])}")
+    narrate(f"wrote {output}; prove it: {_prove(output, model, study, storage, family, data)}")
 
 
 def packed_json(packed: PackedModel) -> dict[str, Any]:
@@ -155,6 +156,20 @@ def study_setting(
 
     facts = read_facts(name, storage, lam)
     return facts, chosen_trial(facts, trial)
+
+
+def _prove(
+    output: Path, model: str, study: str | None, storage: str | None, family: str | None, data: str | None
+) -> str:
+    """Return the command that verifies what was packed; what study and packed file say is left out."""
+    words = ["model", "verify", str(output), "--model", model]
+    if family is not None and family.endswith(MAPPING):
+        words += ["--family", family]
+    if data is not None:
+        words += ["--data", data]
+    if study is None:
+        return shlex.join(["qslm-opt", *words])
+    return command(*words, "--study", study, url=storage_url(storage))
 
 
 def _from_study(
@@ -198,6 +213,14 @@ def _write(output: Path, made: Original, chosen: QuantSetting, origin: dict[str,
     kind = kind or ("classification" if made.model.config.labels else "lm")
     facts = Origin(origin["task"], kind, CODE_VERSION, made.calibration, origin["study"], made.tuning)
     pack_model(output, made.model, made.hierarchy, chosen, made.codes, facts)
+
+
+def _check_text(calibration_split: str | None, calibration: int | None, data: str | None) -> None:
+    """Raise UsageError for a flag of a task's text where no task is given: nothing would look at it."""
+    flags = {"--calibration-split": calibration_split, "--calibration": calibration, "--data": data}
+    for flag, value in flags.items():
+        if value is not None:
+            raise UsageError(f"{flag} {value} is of the text of a task; give its --task, or leave it out.")
 
 
 def _check(

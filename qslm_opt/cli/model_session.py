@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qslm_opt.cli.spec_flags import config_keys
+from qslm_opt.cli.spec_flags import check_steps, config_keys
 from qslm_opt.errors import UsageError, did_you_mean
 from qslm_opt.formats import FP32, Bits, Layout
 
@@ -55,10 +55,12 @@ def reading_keys(
     config: Sequence[str] | None,
 ) -> dict[str, Any]:
     """Return the keys of a spec that say how a model is read, from the flags of the ``model`` commands."""
-    return {
+    found = {
         "embed_spike": embed_spike, "rescale_every": rescale_every, "family": family, "tokenizer": tokenizer,
         "timesteps": timesteps, "config": config_keys(config) or {},
     }  # fmt: skip
+    check_steps(found)
+    return found
 
 
 def load_keys(reading: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from qslm_opt.cli.originals import original_codes
 from qslm_opt.cli.output import narrate, print_json, print_line
 from qslm_opt.errors import ModelError, UsageError
 from qslm_opt.models.mapping.stored import check_mapping
+from qslm_opt.models.registry import MAPPING
 
 if TYPE_CHECKING:
     from qslm_opt.cli.facts import StudyFacts
@@ -73,10 +74,11 @@ def verify(
     """
     if trial is not None and study is None:
         raise UsageError(f"--trial {trial} belongs to --study, which is not given; leave it out.")
-    loaded = _load(packed, family)
-    claim, facts = Claim(_counted(loaded), "file"), None
-    if study is not None:
-        facts, record = _trial_of(loaded, study, trial, storage)
+    facts = None if study is None else _facts_of(study, storage)
+    loaded = _load(packed, family or _mapping_of(facts))
+    claim = Claim(_counted(loaded), "file")
+    if facts is not None:
+        record = _trial_of(loaded, facts, trial)
         claim = Claim(record.bytes, f"study {study}, trial {record.number}")
     bytes_ = claim.judge(loaded)
     found = None
@@ -94,21 +96,39 @@ def verify(
         raise ModelError(f"packed model {packed!r} is not verified: {'; '.join(problems)}.")
 
 
+def _facts_of(study: str, storage: str | None) -> StudyFacts:
+    """Return a study, whose mapping file is the one it was created with."""
+    from qslm_opt.cli.running import read_facts
+
+    facts = read_facts(study, storage)
+    check_mapping(study, facts.row.spec.family, facts.row.fingerprint)
+    return facts
+
+
+def _mapping_of(facts: StudyFacts | None) -> str | None:
+    """Return the mapping file of a study, None where it has none."""
+    family = None if facts is None else facts.row.spec.family
+    return family if family is not None and family.endswith(MAPPING) else None
+
+
 def _load(source: str, family: str | None) -> PackedModel:
     from qslm_opt.models.locate import check_source, find_model
 
     check_source(source)
+    given = None
     if family is not None:
         from qslm_opt.models.registry import open_family
 
-        open_family(family)  # a mapping file's is known by its name from then on
+        given = open_family(family).name  # a mapping file's is known by its name from then on
     files = find_model(source)
     from qslm_opt.models.packed import read_packed
     from qslm_opt.models.packed_file import is_packed
 
     if not is_packed(files.weights[0]):
         raise UsageError(f"model {source!r} is not packed; give a folder that 'model pack' wrote.")
-    return read_packed(files.weights[0], files.config, files.tokenizer)
+    found = read_packed(files.weights[0], files.config, files.tokenizer)
+    found.check_family(source, given)
+    return found
 
 
 def _counted(packed: PackedModel) -> int:
@@ -119,12 +139,10 @@ def _counted(packed: PackedModel) -> int:
 
 
 def _trial_of(
-    packed: PackedModel, study: str, trial: int | None, storage: str | None
-) -> tuple[StudyFacts, TrialRecord]:
+    packed: PackedModel, facts: StudyFacts, trial: int | None
+) -> TrialRecord:
     """Return the trial of a study that has the packed setting."""
-    from qslm_opt.cli.running import read_facts
-
-    facts = read_facts(study, storage)
+    study = facts.row.name
     digest = packed.setting.digest(packed.hierarchy)
     alike = [t for t in facts.trials if t.digest == digest and trial in (None, t.number)]
     if not alike:
@@ -134,7 +152,7 @@ def _trial_of(
             f"(digest {digest}); name the study and the trial that it was packed from."
         )
     measured = [t for t in alike if t.value is not None]
-    return facts, (measured or alike)[0]
+    return (measured or alike)[0]
 
 
 def _model_of(facts: StudyFacts | None) -> str:
@@ -145,8 +163,6 @@ def _model_of(facts: StudyFacts | None) -> str:
 def _agreement(
     packed: PackedModel, model: str | None, facts: StudyFacts | None, data: str | None, device: str | None
 ) -> Agreement:
-    if facts is not None:
-        check_mapping(facts.row.name, facts.row.spec.family, facts.row.fingerprint)
     spec = replace(facts.row.spec, data=data or facts.row.spec.data) if facts else _spec_of(packed, data)
     made = original_codes(
         model or _model_of(facts), packed.setting, kind=packed.kind, spec=spec,

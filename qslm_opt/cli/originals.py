@@ -123,7 +123,7 @@ def _calibrated(spec: StudySpec, setting: QuantSetting, narrate: Callable[[str],
     # Nothing is measured here: of the data only the calibration text counts.
     wanted = replace(
         spec, quantizer=setting.quantizer, tune=setting.tune, limit=1, hold_back=0.0, report_split=None,
-        confidence=None,
+        confidence=None, gate=False,
     )  # fmt: skip
     session = Session.open(wanted, narrate)
     codes, hashes = session.codes(setting), session.fingerprint()

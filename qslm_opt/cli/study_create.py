@@ -256,12 +256,13 @@ def _continued(
 
 
 def _create(spec: StudySpec, url: str, source: str | None = None) -> Session:
-    from qslm_opt.store import prepare, study_exists
+    from qslm_opt.store import is_new, prepare, study_exists
 
-    prepare(url)
-    with reading(url) as repository:
-        if spec.name in repository.names():
-            raise study_exists(spec.name, url)
+    if not is_new(url):  # a new one is created with the study: a refused study leaves no file
+        prepare(url)
+        with reading(url) as repository:
+            if spec.name in repository.names():
+                raise study_exists(spec.name, url)
     session = open_session(spec)
     from qslm_opt.search.driver import create_study
 

@@ -65,7 +65,7 @@ def print_study(facts: StudyFacts) -> None:
         "baseline": "not measured yet",
         "bound": facts.bound_text(),
         "memory": f"at most {size(row.budget)} ({100 * row.budget / facts.fp32_bytes:.3g} % of float32)",
-        "trials": ", ".join(f"{count} {state}" for state, count in row.counts.items()),
+        "trials": facts.trials_text(),
     }
     if base is not None:
         value, n = metric_value(base.metric, base.value), f"{base.n:,}"

@@ -46,11 +46,13 @@ class DriftMeter:
         Raises:
             UsageError: no neuron of the model is computed by our operations, as those of a mapping file.
         """
-        self._reference = self._potentials(tensors)
-        if not self._reference:
+        found = self._potentials(tensors)
+        if not found:
             raise UsageError(
-                f"a {self.config.title} has no membrane potentials that are seen here; leave --gate out."
+                f"the gate compares membrane potentials, and those of {self.config.title} are not seen here; "
+                "leave --gate (the key 'gate' of a spec) out."
             )
+        self._reference = found
 
     @property
     def has_reference(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from hashlib import sha256
 from time import perf_counter
@@ -223,15 +223,29 @@ class Engine:
         With the tokens or sentences it took, and the seconds.
         """
         start = perf_counter()
+        meter = self.refer_drift()
+        with self._drift_products():
+            found = meter.drift(self._view.apply(setting))
+        return found, meter.used, perf_counter() - start
+
+    def refer_drift(self) -> DriftMeter:
+        """Keep the unquantized model's membrane potentials, once, as what ``drift`` compares with.
+
+        Raises:
+            UsageError: the model shows none.
+        """
         if self._drift is None:
             self._drift = DriftMeter(self.data, self.config, self.ops, self.device)
-        with ExitStack() as stack:
-            if self.device.type == "cuda":
-                stack.enter_context(float32_products(tf32=self.ops.precision == "tf32"))
-            if not self._drift.has_reference:
+        if not self._drift.has_reference:
+            with self._drift_products():
                 self._drift.refer_to(self._view.apply(UNQUANTIZED))
-            found = self._drift.drift(self._view.apply(setting))
-        return found, self._drift.used, perf_counter() - start
+        return self._drift
+
+    def _drift_products(self) -> AbstractContextManager[None]:
+        """Return a context in which the products of drift have the precision of the evaluation's."""
+        if self.device.type != "cuda":
+            return nullcontext()
+        return float32_products(tf32=self.ops.precision == "tf32")
 
     def forget(self) -> None:
         """Drop what earlier evaluations left: quantized weights, activations, and what turned wrong first."""

@@ -178,10 +178,7 @@ def _load_packed(
     given = None if family is None else open_family(family).name
     packed = read_packed(files.weights[0], files.config, files.tokenizer)
     config = packed.config
-    if given not in (None, config.family):
-        raise ModelError(
-            f"model {source!r} is packed as a {config.family!r}, not a {family!r}; leave --family out."
-        )
+    packed.check_family(source, given)
     here = {k: v for k, v in asked.items() if k in config.key_names() or v != DEFAULTS[k]}
     other = {k: v for k, v in here.items() if v not in (DEFAULTS[k], getattr(config, k, None))}
     for key, value in {**other, **config.own_keys(overrides)}.items():

@@ -85,6 +85,11 @@ def _find(source: str) -> ModelFiles:
     path = Path(source).expanduser()
     if not path.exists():
         return _from_hub(source)
+    if path.is_file() and path.suffix == ".json":
+        raise UsageError(
+            f"model {source!r} is a JSON file and holds no weights, and only 'model info' reads a config.json"
+            " alone; give the folder or the file of the weights."
+        )
     return _in_folder(path) if path.is_dir() else _beside(path)
 
 

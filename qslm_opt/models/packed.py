@@ -18,7 +18,7 @@ from qslm_opt.formats import Format
 from qslm_opt.hierarchy.discover import discover
 from qslm_opt.models.locate import TOKENIZERS, find_model
 from qslm_opt.models.packed_file import PackedFile, read_packed_file
-from qslm_opt.models.registry import get_family, is_mapped
+from qslm_opt.models.registry import family_names, get_family, is_mapped
 from qslm_opt.quant.packed_tensor import PackedTensor, scale_shape, scale_type, zero_type
 from qslm_opt.setting import QuantSetting
 
@@ -61,6 +61,14 @@ class PackedModel:
         """Bytes of the file that are not payload."""
         return self.file_bytes - self.payload_bytes
 
+    def check_family(self, source: str, given: str | None) -> None:
+        """Raise ModelError unless ``given``, the name of a family or None, is the one it is packed as."""
+        if given not in (None, self.config.family):
+            raise ModelError(
+                f"model {source!r} is packed as a {self.config.family!r}, not a {given!r}; leave --family "
+                "out."
+            )
+
     @cached_property
     def hierarchy(self) -> Hierarchy:
         """The tree of the packed model."""
@@ -99,8 +107,7 @@ def load_packed(folder: Path | str) -> PackedModel:
 def read_packed(path: Path, config: Path | None = None, tokenizer: Path | None = None) -> PackedModel:
     """Read a packed file, and compare what lies beside it with the sums that the file holds."""
     file = read_packed_file(path)
-    if is_mapped(str(file.header.get("family"))):
-        get_family(str(file.header["family"]))  # says what to give, where it is not known
+    _check_known(path, str(file.header.get("family")))
     try:
         model = _model(file, tokenizer)
     except (QslmError, ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:
@@ -111,6 +118,16 @@ def read_packed(path: Path, config: Path | None = None, tokenizer: Path | None =
         if beside is not None:
             _check_beside(path, beside, model.header["files"].get(key))
     return model
+
+
+def _check_known(path: Path, family: str) -> None:
+    """Raise ModelError, with what to give or to install, where the family of a packed model is not here."""
+    if not is_mapped(family) and family not in family_names():
+        raise ModelError(
+            f"packed model {str(path)!r} is of model family {family[:100]!r}, which is unknown here (there "
+            f"are {', '.join(family_names())}); install the package that registers it, or a newer qslm-opt."
+        )
+    get_family(family)  # raises where it needs its mapping file, or its package is broken
 
 
 def layout_of(

@@ -24,7 +24,8 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from qslm_opt.errors import SchemaError
-from qslm_opt.store import is_grpc, masked, optuna_storage_kwargs
+from qslm_opt.search.creation import open_database
+from qslm_opt.store import is_grpc, masked
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -40,7 +41,7 @@ def open_storage(url: str) -> RDBStorage:
         SchemaError: Optuna's tables are of another release of Optuna.
     """
     try:
-        return RDBStorage(url, engine_kwargs=optuna_storage_kwargs(url))
+        return open_database(url)
     except RuntimeError as error:
         raise SchemaError(_other_optuna(url, str(error))) from error
 

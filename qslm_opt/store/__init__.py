@@ -5,10 +5,11 @@ from __future__ import annotations
 from qslm_opt.safe import masked
 from qslm_opt.store.archive import read_archive, write_archive, write_records
 from qslm_opt.store.compact import Compacted, compact
+from qslm_opt.store.creation import create_at_once, was_created_meanwhile
 from qslm_opt.store.engine import optuna_storage_kwargs
 from qslm_opt.store.failures import find_database_error, storage_error, study_exists
 from qslm_opt.store.incoming import Imported, write_study
-from qslm_opt.store.prepare import prepare
+from qslm_opt.store.prepare import is_new, prepare
 from qslm_opt.store.records import checked, with_words
 from qslm_opt.store.repository import Repository
 from qslm_opt.store.rows import StudyRow, StudyState
@@ -24,9 +25,11 @@ __all__ = [
     "StudyState",
     "checked",
     "compact",
+    "create_at_once",
     "default_url",
     "find_database_error",
     "is_grpc",
+    "is_new",
     "masked",
     "open_repository",
     "optuna_storage_kwargs",
@@ -35,6 +38,7 @@ __all__ = [
     "read_study",
     "storage_error",
     "study_exists",
+    "was_created_meanwhile",
     "with_words",
     "write_archive",
     "write_records",

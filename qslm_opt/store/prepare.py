@@ -18,13 +18,12 @@ from qslm_opt.errors import SchemaError, StorageError
 from qslm_opt.safe import masked
 from qslm_opt.store import migrations
 from qslm_opt.store.engine import open_engine
-from qslm_opt.store.failures import ROOM_BYTES, storage_errors
+from qslm_opt.store.failures import BUSY_SECONDS, ROOM_BYTES, storage_errors
 from qslm_opt.store.held_back import delete_comparisons
 from qslm_opt.store.power import delete_power
 from qslm_opt.store.tables import (
     COMPARISON,
     METADATA,
-    OPTUNA_STUDIES,
     OPTUNA_STUDY_ATTRIBUTES,
     POWER_DEVICE,
     POWER_WINDOW,
@@ -36,6 +35,7 @@ from qslm_opt.store.urls import is_grpc, is_sqlite, sqlite_path
 
 _ORPHAN_SECONDS = 60.0
 """A study row younger than this may still be waiting for its Optuna study."""
+_LOOK_SECONDS = 0.02
 
 
 def prepare(url: str) -> None:
@@ -59,6 +59,19 @@ def prepare(url: str) -> None:
             _sweep(engine)
     finally:
         engine.dispose()
+
+
+def is_new(url: str) -> bool:
+    """Return whether the storage is an SQLite file that does not exist yet; nothing is created.
+
+    Raises:
+        UsageError, StorageError: no file can be created there.
+    """
+    if is_grpc(url) or not is_sqlite(url) or sqlite_path(url).exists():
+        return False
+    with storage_errors(url):
+        _check_place(sqlite_path(url), url)
+    return True
 
 
 def schema_version(connection: Connection) -> int:
@@ -96,8 +109,16 @@ def _check_place(path: Path, url: str) -> None:
 
 
 def _set_wal(engine: Engine, url: str) -> None:
+    until = time.monotonic() + BUSY_SECONDS
     with closing(engine.raw_connection()) as connection:
-        mode = connection.cursor().execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        while True:
+            try:
+                mode = connection.cursor().execute("PRAGMA journal_mode=WAL").fetchone()[0]
+                break
+            except sqlite3.OperationalError as error:  # another process does the same; SQLite does not wait
+                if "locked" not in str(error) or time.monotonic() > until:
+                    raise
+            time.sleep(_LOOK_SECONDS)
     if mode != "wal":
         raise StorageError(
             f"storage {url}: its file system cannot share a write-ahead log (journal mode stays {mode!r}); "
@@ -159,7 +180,7 @@ def _backup(path: Path, version: int, url: str) -> Path:
 
 def _sweep(engine: Engine) -> None:
     """Delete our rows of studies that Optuna no longer has, whoever deleted them."""
-    if not inspect(engine).has_table(OPTUNA_STUDIES.name):
+    if not inspect(engine).has_table(OPTUNA_STUDY_ATTRIBUTES.name):
         return
     key = OPTUNA_STUDY_ATTRIBUTES.c.key == "qslm_uuid"
     with engine.connect() as connection:

@@ -50,7 +50,7 @@ def find_places(connection: Connection) -> list[Place]:
     """Return all our studies in order of creation."""
     ours = select(STUDY.c.uuid, STUDY.c.name).order_by(STUDY.c.created, STUDY.c.name)
     theirs: dict[str, list[Place]] = defaultdict(list)
-    if inspect(connection).has_table(OPTUNA_STUDIES.name):
+    if inspect(connection).has_table(OPTUNA_STUDY_ATTRIBUTES.name):  # which Optuna creates after the studies
         s, a = OPTUNA_STUDIES.c, OPTUNA_STUDY_ATTRIBUTES.c
         joined = OPTUNA_STUDIES.join(OPTUNA_STUDY_ATTRIBUTES, a.study_id == s.study_id)
         query = select(s.study_id, s.study_name, a.value_json).select_from(joined)

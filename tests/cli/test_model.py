@@ -388,7 +388,9 @@ def test_info_needs_no_tokenizer(tmp_path: Path) -> None:
     (("evaluate", "MODEL", "--task", "sst"), r"task 'sst' is unknown; .* Did you mean 'sst2'\?"),
     (("info", "MODEL", "--task", "wikitext"), r"Did you mean 'wikitext2'\?"),
     (("evaluate", "MODEL"), "Missing option '--task'"),
-    (("evaluate", "MODEL", "--task", "demo", "--bits", "17"), "17 bits is not a width"),
+    (("evaluate", "MODEL/config.json", "--task", "demo"), "JSON file and holds no weights, and only"),
+    (("evaluate", "MODEL", "--task", "demo", "--bits", "17"),
+     r"17 bits is not a width of an affine format .*; use 2 to 16 bits, 1.58 \(ternary\) or 1 \(midrise\)"),
     (("evaluate", "MODEL", "--task", "demo", "--bits", "1.5"), "1.5 bits is not a width"),
     (("evaluate", "MODEL", "--task", "demo", "--limit", "0"), "limit 0 is out of range"),
     (("evaluate", "MODEL", "--task", "demo", "--scope", "all"), "give --bits too"),
@@ -407,7 +409,7 @@ def test_info_needs_no_tokenizer(tmp_path: Path) -> None:
 def test_a_wrong_flag_ends_with_its_message_and_code_2(
     model: Path, words: tuple[str, ...], message: str
 ) -> None:
-    answer = run(*(str(model) if word == "MODEL" else word for word in words))
+    answer = run(*(word.replace("MODEL", str(model)) for word in words))
     assert answer.code == 2
     assert re.search(message, " ".join(answer.err.split()))
     assert answer.out == ""

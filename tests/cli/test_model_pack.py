@@ -199,6 +199,9 @@ def test_a_packed_model_is_taken_as_it_is(ask: Ask, packed: Path, setting: Path,
         (("--study", "s", "--task", "sst2"), "--task sst2 belongs to --setting"),
         (("--study", "s", "--trial", "1", "--lambda", "0"), "give one of them"),
         (("--setting", "no such.json"), "cannot be read"),
+        (("--setting", "x.json", "--calibration", "8"), "--calibration 8 is of the text of a task"),
+        (("--setting", "x.json", "--calibration-split", "test"), "give its --task, or leave it out"),
+        (("--setting", "x.json", "--data", "d"), "--data d is of the text of a task"),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(
@@ -228,3 +231,8 @@ def test_a_damaged_file_is_one_sentence_to_every_command(ask: Ask, packed: Path)
     for words in (("info", packed), ("verify", packed), ("evaluate", packed, "--task", "demo-classify")):
         code, out, err = ask(*words)
         assert (code, out) == (1, "") and "truncated, altered" in err
+
+
+def test_verify_refuses_another_family(ask: Ask, packed: Path) -> None:
+    code, _, said = ask("verify", packed, "--family", "spikelm")
+    assert code == 1 and "packed as a 'spikegpt', not a 'spikelm'; leave --family out" in said

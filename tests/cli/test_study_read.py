@@ -51,6 +51,18 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> A
     return value
 
 
+def test_what_was_cut_off_is_told_apart_from_what_failed(
+    filled: FakeStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for reason in ("interrupted: the run was stopped", "stale: its process is gone", "NumericsError: loss"):
+        filled.trial(None, state="failed", reason=reason)
+    value = printed(capsys, "study", "show", "s", "--json")
+    assert (value["counts"]["failed"], value["interrupted"]) == (3, 2)
+    assert run(["study", "show", "s"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "5 complete, 1 pruned, 1 failed, 1 running, 2 interrupted (run again)" in shown
+
+
 def test_list_names_every_study(
     filled: FakeStudy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -87,7 +90,9 @@ def test_the_whole_way(name, task, more, folder, capsys):
     shown = answer(capsys, "study", "show", "s")
     assert shown["best"]["saving"] > 0.8 and shown["counts"]["failed"] == 0
     assert ("tuned" in [tier["tier"] for tier in shown["tiers"]]) == ("--tune" in more)
+    registry._registered.clear()
     assert run(["model", "pack", "model", "--study", "s", "--output", "packed"]) == 0, capsys.readouterr().err
+    registry._registered.clear()
     assert answer(capsys, "model", "verify", "packed", "--study", "s")["verified"] is True
     data = [word for word in more if word in ("--limit", "--window") or word.isdecimal()][:4]
     found = answer(capsys, "model", "evaluate", "packed", "--task", task, "--family", mapping, *data[:2],
@@ -106,6 +111,11 @@ def test_a_packed_model_says_which_mapping_file_it_needs(folder, capsys):
     (folder / "four.json").write_text('{"units": {"network": "int4/channel/affine"}}')
     assert run(["model", "pack", "model", "--family", "plain_snn.toml", "--task", "demo-classify",
                 "--setting", "four.json", "--output", "packed"]) == 0, capsys.readouterr().err  # fmt: skip
+    prove = shlex.split(capsys.readouterr().err.rpartition("prove it: qslm-opt ")[2])
+    registry._registered.clear()
+    assert run(prove) == 0, capsys.readouterr().err  # the command that is printed works as it is
+    assert run(["model", "verify", "packed", "--family", "spikebert"]) == 1
+    assert "packed as a 'plain-snn@" in capsys.readouterr().err
     packed = load_model("packed", family="plain_snn.toml")
     assert "teacher.weight" not in packed.tensors
     registry._registered.clear()
@@ -114,6 +124,32 @@ def test_a_packed_model_says_which_mapping_file_it_needs(folder, capsys):
     (folder / "plain_snn.toml").write_text((folder / "plain_snn.toml").read_text("utf-8") + "# other\n")
     with pytest.raises(ModelError, match=r"begins with \w+, and not plain-snn@\w+; give that file"):
         load_model("packed", family="plain_snn.toml")
+
+
+def test_a_gate_is_refused_before_anything_is_stored_or_run(folder, capsys):
+    save(folder, "plain_snn.toml")
+    (folder / "both.toml").write_text(
+        'model = "model"\nfamily = "plain_snn.toml"\ntask = "demo-classify"\nlimit = 8\nmax_drop = 0.5\n'
+        'memory_budget = "50%"\nstrategy = "beam"\nprecisions = [4]\npower_window = 0\n'
+    )
+    gate = "gate compares membrane potentials, and those of Plain SNN are not seen"
+    assert run(["study", "create", "s", "--spec", "both.toml", "--gate", "--no-run"]) == 2
+    assert gate in capsys.readouterr().err
+    assert not list(folder.glob("qslm-opt.db*"))
+    assert run(["study", "create", "s", "--spec", "both.toml", "--no-run"]) == 0
+    assert run(["study", "create", "t", "--from", "s", "--gate"]) == 2
+    assert gate in capsys.readouterr().err
+    with closing(sqlite3.connect("qslm-opt.db")) as storage, storage:  # as an earlier release stored it
+        (text,) = storage.execute("SELECT spec FROM qslm_study").fetchone()
+        storage.execute("UPDATE qslm_study SET spec = ?", (json.dumps(json.loads(text) | {"gate": True}),))
+    assert run(["study", "resume", "s"]) == 2
+    assert gate in capsys.readouterr().err
+    assert answer(capsys, "study", "show", "s")["state"] == "created"
+    with (folder / "both.toml").open("a") as file:
+        file.write("gate = true\n")
+    assert run(["compare", "both.toml", "--strategies", "beam"]) == 2
+    assert gate in capsys.readouterr().err
+    assert [study["name"] for study in answer(capsys, "study", "list")["studies"]] == ["s"]
 
 
 def test_a_study_is_of_the_mapping_files_content(folder, capsys, monkeypatch):

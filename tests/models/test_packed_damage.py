@@ -152,7 +152,6 @@ def test_a_forged_payload_is_refused_or_finite(
         (("config", "n_labels"), -1),
         (("config", "n_ffn"), True),
         (("bytes",), 1),
-        (("family",), "llama"),
         (("kind",), "x"),
         (("ties",), {"head.weight": "emb.weight"}),
         (("ties",), {"emb.weight": "emb.weight"}),
@@ -182,6 +181,12 @@ def test_a_forged_size_is_refused_before_anything_is_allocated(
     assert tracemalloc.get_traced_memory()[1] < 32e6
     tracemalloc.stop()
     assert "contradicts itself" in text
+
+
+def test_a_family_that_is_not_installed_is_named(read: Callable[[bytes], Any], folder: Path) -> None:
+    file = read_packed_file(folder / PACKED_NAME)
+    text = refused(read, packed_bytes(with_value(file.header, ("family",), "duo"), bytes(file.payload)))
+    assert "is of model family 'duo'" in text and "install the package that registers it" in text
 
 
 def rewritten(whole: bytes, **metadata: str) -> bytes:

@@ -135,5 +135,13 @@ def _silent(chosen: Evaluation | None) -> list[str]:
 
 
 def _trials(facts: StudyFacts) -> list[str]:
-    failed = sum(t.state == "failed" for t in facts.trials)
-    return [f"{failed:,} trials failed and count for nothing."] if failed else []
+    cut = facts.interrupted
+    failed = sum(t.state == "failed" for t in facts.trials) - cut
+    found = []
+    if failed:
+        words = "trials failed and count" if failed > 1 else "trial failed and counts"
+        found.append(f"{failed:,} {words} for nothing.")
+    if cut:
+        words = "trials were" if cut > 1 else "trial was"
+        found.append(f"{cut:,} {words} interrupted; such a setting runs again.")
+    return found

@@ -11,6 +11,7 @@ from qslm_opt.cli.facts import ENDED
 from qslm_opt.cli.options import command, reading, storage_url
 from qslm_opt.cli.report.data import Report
 from qslm_opt.cli.running import read_facts
+from qslm_opt.cli.spec_flags import reading_flags
 from qslm_opt.safe import file_stem
 
 if TYPE_CHECKING:
@@ -65,11 +66,11 @@ def _measure(spec: StudySpec, file: str) -> str:
     """Return the command that evaluates a setting as the study did."""
     given = {
         "--data": spec.data, "--split": spec.split, "--window": spec.window, "--limit": spec.limit,
-        "--rescale-every": spec.rescale_every or None,
-        "--embed-spike": None if spec.embed_spike == "on" else spec.embed_spike,
+        "--calibration-split": spec.calibration_split, "--calibration": spec.calibration,
         "--matmul": None if spec.matmul == "auto" else spec.matmul,
     }  # fmt: skip
     flags = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
+    flags += reading_flags(spec)
     return shlex.join(
         ["qslm-opt", "model", "evaluate", spec.model, "--task", spec.task, *flags, "--setting", file]
     )

@@ -296,8 +296,12 @@ def test_warnings_fit_the_study() -> None:
     run = {"dtype": "tf32", "silent": ["attention.1"]}
     study.baseline = replace(study.baseline, evaluation={"dtype": "fp32"})  # type: ignore[type-var]
     said = " ".join(report_of(study, chosen_run=run).warnings)
-    assert "first 3 windows" in said and "1 trials failed" in said and "attention.1" in said
+    assert "first 3 windows" in said and "1 trial failed and counts for nothing" in said
+    assert "attention.1" in said
     assert "arithmetic: fp32 and tf32" in said
+    study.trials[0] = replace(study.trials[0], reason="interrupted: the run was stopped")
+    said = " ".join(report_of(study).warnings)
+    assert "1 trial was interrupted" in said and "for nothing" not in said
 
 
 def test_what_is_known_of_chance_is_read_and_what_is_not_is_left_out() -> None:
