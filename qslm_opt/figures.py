@@ -36,14 +36,14 @@ def metric_change(metric: str, value: float | None, baseline: float | None) -> s
     return f"{100 * (value / baseline - 1):+.2f} %"
 
 
-def total_text(done: int, total: int | None) -> str:
-    """Return how many trials there will be, such as ``~140`` while more than ``done`` are to come.
+def total_text(done: int, total: int | None, *, ended: bool = False) -> str:
+    """Return how many trials there will be, such as ``~140`` until it has ``ended`` or all are ``done``.
 
-    A search decides what it asks next, so only what has ended has an exact total; ``?`` where none is known.
+    A search decides what it asks next, so only what is over has an exact total; ``?`` where none is known.
     """
     if total is None:
         return "?"
-    return f"{total}" if done >= total else f"~{total}"
+    return f"{total}" if ended or done >= total else f"~{total}"
 
 
 def watts(power_w: float | None) -> str:

@@ -27,12 +27,12 @@ class Lane:
     @property
     def count(self) -> str:
         """How many trials are done and of how many, such as ``12/~40``."""
-        return done_of(self.done, self.total)
+        return done_of(self.done, self.total, ended=self.state == "done")
 
 
-def done_of(done: int, total: int | None) -> str:
+def done_of(done: int, total: int | None, *, ended: bool = False) -> str:
     """Return what is done and of how many, about, as long as that can change."""
-    return f"{done}" if total is None else f"{done}/{total_text(done, total)}"
+    return f"{done}" if total is None else f"{done}/{total_text(done, total, ended=ended)}"
 
 
 def lanes_of(view: StudyView) -> tuple[Lane, ...]:

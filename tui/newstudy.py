@@ -32,10 +32,10 @@ class Field:
 FIELDS: Sequence[Field] = (
     Field("name", "name", hint="letters, digits, . _ -"),
     Field("model", "model", "demo", "demo, a folder, a .pth file, or a hub id"),
-    Field("family", "family", hint="told by its tensors when empty; a name, or a mapping file (.toml)"),
-    Field("tokenizer", "tokenizer", hint="beside the model when empty; a tokenizer.json or vocab.txt"),
+    Field("family", "family", hint="told by its tensors when empty; a name or a FILE.toml"),
+    Field("tokenizer", "tokenizer", hint="beside the model when empty; or a vocab.txt"),
     Field("timesteps", "time steps", hint="the model's own when empty"),
-    Field("config", "config", hint="KEY=VALUE of what no file says, several with blanks between"),
+    Field("config", "config", hint="KEY=VALUE that no file says; several, with blanks"),
     Field("task", "task", "demo", choices=TASKS),
     Field("bound", "metric bound", "max_increase", choices=BOUNDS),
     Field("bound_value", "bound value", "5%", "0.02 is two points of accuracy; 5% or 1.0 of perplexity"),
@@ -63,7 +63,7 @@ def spec_of(values: Mapping[str, str]) -> StudySpec:
         if key in given:
             mapping[key] = _whole(key, given[key])
     if "config" in given:
-        mapping["config"] = config_keys(_split(given["config"]))
+        mapping["config"] = config_keys(_pairs(given["config"]))
     if "precisions" in given:
         mapping["precisions"] = [_bits("precisions", part) for part in given["precisions"].split(",")]
     return StudySpec.from_mapping(mapping).located(Path.cwd())
@@ -87,10 +87,19 @@ def words_of(values: Mapping[str, str]) -> list[str]:
         if field.key == "bound" and bound and value:
             words += [f"--{bound.replace('_', '-')}", value]
         elif field.key == "config":
-            words += [word for pair in _split(given.get("config", "")) for word in ("--config", pair)]
+            words += _flags(given.get("config", ""))
         elif field.key in given:
             words += [f"--{field.key.replace('_', '-')}", given[field.key]]
     return words
+
+
+def _flags(text: str) -> list[str]:
+    """Return ``--config KEY=VALUE`` for each pair; all of it as one while it cannot be read."""
+    try:
+        pairs = _pairs(text)
+    except UsageError:
+        pairs = [text]
+    return [word for pair in pairs for word in ("--config", pair)]
 
 
 def command_of(values: Mapping[str, str], url: str) -> str:
@@ -98,12 +107,12 @@ def command_of(values: Mapping[str, str], url: str) -> str:
     return cli_command(*words_of(values), url=url)
 
 
-def _split(text: str) -> list[str]:
-    """Return what blanks separate, as a shell does; all of it as one where a quotation mark is open."""
+def _pairs(text: str) -> list[str]:
+    """Return what blanks separate, as a shell does."""
     try:
         return shlex.split(text)
     except ValueError:
-        return [text]
+        raise UsageError(f"config {text!r} has a quotation mark that is open; close it.") from None
 
 
 def _number(key: str, text: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from qslm_opt.cli.facts import equivalents, ran
+from qslm_opt.cli.facts import ENDED, equivalents, ran
 from qslm_opt.cli.generalising import (
     data_words,
     held_back_cells,
@@ -85,7 +85,7 @@ def print_study(facts: StudyFacts) -> None:
         out.print(f"  {name:<9} {text}", soft_wrap=True)
     tiers = table("tier", "done", "of", "model runs", f"best {facts.metric}", "trial", left=1)
     for tier in facts.tiers():
-        total = total_text(tier["done"], tier["total"])
+        total = total_text(tier["done"], tier["total"], ended=row.state in ENDED)
         value = "–" if tier["best"] is None else metric_value(facts.metric, tier["best"])
         trial = "–" if tier["trial"] is None else f"#{tier['trial']}"
         tiers.add_row(tier["tier"], str(tier["done"]), total, str(tier["evaluations"]), value, trial)

@@ -69,6 +69,7 @@ def test_what_was_not_counted_is_null_and_not_shown(
 
 def test_a_total_is_about_so_many_until_they_are_done() -> None:
     assert [total_text(3, n) for n in (None, 9, 3, 2, 0)] == ["?", "~9", "3", "2", "0"]
+    assert total_text(3, 9, ended=True) == "9"
 
 
 def test_runs_that_were_made_ahead_are_told_apart_while_it_runs_and_in_the_end(

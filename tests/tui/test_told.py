@@ -84,6 +84,7 @@ async def test_the_header_says_what_is_known_of_the_rates() -> None:
 async def test_totals_are_about_so_many_in_the_header_and_the_lanes() -> None:
     assert [done_of(3, total) for total in (None, 9, 3)] == ["3", "3/~9", "3/3"]
     assert Lane("block", 2, 14, None, "active").count == "2/~14"
+    assert Lane("block", 2, 14, None, "done").count == "2/14"
     async with shown(Study().fill()) as pilot:
         head, *lines = screen_of(pilot.app).splitlines()
         assert "tier module 3/~84 " in head

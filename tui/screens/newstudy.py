@@ -39,7 +39,7 @@ class NewStudyDialog(ModalScreen["Made | None"]):
         border: round $primary; background: $surface;
     }
     NewStudyDialog.-ascii > .box { border: ascii $primary; }
-    NewStudyDialog VerticalScroll { height: auto; max-height: 14; }
+    NewStudyDialog VerticalScroll { height: auto; max-height: 12; }
     NewStudyDialog.-tall VerticalScroll { max-height: 24; }
     NewStudyDialog Horizontal { height: 1; }
     NewStudyDialog Label { width: 16; color: $text-muted; }

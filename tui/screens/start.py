@@ -150,7 +150,7 @@ def _progress(row: StudyRow) -> Cell:
     over = row.state in ("finished", "infeasible")
     share = 1.0 if over else min(1.0, done / total) if total else 0.0
     full = int(share * _BAR)
-    return f"{signs.full * full}{signs.rest * (_BAR - full)} {done_of(done, total)}", ""
+    return f"{signs.full * full}{signs.rest * (_BAR - full)} {done_of(done, total, ended=over)}", ""
 
 
 class TroubleScreen(SizedScreen):
