@@ -1,4 +1,4 @@
-"""What a study searches and how its model was read: path, family or mapping file, T, tokenizer, keys. No Textual."""
+"""How a study's model was read: family or mapping file, T, tokenizer, keys. No Textual."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def reading_of(row: StudyRow) -> dict[str, str]:
 
 
 def reading_line(row: StudyRow, width: int) -> str:
-    """Return it all in one line of ``width`` cells: of paths only their names, where whole ones are too long."""
+    """Return it all in one line of ``width`` cells: of paths only the names where whole ones are too long."""
     found = reading_of(row)
     whole = _joined(found)
     if len(whole) > width:

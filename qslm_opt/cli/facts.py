@@ -189,7 +189,8 @@ class StudyFacts:
     def nothing_yet(self) -> str:
         """Return where a search without a candidate stands, and how to go on."""
         at = next((p for p in self.row.progress if p["done"] < p["total"]), None)
-        where = f" in the {at['tier']} tier at {at['done']} of {total_text(at['done'], at['total'])}" if at else ""
+        of = total_text(at["done"], at["total"]) if at else ""
+        where = f" in the {at['tier']} tier at {at['done']} of {of}" if at else ""
         go_on = "" if self.row.state == "running" else f"; go on with qslm-opt study resume {self.row.name}"
         return f"no candidate yet: the study is {self.row.state}{where}{go_on}"
 

@@ -1,4 +1,4 @@
-"""Time steps and firing rates before and after, wherever a study is shown; model runs that were made ahead."""
+"""Time steps and firing rates before and after, as ``study`` shows them; runs that were made ahead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the dashboard says about the model: family, T, tokenizer, config keys, firing rates before and after."""
+"""What the dashboard says about the model: family, T, tokenizer, config keys, rates before and after."""
 
 from __future__ import annotations
 

@@ -98,7 +98,8 @@ class ModelPane(Pane):
     def _share_lines(self, grid: Grid) -> None:
         """Give the reasons the lines that the map leaves free, and some in any case."""
         least = _MOST_LINES if self.size.height >= _TALL else _LEAST_LINES
-        free = self.size.height - (self.size.height >= _TALL) - len(grid.rows) - len(grid.header) - 2 * _BORDER
+        above = int(self.size.height >= _TALL)  # how the model was read
+        free = self.size.height - above - len(grid.rows) - len(grid.header) - 2 * _BORDER
         room = max(least, min(_MOST_LINES, free))
         if room != self._room:
             self._room = room

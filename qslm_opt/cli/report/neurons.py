@@ -19,7 +19,7 @@ _UNIT = "spikes per neuron and step"
 
 @dataclass(frozen=True)
 class Rate:
-    """Spikes per neuron and step, of all neurons or of those at one site; None where they were not counted."""
+    """Spikes per neuron and step, of all neurons or of one site; None where they were not counted."""
 
     before: float | None
     """Of the unquantized model."""
