@@ -215,8 +215,10 @@ class StudyFacts:
         base = self.row.baseline
         if base is None:
             return None
-        found = {"metric": base.metric, "value": base.value, "bytes": base.bytes, "n": base.n}
-        found["firing_rate"] = base.firing_rate
+        found: dict[str, Any] = {
+            "metric": base.metric, "value": base.value, "bytes": base.bytes, "n": base.n,
+            "firing_rate": base.firing_rate,
+        }  # fmt: skip
         chance = interval_json(self.metric, base.value, base.n, self.searched.get("baseline"))
         return {**found, "correct": base.correct, **chance}
 
