@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import replace
 from datetime import datetime
@@ -69,11 +68,8 @@ def _measure(spec: StudySpec, file: str) -> str:
         "--rescale-every": spec.rescale_every or None,
         "--embed-spike": None if spec.embed_spike == "on" else spec.embed_spike,
         "--matmul": None if spec.matmul == "auto" else spec.matmul,
-        "--family": spec.family, "--tokenizer": spec.tokenizer, "--timesteps": spec.timesteps,
     }  # fmt: skip
     flags = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
-    for key, value in sorted(spec.config.items()):
-        flags += ["--config", f"{key}={json.dumps(value) if isinstance(value, bool) else value}"]
     return shlex.join(
         ["qslm-opt", "model", "evaluate", spec.model, "--task", spec.task, *flags, "--setting", file]
     )

@@ -13,7 +13,6 @@ pytest.importorskip("matplotlib", reason="pip install matplotlib")
 from qslm_opt.cli.report.data import Report
 from qslm_opt.cli.report.neurons import by_site, overall
 from qslm_opt.cli.report.page import page
-from qslm_opt.cli.report.source import _commands
 from tests.cli.report.material import report_of
 from tests.tui.fakes import Study
 
@@ -65,16 +64,3 @@ def test_a_model_without_time_steps_and_rates_has_no_such_table() -> None:
     report = report_of(Study("s", "accuracy").fill(running=False))
     assert overall(report) == by_site(report) == ""
     assert "time steps" not in page(report, {})
-
-
-def test_the_command_that_measures_it_again_reads_the_model_as_the_study_did() -> None:
-    report = spiking()
-    assert report.choice is not None
-    row = report.facts.row
-    spec = replace(
-        row.spec, family="f.toml", tokenizer="v.txt", config={"length": 64, "soft": True, "rest": "to 0"}
-    )
-    facts = replace(report.facts, row=replace(row, spec=spec))
-    again = _commands(replace(report, facts=facts), "sqlite:///q.db", None)["measure it again"]
-    told = "--family f.toml --tokenizer v.txt --timesteps 4 --config length=64 --config 'rest=to 0' "
-    assert told + "--config soft=true --setting s.json" in again
