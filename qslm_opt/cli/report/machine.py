@@ -136,7 +136,4 @@ def _silent(chosen: Evaluation | None) -> list[str]:
 
 def _trials(facts: StudyFacts) -> list[str]:
     failed = sum(t.state == "failed" for t in facts.trials)
-    if not failed:
-        return []
-    return ["1 trial failed and counts for nothing." if failed == 1 else
-            f"{failed:,} trials failed and count for nothing."]  # fmt: skip
+    return [f"{failed:,} trials failed and count for nothing."] if failed else []
