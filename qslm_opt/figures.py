@@ -36,6 +36,16 @@ def metric_change(metric: str, value: float | None, baseline: float | None) -> s
     return f"{100 * (value / baseline - 1):+.2f} %"
 
 
+def total_text(done: int, total: int | None, *, ended: bool = False) -> str:
+    """Return how many trials there will be, such as ``~140`` until it has ``ended`` or all are ``done``.
+
+    A search decides what it asks next, so only what is over has an exact total; ``?`` where none is known.
+    """
+    if total is None:
+        return "?"
+    return f"{total}" if ended or done >= total else f"~{total}"
+
+
 def watts(power_w: float | None) -> str:
     """Return a power, n/a where no meter read it."""
     return "n/a" if power_w is None else f"{digits(power_w)} W"

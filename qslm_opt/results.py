@@ -299,6 +299,12 @@ class Baseline:
     items: Items | None = field(default=None, compare=False, repr=False)
     """What each sentence or window came to; None unless asked for, and no part of ``to_json``."""
 
+    @property
+    def firing_rate(self) -> float | None:
+        """Mean spikes per neuron and step of the unquantized model; None where they were not counted."""
+        rate: float | None = self.evaluation.get("firing_rate")
+        return rate
+
     @classmethod
     def of(cls, run: Evaluation) -> Baseline:
         """Return the baseline that a full evaluation measured."""

@@ -178,7 +178,8 @@ class QslmApp(SharingApp):
             self.refresh_shown()
 
     def refresh_shown(self) -> None:
-        """Show what changed on the screen in front."""
+        """Show what changed on the screen in front, and close a question that it answers."""
+        self.drop_question()
         screen = self.base_screen
         if isinstance(screen, SizedScreen) and screen.is_mounted:
             with suppress(NoMatches):  # the screen is being built, or the app is closing

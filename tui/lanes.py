@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from qslm_opt.figures import total_text
+
 if TYPE_CHECKING:
     from qslm_opt.results import TrialRecord
     from tui.model import StudyView
@@ -18,9 +20,19 @@ class Lane:
     tier: str
     done: int
     total: int | None
-    """Trials of the tier at most; None when the study does not say."""
+    """Trials of the tier, about; None when the study does not say."""
     best: TrialRecord | None
     state: Literal["done", "active", "waiting"]
+
+    @property
+    def count(self) -> str:
+        """How many trials are done and of how many, such as ``12/~40``."""
+        return done_of(self.done, self.total, ended=self.state == "done")
+
+
+def done_of(done: int, total: int | None, *, ended: bool = False) -> str:
+    """Return what is done and of how many, about, as long as that can change."""
+    return f"{done}" if total is None else f"{done}/{total_text(done, total, ended=ended)}"
 
 
 def lanes_of(view: StudyView) -> tuple[Lane, ...]:

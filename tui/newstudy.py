@@ -5,11 +5,13 @@ No Textual. Every field is a flag of ``qslm-opt study create``; the messages are
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qslm_opt.cli.spec_flags import config_keys
 from qslm_opt.errors import QslmError, UsageError
 from qslm_opt.formats import Bits, plain_bits
 from qslm_opt.spec import BOUNDS, DEFAULT_PRECISIONS, TASKS, StudySpec
@@ -30,6 +32,10 @@ class Field:
 FIELDS: Sequence[Field] = (
     Field("name", "name", hint="letters, digits, . _ -"),
     Field("model", "model", "demo", "demo, a folder, a .pth file, or a hub id"),
+    Field("family", "family", hint="told by its tensors when empty; a name or a FILE.toml"),
+    Field("tokenizer", "tokenizer", hint="beside the model when empty; or a vocab.txt"),
+    Field("timesteps", "time steps", hint="the model's own when empty"),
+    Field("config", "config", hint="KEY=VALUE that no file says; several, with blanks"),
     Field("task", "task", "demo", choices=TASKS),
     Field("bound", "metric bound", "max_increase", choices=BOUNDS),
     Field("bound_value", "bound value", "5%", "0.02 is two points of accuracy; 5% or 1.0 of perplexity"),
@@ -53,8 +59,11 @@ def spec_of(values: Mapping[str, str]) -> StudySpec:
         mapping[bound] = bound_value if bound == "max_increase" else _number(bound, bound_value)
     if "lambda" in given:
         mapping["lambda"] = _number("lambda", given["lambda"])
-    if "limit" in given:
-        mapping["limit"] = _whole("limit", given["limit"])
+    for key in ("limit", "timesteps"):
+        if key in given:
+            mapping[key] = _whole(key, given[key])
+    if "config" in given:
+        mapping["config"] = config_keys(_pairs(given["config"]))
     if "precisions" in given:
         mapping["precisions"] = [_bits("precisions", part) for part in given["precisions"].split(",")]
     return StudySpec.from_mapping(mapping).located(Path.cwd())
@@ -77,14 +86,33 @@ def words_of(values: Mapping[str, str]) -> list[str]:
     for field in FIELDS:
         if field.key == "bound" and bound and value:
             words += [f"--{bound.replace('_', '-')}", value]
+        elif field.key == "config":
+            words += _flags(given.get("config", ""))
         elif field.key in given:
             words += [f"--{field.key.replace('_', '-')}", given[field.key]]
     return words
 
 
+def _flags(text: str) -> list[str]:
+    """Return ``--config KEY=VALUE`` for each pair; all of it as one while it cannot be read."""
+    try:
+        pairs = _pairs(text)
+    except UsageError:
+        pairs = [text]
+    return [word for pair in pairs for word in ("--config", pair)]
+
+
 def command_of(values: Mapping[str, str], url: str) -> str:
     """Return the equal command line."""
     return cli_command(*words_of(values), url=url)
+
+
+def _pairs(text: str) -> list[str]:
+    """Return what blanks separate, as a shell does."""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        raise UsageError(f"config {text!r} has a quotation mark that is open; close it.") from None
 
 
 def _number(key: str, text: str) -> float:

@@ -147,7 +147,16 @@ def _cost(view: StudyView, record: TrialRecord) -> list[Run]:
         "power", watts, "", joules + ("" if record.power_w is not None else " (no meter read this run)")
     )
     runs += _window(view, record)
-    return runs + line("firing rate", number_text(record.firing_rate))
+    return runs + _firing(view, record)
+
+
+def _firing(view: StudyView, record: TrialRecord) -> list[Run]:
+    """Return the trial's spikes per neuron and step, beside the unquantized model's."""
+    before = view.row.baseline.firing_rate if view.row.baseline else None
+    known = "" if before is None else f", {significant(before)} unquantized"
+    return line(
+        "firing rate", number_text(record.firing_rate), "", f"spikes per neuron and step{known}"
+    )
 
 
 def _window(view: StudyView, record: TrialRecord) -> list[Run]:

@@ -86,6 +86,19 @@ class RunningApp(ChoosingApp):
         can_start = row.state in ("created", "stopped", "dead") and not self.starting(row)
         return ("app.resume",) if can_start else ()
 
+    def drop_question(self) -> None:
+        """Close a question about a running study that does not run any more, and say so."""
+        from tui.screens.choice import ChoiceDialog
+
+        asked = next(reversed(self.screen_stack), None)
+        if not isinstance(asked, ChoiceDialog) or not asked.running:
+            return
+        rows = [self.view.row] if self.view is not None else [line.row for line in self.studies or ()]
+        row = next((row for row in rows if row.name == asked.running), None)
+        if row is not None and row.state != "running":
+            asked.action_leave()
+            self.notify(f"{row.name} is {row.state}; there is nothing left to stop.", markup=False)
+
     def follow_runs(self) -> None:
         """Say of runs that were started here and failed; forget those that ended."""
         for run in list(self.runs):

@@ -10,6 +10,7 @@ from textual.screen import Screen
 
 from qslm_opt.safe import file_stem, printable
 from tui.keys import key_lines
+from tui.reading import reading_notes
 from tui.running import RunningApp
 from tui.screens.base import SizedScreen
 from tui.screens.dialogs import HelpDialog
@@ -93,9 +94,11 @@ class SharingApp(RunningApp):
         return one_line(f"qslm-opt {self.study or ''}").strip()
 
     def action_help(self) -> None:
-        """Show the keys of this screen and the signs."""
+        """Show what the study is, the keys of this screen and the signs."""
         screen = self.base_screen
         part = screen.pane if isinstance(screen, StudyScreen) else screen
         name = self.pane if isinstance(screen, StudyScreen) else "studies"
         notes = part.NOTES if isinstance(part, (Pane, SizedScreen)) else ()
+        if self.view is not None:
+            notes = (*reading_notes(self.view.row), *(("", *notes) if notes else ()))
         self.push_screen(HelpDialog(key_lines(self, self.screen), f"Help: {name}", notes))

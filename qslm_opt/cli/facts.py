@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qslm_opt import rank
 from qslm_opt.cli.generalising import comparison_json, generalisation_json, interval_json
-from qslm_opt.cli.output import metric_value, size
+from qslm_opt.cli.output import metric_value, size, total_text
 from qslm_opt.cli.tuning import tuned_in_vain, tuned_json
 from qslm_opt.errors import InfeasibleError, QslmError
 from qslm_opt.search.verdicts import INTERRUPTED, STALE
@@ -154,9 +154,21 @@ class StudyFacts:
                     "best": None if best is None else best.value,
                     "trial": None if best is None else best.number,
                     "evaluations": sum(ran(t) for t in mine),
+                    "not_needed": sum(ran(t) and t.extra for t in mine),
                 }
             )
         return found
+
+    def ahead_words(self) -> str | None:
+        """Return why tiers have more model runs than they have done; None where none has."""
+        tiers = self.tiers()
+        if self.row.state in ENDED:
+            count = sum(tier["not_needed"] for tier in tiers)
+            what = f"{count} of the model runs {'was' if count == 1 else 'were'} not needed in the end"
+        else:
+            count = sum(max(0, tier["evaluations"] - tier["done"]) for tier in tiers)
+            what = "model runs beyond 'done' are of steps that the search has not reached yet"
+        return f"work ahead: {what}; workers that would wait measure what may come next" if count else None
 
     def gate(self) -> dict[str, int] | None:
         """Return what the gate postponed and was evaluated in the end, and how much of that met the metric.
@@ -196,7 +208,8 @@ class StudyFacts:
     def nothing_yet(self) -> str:
         """Return where a search without a candidate stands, and how to go on."""
         at = next((p for p in self.row.progress if p["done"] < p["total"]), None)
-        where = f" in the {at['tier']} tier at {at['done']} of {at['total']}" if at else ""
+        of = total_text(at["done"], at["total"]) if at else ""
+        where = f" in the {at['tier']} tier at {at['done']} of {of}" if at else ""
         go_on = "" if self.row.state == "running" else f"; go on with qslm-opt study resume {self.row.name}"
         return f"no candidate yet: the study is {self.row.state}{where}{go_on}"
 
@@ -221,7 +234,10 @@ class StudyFacts:
         base = self.row.baseline
         if base is None:
             return None
-        found = {"metric": base.metric, "value": base.value, "bytes": base.bytes, "n": base.n}
+        found: dict[str, Any] = {
+            "metric": base.metric, "value": base.value, "bytes": base.bytes, "n": base.n,
+            "firing_rate": base.firing_rate,
+        }  # fmt: skip
         chance = interval_json(self.metric, base.value, base.n, self.searched.get("baseline"))
         return {**found, "correct": base.correct, **chance}
 
@@ -267,6 +283,7 @@ def _row(entry: Ranked, on_front: bool) -> dict[str, Any]:
         "slack": {"metric": t.slack.get("metric"), "memory": t.slack.get("memory")},
         "power_w": t.power_w,
         "energy_j": t.energy_j,
+        "firing_rate": t.firing_rate,
         "pareto": on_front,
         "lambda_interval": entry.interval,
         "digest": t.digest,
@@ -284,5 +301,6 @@ def best_json(entry: Ranked) -> dict[str, Any]:
         "saving": t.saving,
         "score": entry.score,
         "lambda_interval": entry.interval,
+        "firing_rate": t.firing_rate,
         "setting": json.loads(t.setting),
     }

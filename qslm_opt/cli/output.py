@@ -15,6 +15,7 @@ from qslm_opt.figures import digits as digits
 from qslm_opt.figures import metric_change as metric_change
 from qslm_opt.figures import metric_value as metric_value
 from qslm_opt.figures import size as size
+from qslm_opt.figures import total_text as total_text
 from qslm_opt.figures import watts as watts
 from qslm_opt.safe import printable
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from qslm_opt.cli.output import console, metric_change, metric_value, narrate, size, watts
+from qslm_opt.cli.output import console, metric_change, metric_value, narrate, size, total_text, watts
 from qslm_opt.search.deadline import clock
 from qslm_opt.search.verdicts import INTERRUPTED
 
@@ -118,7 +118,6 @@ class BarListener(SilentListener):
         super().__init__(metric, baseline, deadline)
         from rich.progress import (
             BarColumn,
-            MofNCompleteColumn,
             Progress,
             TextColumn,
             TimeElapsedColumn,
@@ -126,12 +125,25 @@ class BarListener(SilentListener):
         )
 
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+            TextColumn("{task.description}"), BarColumn(bar_width=24), self._count(),
             TimeElapsedColumn(), TimeRemainingColumn(), *self._columns(),
             console=console(stderr=True), transient=True,
         )  # fmt: skip
         self._search = self._bar.add_task("search", total=None)
         self._trial = self._bar.add_task("", total=None, visible=False)
+
+    @staticmethod
+    def _count() -> ProgressColumn:
+        """What is done and of how many: of the search about, of a trial exactly."""
+        from rich.progress import ProgressColumn as Column
+        from rich.text import Text
+
+        class CountColumn(Column):
+            def render(self, task: Task) -> Text:
+                done, total = int(task.completed), None if task.total is None else int(task.total)
+                return Text(f"{done}/{total_text(done, total, ended=task.id != 0)}")
+
+        return CountColumn()
 
     def _columns(self) -> list[ProgressColumn]:
         """What is left until the deadline, renewed with the bar."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from qslm_opt.cli.facts import equivalents, ran
+from qslm_opt.cli.facts import ENDED, equivalents, ran
 from qslm_opt.cli.generalising import (
     data_words,
     held_back_cells,
@@ -21,6 +21,7 @@ from qslm_opt.cli.output import (
     size,
     table,
     table_width,
+    total_text,
     watts,
 )
 
@@ -74,9 +75,8 @@ def print_study(facts: StudyFacts) -> None:
             words = interval_words(base.metric, chance["ci_low"], chance["ci_high"])
             n += f" (95 % interval {words})"
         lines["baseline"] = f"{base.metric} {value} over {n}, {size(base.bytes)} in float32"
-        firing = base.evaluation.get("firing_rate")
-        if firing is not None:
-            lines["firing"] = f"{100 * firing:.2f} % of the neurons at a step, unquantized"
+        if base.firing_rate is not None:
+            lines["firing"] = f"{100 * base.firing_rate:.2f} % of the neurons at a step, unquantized"
     if "baseline" in row.held_back:
         told = held_back_words(facts.metric, row.held_back["baseline"])
         lines["held back"] = f"{data_words(row)}: unquantized {told}"
@@ -85,11 +85,14 @@ def print_study(facts: StudyFacts) -> None:
         out.print(f"  {name:<9} {text}", soft_wrap=True)
     tiers = table("tier", "done", "of", "model runs", f"best {facts.metric}", "trial", left=1)
     for tier in facts.tiers():
-        total = "?" if tier["total"] is None else str(tier["total"])
+        total = total_text(tier["done"], tier["total"], ended=row.state in ENDED)
         value = "–" if tier["best"] is None else metric_value(facts.metric, tier["best"])
         trial = "–" if tier["trial"] is None else f"#{tier['trial']}"
         tiers.add_row(tier["tier"], str(tier["done"]), total, str(tier["evaluations"]), value, trial)
     out.print(tiers)
+    ahead = facts.ahead_words()
+    if ahead is not None:
+        out.print(ahead, soft_wrap=True)
     cheap = sum(ran(t) and t.cheap for t in facts.trials)
     if cheap:
         full = sum(ran(t) and not t.cheap for t in facts.trials)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
@@ -58,6 +59,18 @@ def test_the_live_bar_prints_candidates_only(capsys: pytest.CaptureFixture[str])
     assert "measuring the unquantized model" in captured.err
     assert "#7 block attention.3 4 bits: accuracy 82.91 %" in captured.err
     assert "#8" not in captured.err
+
+
+def test_the_live_bar_counts_the_search_about_and_a_trial_exactly() -> None:
+    from rich.console import Console
+
+    listener = BarListener("accuracy", lambda: 0.84)
+    listener.on_trial_start(record(), 3, 20)
+    listener.on_progress(Progress(50, 100, 40, 10.0, None))
+    out = Console(width=120, record=True, file=io.StringIO())
+    out.print(listener._bar.get_renderable())
+    search, trial = out.export_text().splitlines()[:2]
+    assert " 3/~20 " in search and " 50/100 " in trial
 
 
 def test_auto_means_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,7 @@ def test_show_json_has_every_key_of_the_contract(
         "ci_low": pytest.approx(0.825634, abs=1e-6),  # Wilson: R's prop.test(90, 100, correct = FALSE)
         "ci_high": pytest.approx(0.944771, abs=1e-6),
         "confidence_level": 0.95,
+        "firing_rate": None,
     }
     assert value["generalisation"] is None
     assert value["constraints"]["metric"] == {"name": "accuracy", "bound": 0.85, "max_drop": 0.05}

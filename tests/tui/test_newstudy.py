@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from qslm_opt.cli import study
+from qslm_opt.cli.spec_flags import config_keys
 from qslm_opt.spec import StudySpec
 from tui.newstudy import FIELDS, command_of, problem_of, spec_of, words_of
 
+STUDIES = Path(__file__).resolve().parents[2] / "studies"
 START = {field.key: field.value for field in FIELDS}
 
 
@@ -60,3 +64,48 @@ def test_the_command_line_makes_the_same_spec(
     assert make_spec("a1", None, typed) == spec_of(values) == StudySpec.from_mapping({**typed, "name": "a1"})
     line = command_of(values, "sqlite:///other.db")
     assert shlex.split(line) == ["qslm-opt", *words, "--storage", "sqlite:///other.db"]
+
+
+def parsed(words: list[str]) -> dict[str, Any]:
+    """Return the options of ``study create`` as the command line reads them."""
+    from typer.main import get_command
+
+    create = get_command(study.app).commands["create"]  # type: ignore[attr-defined]
+    found: dict[str, Any] = create.make_context("create", words[2:]).params
+    return found
+
+
+@pytest.mark.parametrize("model", ["spikebert", "spikelm", "spikingbert"])
+def test_the_models_of_other_families_can_be_begun_in_the_form(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = STUDIES / f"{model}-sst2.toml"
+    spec = StudySpec.from_toml(file)
+    values = {
+        **START, "name": "a1", "model": spec.model, "task": spec.task, "tokenizer": spec.tokenizer or "",
+        "bound": "max_drop", "bound_value": "0.02", "timesteps": f"{spec.timesteps or ''}",
+        "config": " ".join(f"{key}={value}" for key, value in spec.config.items()),
+        "family": model,
+    }  # fmt: skip
+    wanted = {**spec.reading(), "family": model}
+    assert spec_of(values).reading() == wanted and wanted["overrides"] and wanted["tokenizer"]
+    flags = parsed(words_of(values))
+    told = {key: flags[key] for key in ("family", "tokenizer", "timesteps")}
+    told["config"] = config_keys(flags["config"]) or {}
+    assert told == {"family": model, **{k: getattr(spec, k) for k in ("tokenizer", "timesteps", "config")}}
+
+
+def test_several_keys_of_the_config_are_several_flags_and_a_value_may_have_blanks() -> None:
+    values = {**START, "name": "a1", "config": "length=64  reset='to rest' soft=true"}
+    assert spec_of(values).config == {"length": 64, "reset": "to rest", "soft": True}
+    flags = parsed(words_of(values))
+    assert flags["config"] == ["length=64", "reset=to rest", "soft=true"]
+    assert "'reset=to rest'" in command_of(values, "sqlite:///q.db")
+    for wrong in ("length", "length=64 tau"):
+        assert "is not KEY=VALUE" in problem_of({**values, "config": wrong}, ())
+    opened = {**values, "config": "reset='to rest"}
+    assert "a quotation mark that is open" in problem_of(opened, ())
+    assert "reset='to rest" in words_of(opened), "it is shown as it stands"
+    assert "timesteps 'x' is no whole number" in problem_of({**values, "timesteps": "x"}, ())
+    assert "timesteps 0 is out of range" in problem_of({**values, "timesteps": "0"}, ())

@@ -28,7 +28,11 @@ def test_a_trial_is_told_in_full() -> None:
 def test_power_is_shown_when_it_was_read() -> None:
     study = Study().fill()
     study.trials[48] = replace(study.trials[48], power_w=301.25, energy_j=5543.0, firing_rate=0.2134)
-    assert "301 W  5543 J" in report(study, 48) and "0.213" in report(study, 48)
+    text = report(study, 48)
+    assert "301 W  5543 J" in text and "firing rate      0.213  spikes per neuron and step\n" in text
+    assert study.baseline is not None
+    study.baseline = replace(study.baseline, evaluation={"firing_rate": 0.231})
+    assert "firing rate      0.213  spikes per neuron and step, 0.231 unquantized\n" in report(study, 48)
 
 
 def test_a_pruned_trial_says_why_and_shows_no_metric() -> None:

@@ -53,7 +53,7 @@ def three() -> tuple[Study, Study, Study]:
 async def test_the_list_says_how_far_each_is_and_its_best() -> None:
     async with shown(*three(), Study("empty"), name=None, size=(80, 24)) as pilot:
         text = screen_of(pilot.app)
-        for mark in ("4 studies", "● running", "█░░░ 63/149", "◆ 34.88 −88.7 %", "sst2", "✔ finished",
+        for mark in ("4 studies", "● running", "█░░░ 63/~149", "◆ 34.88 −88.7 %", "sst2", "✔ finished",
                      "◆ 85.18 % −90.0", "■ stopped", "0 trials", "none yet"):  # fmt: skip
             assert mark in text, text
         await pilot.resize_terminal(160, 50)
@@ -167,6 +167,27 @@ async def test_stopping_asks_and_leaves_it_running_unless_told(commands: list[li
         await pilot.press("down", "enter")
         await until(pilot, lambda: commands)
         assert commands == [["study", "stop", "--", "opt-14m"]]
+
+
+@pytest.mark.parametrize("name", [None, "opt-14m"])
+async def test_the_question_closes_when_the_study_has_ended_behind_it(
+    name: str | None, commands: list[list[str]]
+) -> None:
+    study = Study().fill()
+    repository = FakeRepository(study)
+    async with run(app_on(repository, name)) as pilot:
+        await until(pilot, lambda: "● running" in screen_of(pilot.app))
+        await pilot.press("x" if name is None else "X")
+        await until(pilot, lambda: "When shall it stop?" in screen_of(pilot.app))
+        repository.calls.clear()
+        repository.end_running(study)
+        await until(pilot, lambda: {"trials", "best"} & {call[0] for call in repository.calls})
+        assert "When shall it stop?" in screen_of(pilot.app), "it runs on"
+        study.state = "finished"
+        repository.version += 1
+        await until(pilot, lambda: "When shall it stop?" not in screen_of(pilot.app))
+        notes = [note.message for note in pilot.app._notifications]
+        assert "opt-14m is finished; there is nothing left to stop." in notes and commands == []
 
 
 async def test_a_study_whose_process_was_started_from_here_is_starting_until_it_runs(

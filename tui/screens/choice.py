@@ -37,8 +37,10 @@ class ChoiceDialog(ModalScreen["str | None"]):
     }
     """
 
-    def __init__(self, title: str, question: str, choices: Sequence[Choice]) -> None:
+    def __init__(self, title: str, question: str, choices: Sequence[Choice], running: str = "") -> None:
+        """``running``: the study that the question is about only as long as it runs."""
         super().__init__()
+        self.running = running
         self._title, self._question, self._choices = title, question, tuple(choices)
 
     def compose(self) -> ComposeResult:
@@ -76,7 +78,7 @@ def stop_question(name: str, now: bool) -> ChoiceDialog:
     ]
     if now:
         choices.append(("now", "Now", "the running trial is lost, the rest is stored"))
-    return ChoiceDialog("Stop?", f"Study {name} is running. When shall it stop?", choices)
+    return ChoiceDialog("Stop?", f"Study {name} is running. When shall it stop?", choices, name)
 
 
 def delete_question(name: str, trials: int) -> ChoiceDialog:

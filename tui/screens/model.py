@@ -15,6 +15,7 @@ from qslm_opt.errors import QslmError
 from tui.bitmap import Grid, GridCell, bit_grid, diff_grid, sensitivity_grid
 from tui.glyphs import glyphs, plain
 from tui.keys import LAM_KEYS, PIN_KEYS
+from tui.reading import reading_line
 from tui.reasons import block_notes
 from tui.screens.study import Pane
 from tui.text import bytes_text, lam_text, metric_text
@@ -49,6 +50,8 @@ class ModelPane(Pane):
                 tooltip="Show the winner, whatever λ is"),
     ]  # fmt: skip
     DEFAULT_CSS = """
+    ModelPane #reading { height: 1; padding: 0 2; color: $text-muted; }
+    ModelPane.-low #reading { display: none; }
     ModelPane #map-panel { height: 1fr; }
     ModelPane #cell { height: 1fr; }
     """
@@ -57,14 +60,16 @@ class ModelPane(Pane):
     """Lines for what is known of the cell."""
 
     def body(self) -> Iterable[Widget]:
-        """Return the map and what is known of the cell under the cursor."""
+        """Return how the model was read, the map, and what is known of the cell under the cursor."""
+        yield Static(id="reading")
         with Vertical(classes="panel", id="map-panel"):
             yield GridMap()
         with Vertical(classes="panel", id="cell-panel"):
             yield Static(id="cell")
 
     def on_resize(self, event: events.Resize) -> None:
-        """Share the lines anew."""
+        """Share the lines anew; a low terminal leaves out how the model was read, which the help has too."""
+        self.set_class(self.size.height < _TALL, "-low")
         self.call_after_refresh(self.refresh_view)
 
     def action_next_layer(self) -> None:
@@ -83,6 +88,9 @@ class ModelPane(Pane):
             grid.show(sensitivity_grid(view), "the sensitivity tier has measured nothing yet")
         else:
             grid.show(*self._bits(view))
+        self.query_one("#reading", Static).update(
+            text((reading_line(view.row, self.size.width - 4), "")), layout=False
+        )
         self._titles(view)
         self._share_lines(grid.grid)
         self._show_cell(view, grid.cell)
@@ -90,7 +98,8 @@ class ModelPane(Pane):
     def _share_lines(self, grid: Grid) -> None:
         """Give the reasons the lines that the map leaves free, and some in any case."""
         least = _MOST_LINES if self.size.height >= _TALL else _LEAST_LINES
-        free = self.size.height - len(grid.rows) - len(grid.header) - 2 * _BORDER
+        above = int(self.size.height >= _TALL)  # how the model was read
+        free = self.size.height - above - len(grid.rows) - len(grid.header) - 2 * _BORDER
         room = max(least, min(_MOST_LINES, free))
         if room != self._room:
             self._room = room

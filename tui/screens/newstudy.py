@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import ClassVar
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
@@ -18,6 +19,8 @@ from tui.widgets.paint import text
 from tui.widgets.scrollbar import fit_scrollbar
 
 Made = tuple[str, list[str]]
+_TALL = 28
+"""Lines of a terminal that shows the whole form."""
 
 
 class NewStudyDialog(ModalScreen["Made | None"]):
@@ -36,7 +39,8 @@ class NewStudyDialog(ModalScreen["Made | None"]):
         border: round $primary; background: $surface;
     }
     NewStudyDialog.-ascii > .box { border: ascii $primary; }
-    NewStudyDialog VerticalScroll { height: auto; max-height: 14; }
+    NewStudyDialog VerticalScroll { height: auto; max-height: 12; }
+    NewStudyDialog.-tall VerticalScroll { max-height: 24; }
     NewStudyDialog Horizontal { height: 1; }
     NewStudyDialog Label { width: 16; color: $text-muted; }
     NewStudyDialog Input, NewStudyDialog Select { width: 1fr; border: none; height: 1; padding: 0; }
@@ -67,6 +71,10 @@ class NewStudyDialog(ModalScreen["Made | None"]):
         fit_scrollbar(self.query_one(VerticalScroll))
         self.query_one("#field-name").focus()
         self._follow()
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Show all lines at once where there is room for them."""
+        self.set_class(event.size.height >= _TALL, "-tall")
 
     @property
     def values(self) -> dict[str, str]:

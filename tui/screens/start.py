@@ -12,6 +12,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from tui.glyphs import glyphs
+from tui.lanes import done_of
 from tui.notices import state_parts, trouble_page
 from tui.screens.base import SizedScreen
 from tui.text import age_text, cli_command, metric_text, percent, safe_url
@@ -30,7 +31,7 @@ _COLUMNS = (
     Column("study", 12, grow=True),
     Column("task", 13),
     Column("model", 14, drop=2),
-    Column("progress", 13),
+    Column("progress", 14),
     Column("best", 16),
     Column("pruned", 8, right=True, drop=3),
     Column("age", 4, right=True, drop=1),
@@ -42,7 +43,7 @@ class StartScreen(SizedScreen):
 
     NOTES: ClassVar[tuple[str, ...]] = (
         "Every search runs in a process of its own and goes on when the dashboard is closed.",
-        "progress: trials that are done of those there can be; best: at the study's own λ.",
+        "progress: trials that are done, of about so many (~) in all; best: at the study's own λ.",
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "app.new_study", "new", id="studies.new", tooltip="Create a study and run it"),
@@ -149,7 +150,7 @@ def _progress(row: StudyRow) -> Cell:
     over = row.state in ("finished", "infeasible")
     share = 1.0 if over else min(1.0, done / total) if total else 0.0
     full = int(share * _BAR)
-    return f"{signs.full * full}{signs.rest * (_BAR - full)} {done}/{total}", ""
+    return f"{signs.full * full}{signs.rest * (_BAR - full)} {done_of(done, total, ended=over)}", ""
 
 
 class TroubleScreen(SizedScreen):

@@ -48,7 +48,7 @@ class Lanes(Static):
 def _lanes(view: StudyView, width: int) -> list[list[Run]]:
     """Return the lanes with counts and bests in columns as wide as their longest."""
     signs = glyphs()
-    counts = [f"{lane.done}" if lane.total is None else f"{lane.done}/{lane.total}" for lane in view.lanes]
+    counts = [lane.count for lane in view.lanes]
     mark = f"{signs.best} " if width >= 44 else ""
     bests = [mark + metric_text(view.metric, lane.best.value) if lane.best else "" for lane in view.lanes]
     count_width, best_width = max(map(len, counts)), max(map(len, bests))

@@ -11,9 +11,9 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from tui.glyphs import glyphs
+from tui.glyphs import glyphs, plain
 from tui.notices import state_parts
-from tui.text import duration, metric_text, percent
+from tui.text import duration, metric_text, number_text, percent, significant
 from tui.widgets.paint import one_line, text
 
 if TYPE_CHECKING:
@@ -108,19 +108,21 @@ class StatusBar(Vertical):
 
     def show(self, view: StudyView, best: TrialRecord | None, now: datetime) -> None:
         """Show the facts of ``view`` at ``now``."""
-        self.query_one("#facts", Spread).spread(*_facts(view, now))
+        self.query_one("#facts", Spread).spread(*_facts(view, best, now))
         self.query_one("#best", Spread).spread([], _best(view, best, self.app.size.width < _WORDS_FROM))
 
 
-def _facts(view: StudyView, now: datetime) -> tuple[list[Piece], list[Piece]]:
+def _facts(view: StudyView, best: TrialRecord | None, now: datetime) -> tuple[list[Piece], list[Piece]]:
     signs, row = glyphs(), view.row
     left: list[Piece] = [(9, [(" " + row.name, "bold")]), (8, [state_parts(row.state)])]
     lane = next((lane for lane in view.lanes if lane.tier == view.tier), None)
     if lane is not None:
-        total = "" if lane.total is None else f"/{lane.total}"
-        left.append((4, [("tier ", "dim"), (f"{lane.tier} {lane.done}{total}", "")]))
+        left.append((4, [("tier ", "dim"), (f"{lane.tier} {lane.count}", "")]))
     if row.timesteps is not None:
         left.append((2, [("T ", "dim"), (str(row.timesteps), "")]))
+    rates = _rates(view, best)
+    if rates:
+        left.append((1, [("firing ", "dim"), (rates, "")]))
     if view.trials:
         left.append((3, [("trial ", "dim"), (f"#{view.trials[-1].number}", "")]))
     right: list[Piece] = []
@@ -130,6 +132,15 @@ def _facts(view: StudyView, now: datetime) -> tuple[list[Piece], list[Piece]]:
     if view.eta_seconds is not None:
         right.append((5, [("ETA ", "dim"), (f"{signs.at_most}{duration(view.eta_seconds)}", "")]))
     return left, right
+
+
+def _rates(view: StudyView, best: TrialRecord | None) -> str:
+    """Return spikes per neuron and step of the unquantized model and of the best; empty where unknown."""
+    before = view.row.baseline.firing_rate if view.row.baseline else None
+    after = None if best is None else best.firing_rate
+    if after is None:
+        return "" if before is None else significant(before)
+    return plain(f"{number_text(before)} → {significant(after)}")
 
 
 def _best(view: StudyView, best: TrialRecord | None, narrow: bool) -> list[Piece]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from qslm_opt.cli.output import SCHEMA
-from qslm_opt.cli.report import bits, machine, plane, story, sweeps, watts
+from qslm_opt.cli.report import bits, machine, neurons, plane, story, sweeps, watts
 from qslm_opt.cli.report.chance import held_back
 from qslm_opt.errors import QslmError
 from qslm_opt.setting import QuantSetting
@@ -103,6 +103,11 @@ class Report:
         return story.limits(self.facts)
 
     @cached_property
+    def neurons(self) -> neurons.Neurons:
+        """How often neurons fire, before and after."""
+        return neurons.neurons(self.facts, self.chosen_run)
+
+    @cached_property
     def machine(self) -> dict[str, str]:
         """What it ran on."""
         return machine.machine(self.facts, self.chosen_run)
@@ -131,6 +136,7 @@ class Report:
             "bits": None if self.bit_map is None else asdict(self.bit_map),
             "lineage": [asdict(step) for step in self.lineage],
             "tiers": [asdict(row) for row in self.tiers],
+            "neurons": asdict(self.neurons),
             "machine": self.machine,
             "warnings": self.warnings,
         }  # fmt: skip

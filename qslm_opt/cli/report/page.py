@@ -54,7 +54,9 @@ def page(report: Report, drawn: Mapping[str, Markup]) -> str:
 
 def _subtitle(report: Report) -> str:
     row = report.facts.row
-    return f"{row.spec.model} on task {row.spec.task}; the study is {row.state}; read {report.made or 'now'}"
+    time = "" if row.timesteps is None else f", {row.timesteps} time steps"
+    what = f"{row.spec.model} on task {row.spec.task}{time}"
+    return f"{what}; the study is {row.state}; read {report.made or 'now'}"
 
 
 def _footer(report: Report) -> str:

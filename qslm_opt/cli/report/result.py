@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qslm_opt.cli.output import digits, metric_change, metric_value, size
-from qslm_opt.cli.report import candidates, chance
+from qslm_opt.cli.report import candidates, chance, neurons
 from qslm_opt.cli.report.html import Markup, items, join, table, tag, text
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def result(report: Report) -> Markup:
     if report.choice is None:
         why = str(report.facts.no_candidate())
         parts.append(tag("p", tag("strong", f"{why[:1].upper()}{why[1:]}")))
-    parts += [_limits(report), _held_back(report)]
+    parts += [_limits(report), _held_back(report), neurons.overall(report)]
     for what, command in report.commands.items():
         parts += [tag("p", f"To {what}:"), tag("pre", tag("code", command))]
     if report.warnings:

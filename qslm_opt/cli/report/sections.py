@@ -11,6 +11,7 @@ from qslm_opt.cli.report.candidates import NOTHING, candidate_table, winner_tabl
 from qslm_opt.cli.report.figures import power_title, sensitivity_title, uniform_title
 from qslm_opt.cli.report.html import Markup, items, join, table, tag
 from qslm_opt.cli.report.map_figure import bits_title, bytes_title
+from qslm_opt.cli.report.neurons import by_site
 from qslm_opt.cli.report.plane_figure import plane_title
 from qslm_opt.cli.report.sweeps import loss_unit
 
@@ -125,7 +126,7 @@ def choice(report: Report, drawn: Mapping[str, Markup]) -> Markup:
         _figure(drawn, "bits", "Bits of every module: rows are blocks, columns their modules."), marks,
         table(f"Number format of every module{shared}", named, bits, named),
         _figure(drawn, "bytes", "Bytes of every block, in float32 and packed as chosen."),
-        table("Bytes of every block", columns, sizes, ("block",)),
+        table("Bytes of every block", columns, sizes, ("block",)), by_site(report),
     ))  # fmt: skip
 
 
