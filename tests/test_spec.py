@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +21,6 @@ MINIMAL: dict[str, Any] = {
     "memory_budget": "400MB",
     "max_drop": 0.02,
 }
-SPECS = sorted((Path(__file__).parent.parent / "studies").glob("*.toml"))
 
 
 def make(**values: Any) -> StudySpec:
@@ -399,10 +397,3 @@ def test_local_paths_become_absolute_and_names_stay(tmp_path):
 def test_keys_that_earlier_releases_had_not_leave_the_hash_of_an_old_study_as_it_was():
     assert {"exclude", "ties"}.isdisjoint(make().decides())
     assert make(exclude=[], ties=[]).hash() == make().hash()
-
-
-@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
-def test_the_specs_that_are_shipped_are_read(path: Path) -> None:
-    spec = StudySpec.from_toml(path)
-    assert spec.name == path.stem
-    assert StudySpec.from_json(spec.to_json()) == spec

@@ -18,6 +18,7 @@ PAPER = {
     "b2": ("wikitext2", "4", 400),
     "b3": ("wikitext2", "4", 420),
 }
+FAMILIES = ("spikebert-sst2", "spikingbert-sst2", "spikelm-sst2")
 
 
 def live_bytes(task: str, vocabulary: int, blocks: int, width: int) -> int:
@@ -28,9 +29,9 @@ def live_bytes(task: str, vocabulary: int, blocks: int, width: int) -> int:
     return discover(config, config.tensor_shapes(), "classification" if classifies else "lm", {}).fp32_bytes()
 
 
-def test_the_files_are_the_papers_cases_in_two_sizes_and_the_demos() -> None:
+def test_the_files_are_the_papers_cases_in_two_sizes_other_families_and_the_demos() -> None:
     cases = [f"{name}{size}" for name in PAPER for size in ("", "-14m")]
-    assert {f.stem for f in FILES} == {*cases, *DEMOS, "demo-low"}
+    assert {f.stem for f in FILES} == {*cases, *FAMILIES, *DEMOS, "demo-low"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -56,7 +57,7 @@ def test_the_demo_command_and_its_file_say_the_same(name: str) -> None:
 
 
 def test_the_small_studies_name_models_and_data_that_are_there(shared: Path) -> None:
-    for file in STUDIES.glob("*-14m.toml"):
+    for file in (*STUDIES.glob("*-14m.toml"), *(STUDIES / f"{name}.toml" for name in FAMILIES)):
         spec = StudySpec.from_toml(file)
-        for text in (spec.model, str(spec.data)):
+        for text in (spec.model, str(spec.data), *filter(None, [spec.tokenizer])):
             assert (shared.parent / text.removeprefix("../")).exists()
