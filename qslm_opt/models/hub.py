@@ -91,7 +91,10 @@ def _has_weights(repo: str, revision: str | None, names: Sequence[str]) -> bool:
 def _cached_config(repo: str, revision: str | None) -> Path | None:
     import huggingface_hub
 
-    found = huggingface_hub.try_to_load_from_cache(repo, CONFIG, revision=revision)
+    try:
+        found = huggingface_hub.try_to_load_from_cache(repo, CONFIG, revision=revision)
+    except ValueError:  # the hub allows no such name
+        return None
     return Path(found) if isinstance(found, str) else None
 
 

@@ -227,3 +227,13 @@ def test_nonsense_in_a_hub_config_is_refused_before_a_download(
     saved(hub, model_type="llama", hidden_size=8, num_hidden_layers=10**9, num_attention_heads=0)
     said = info(capsys, "org/name", code=1)
     assert "it must be at" in said and hub.fetched == ["config.json"]
+
+
+@pytest.mark.parametrize("source", ["org/na--me", "org/name.git", "org/na..me"])
+def test_a_name_that_the_hub_allows_to_none_is_one_sentence(
+    source: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # the real client, no network
+    assert run(["model", "info", source]) == 1
+    said = capsys.readouterr().err
+    assert source in said and "Traceback" not in said
