@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qslm_opt.cli.spec_flags import config_keys
+from qslm_opt.cli.spec_flags import check_steps, config_keys
 from qslm_opt.errors import QslmError, UsageError
 from qslm_opt.formats import Bits, plain_bits
 from qslm_opt.spec import BOUNDS, DEFAULT_PRECISIONS, TASKS, StudySpec
@@ -64,6 +64,7 @@ def spec_of(values: Mapping[str, str]) -> StudySpec:
             mapping[key] = _whole(key, given[key])
     if "config" in given:
         mapping["config"] = config_keys(_pairs(given["config"]))
+    check_steps(mapping)
     if "precisions" in given:
         mapping["precisions"] = [_bits("precisions", part) for part in given["precisions"].split(",")]
     return StudySpec.from_mapping(mapping).located(Path.cwd())

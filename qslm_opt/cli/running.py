@@ -55,13 +55,24 @@ def deadline_of(text: str | None) -> Deadline | None:
 
 
 def open_session(spec: StudySpec) -> Session:
-    """Load model and data; what cannot be is said before torch is imported."""
+    """Load model and data; what cannot be is said before torch is imported.
+
+    Raises:
+        OutOfMemoryError, DeviceError: the memory is too small for them, or the GPU failed.
+    """
     from qslm_opt.models.locate import check_source
 
     check_source(spec.model)
     from qslm_opt.pipeline import Session
+    from qslm_opt.search.failures import device_failure
 
-    return Session.open(spec, narrate)
+    try:
+        return Session.open(spec, narrate)
+    except Exception as error:
+        known = device_failure(error)
+        if known is None:
+            raise
+        raise known from error
 
 
 def run(

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from qslm_opt.quant.base import QuantizedTensor
     from qslm_opt.setting import QuantSetting
 
-EVALUATION_VERSION = 2
+EVALUATION_VERSION = 3
 """Raised whenever the same setting may give another number than before."""
 CODE_VERSION = f"{__version__}/{EVALUATION_VERSION}"
 

@@ -232,7 +232,7 @@ class SpikeBERT(Family):
 
     def declared(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """See ``Family``."""
-        family = values.get("model_type", self.name)
+        family = values.get("model_type") or self.name
         if family != self.name:
             raise ModelError(
                 f"model_type {shown(family)} is another family than {self.name!r}, whose tensors these are."

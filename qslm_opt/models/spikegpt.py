@@ -222,7 +222,7 @@ class SpikeGPT(Family):
     def declared(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """See ``Family``; ``model_type`` may be the family, or the authors' own."""
         found = dict(values)
-        family = found.get("model_type", self.name)
+        family = found.get("model_type") or self.name
         if family not in (self.name, *MODEL_TYPES):
             raise ModelError(
                 f"model_type {shown(family)} is another family than {self.name!r}, whose tensors these are."

@@ -214,7 +214,7 @@ class SpikeLLM(Family):
 
     def declared(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """See ``Family``: the config.json of a LLaMA, with or without SpikeLLM's own keys."""
-        kind = values.get("model_type", self.name)
+        kind = values.get("model_type") or self.name
         if kind not in MODEL_TYPES:
             raise ModelError(
                 f"model_type {shown(kind)} is another family than {' or '.join(MODEL_TYPES)}, "

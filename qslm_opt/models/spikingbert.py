@@ -332,7 +332,7 @@ class SpikingBERT(Family):
 
     def declared(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """See ``Family``; the depth in a file of the original's is ignored, as it ignores it."""
-        kind, act = values.get("model_type", self.name), values.get("hidden_act", "gelu")
+        kind, act = values.get("model_type") or self.name, values.get("hidden_act") or "gelu"
         if kind not in (self.name, "bert"):
             raise ModelError(
                 f"model_type {shown(kind)} is another family than {self.name!r}, whose tensors these are."

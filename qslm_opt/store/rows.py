@@ -89,7 +89,8 @@ class StudyRow:
         spec, found = self.spec, {}
         if spec.family is not None:
             mapping = self.told.get("mapping")
-            found["family"] = f"{spec.family} (SHA-256 {mapping[:12]}…)" if mapping else spec.family
+            sums = f" (SHA-256 {mapping[:12]}…)" if isinstance(mapping, str) and mapping else ""
+            found["family"] = f"{spec.family}{sums}"
         if spec.tokenizer is not None:
             found["tokenizer"] = spec.tokenizer
         if spec.config:

@@ -86,6 +86,9 @@ def tiny(tmp_path: Path) -> tuple[object, ...]:
 
 
 def names(url: str) -> list[str]:
+    """Return the studies of a storage; a create that is refused makes none."""
+    if not Path(url.removeprefix("sqlite:///")).exists():
+        return []
     with Repository(url, read_only=True) as repository:
         return list(repository.names())
 

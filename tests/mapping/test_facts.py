@@ -75,6 +75,14 @@ def test_code_that_exits_or_prints_is_an_error_and_no_data(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_forward_that_exits_or_prints_is_an_error_and_no_data(tmp_path, capsys):
+    line = next(line for line in CODE.splitlines() if "def forward(self, ids" in line)
+    code = {line: f"{line}\n        print('banner')\n        raise SystemExit(0)"}
+    with pytest.raises(ModelError, match="SystemExit: 0"):
+        _ = opened(tmp_path, {}, code).config_class().blocks
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize(
     ("code", "said"),
     [

@@ -221,3 +221,10 @@ def test_bits_that_cannot_be_are_refused(
     path = written(tmp_path, llama_2("7B"))
     assert run(["model", "info", str(path), *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_null_model_type_says_nothing(name: str) -> None:
+    get_family(name).declared({"model_type": None})
+    with pytest.raises(ModelError, match="another family"):
+        get_family(name).declared({"model_type": "clip"})

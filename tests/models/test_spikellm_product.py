@@ -187,7 +187,7 @@ def test_a_session_quantizes_calibrates_and_tunes(folder: Path, text: Path) -> N
     assert values[1].live_bytes < 0.2 * base.bytes
     tuned = session.run(replace(at(3, "gptq"), tune=3))[0]
     assert tuned.value != values[1].value and tuned.live_bytes == values[1].live_bytes
-    with pytest.raises(UsageError, match="no membrane potentials"):
+    with pytest.raises(UsageError, match="membrane potentials, and those of SpikeLLM are not seen"):
         session.drift(at(3, "gptq"))
 
 

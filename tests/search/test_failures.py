@@ -111,3 +111,16 @@ def test_a_worker_whose_trial_was_closed_meanwhile_stops_it_and_goes_on(tmp_path
     assert [t.number for t in trials if t.state == "failed"] == [3, 5]
     measured = {t.digest for t in trials if t.state != "failed"}
     assert {trials[3].digest, trials[5].digest} <= measured
+
+
+def test_memory_that_ends_while_a_session_opens_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    from qslm_opt.cli.running import open_session
+    from qslm_opt.pipeline import Session
+
+    def full(*_: object) -> None:
+        raise TorchError("CUDA out of memory. Tried 2 GiB")
+
+    monkeypatch.setattr(Session, "open", full)
+    with pytest.raises(OutOfMemoryError, match="Tried 2 GiB"):
+        open_session(spec(model="demo"))

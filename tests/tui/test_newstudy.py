@@ -109,3 +109,5 @@ def test_several_keys_of_the_config_are_several_flags_and_a_value_may_have_blank
     assert "reset='to rest" in words_of(opened), "it is shown as it stands"
     assert "timesteps 'x' is no whole number" in problem_of({**values, "timesteps": "x"}, ())
     assert "timesteps 0 is out of range" in problem_of({**values, "timesteps": "0"}, ())
+    both = {**values, "timesteps": "4", "config": "timesteps=3"}
+    assert "--timesteps 4 and --config timesteps=3 differ" in problem_of(both, ())

@@ -154,7 +154,7 @@ def reset_state(module: nn.Module, how: str) -> None:
         return
     try:
         _reset(module, how)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"neurons.reset {how!r} failed ({in_a_line(error)}); correct it.") from error
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -61,10 +63,11 @@ def look(mapping: MappingFile, built: Built, steps: int) -> Facts:
     """
     where = f"mapping file {str(mapping.path)!r}"
     try:
-        return _look(mapping, built, steps)
+        with redirect_stdout(sys.stderr):  # what the module prints
+            return _look(mapping, built, steps)
     except ModelError as error:
         raise ModelError(f"{where}: {error}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(
             f"{where}: the module cannot be called as [call] and [output] say ({in_words(mapping, error)}); "
             f"correct them, or the module."
