@@ -27,7 +27,7 @@ from qslm_opt.cli.originals import original_codes
 from qslm_opt.cli.output import narrate, print_json, print_line, size
 from qslm_opt.errors import UsageError
 from qslm_opt.models.mapping.stored import check_mapping
-from qslm_opt.models.registry import MAPPING
+from qslm_opt.models.registry import is_mapping_file
 
 if TYPE_CHECKING:
     from qslm_opt.cli.facts import StudyFacts
@@ -163,7 +163,7 @@ def _prove(
 ) -> str:
     """Return the command that verifies what was packed; what study and packed file say is left out."""
     words = ["model", "verify", str(output), "--model", model]
-    if family is not None and family.endswith(MAPPING):
+    if family is not None and is_mapping_file(family):
         words += ["--family", family]
     if data is not None:
         words += ["--data", data]
@@ -185,7 +185,7 @@ def _from_study(
 
     facts, record = study_setting(study, trial, lam, storage)
     spec = facts.row.spec
-    check_mapping(study, spec.family, facts.row.fingerprint)
+    check_mapping(study, spec.family, facts.row.mapping_digest)
     spec = replace(spec, data=data or spec.data)
     chosen = QuantSetting.from_json(record.setting)
     narrate(f"packing trial {record.number} of study {study!r}")

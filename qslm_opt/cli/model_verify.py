@@ -15,7 +15,7 @@ from qslm_opt.cli.originals import original_codes
 from qslm_opt.cli.output import narrate, print_json, print_line
 from qslm_opt.errors import ModelError, UsageError
 from qslm_opt.models.mapping.stored import check_mapping
-from qslm_opt.models.registry import MAPPING
+from qslm_opt.models.registry import is_mapping_file
 
 if TYPE_CHECKING:
     from qslm_opt.cli.facts import StudyFacts
@@ -101,14 +101,14 @@ def _facts_of(study: str, storage: str | None) -> StudyFacts:
     from qslm_opt.cli.running import read_facts
 
     facts = read_facts(study, storage)
-    check_mapping(study, facts.row.spec.family, facts.row.fingerprint)
+    check_mapping(study, facts.row.spec.family, facts.row.mapping_digest)
     return facts
 
 
 def _mapping_of(facts: StudyFacts | None) -> str | None:
     """Return the mapping file of a study, None where it has none."""
     family = None if facts is None else facts.row.spec.family
-    return family if family is not None and family.endswith(MAPPING) else None
+    return family if family is not None and is_mapping_file(family) else None
 
 
 def _load(source: str, family: str | None) -> PackedModel:

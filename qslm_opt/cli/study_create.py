@@ -195,7 +195,7 @@ def resume(
         narrate(f"study {name!r} has ended, nothing is left to run")
         report(name, url, as_json=json)
         return
-    check_mapping(name, row.spec.family, row.fingerprint)
+    check_mapping(name, row.spec.family, row.mapping_digest)
     if watch:
         watch_in_background(name, url, workers, device, power_window, until)
         return
@@ -249,7 +249,7 @@ def _continued(
         row = repository.study(source)
     known = row.spec
     if flags["family"] is None:
-        check_mapping(source, known.family, row.fingerprint)
+        check_mapping(source, known.family, row.mapping_digest)
     made = lay_over(asdict(known), {"name": name, **flags})
     require_same_evaluations(known, made)
     return made

@@ -48,7 +48,7 @@ def worker(
         narrate(f"study {study!r} has ended, nothing is left to run")
         return
     known = row.spec
-    check_mapping(study, known.family, row.fingerprint)
+    check_mapping(study, known.family, row.mapping_digest)
     spec = replace(
         known,
         model=model or known.model,

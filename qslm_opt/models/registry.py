@@ -64,7 +64,7 @@ def open_family(given: str) -> Family:
     Raises:
         ModelError: there is none, or another package's cannot be loaded.
     """
-    return _mapped(given) if given.endswith(MAPPING) else get_family(_meant(given))
+    return _mapped(given) if is_mapping_file(given) else get_family(_meant(given))
 
 
 def get_family(name: str) -> Family:
@@ -125,6 +125,11 @@ def installed_families() -> Iterator[tuple[str, str, str | None]]:
             yield name, point.value, str(error)
         else:
             yield name, point.value, None
+
+
+def is_mapping_file(given: str) -> bool:
+    """Return whether a family that a user gave is the path of a mapping file."""
+    return given.endswith(MAPPING)
 
 
 def is_mapped(name: str) -> bool:

@@ -81,6 +81,12 @@ class StudyRow:
         return told if isinstance(told, dict) else {}
 
     @property
+    def mapping_digest(self) -> str | None:
+        """SHA-256 of the mapping file that the study was created with; None where it stored none."""
+        found = self.told.get("mapping")
+        return found if isinstance(found, str) and found else None
+
+    @property
     def reading(self) -> dict[str, str]:
         """How the model was read, in words: what was given and is not of its files. Empty where nothing was.
 
@@ -88,9 +94,8 @@ class StudyRow:
         """
         spec, found = self.spec, {}
         if spec.family is not None:
-            mapping = self.told.get("mapping")
-            sums = f" (SHA-256 {mapping[:12]}…)" if isinstance(mapping, str) and mapping else ""
-            found["family"] = f"{spec.family}{sums}"
+            digest = self.mapping_digest
+            found["family"] = f"{spec.family} (SHA-256 {digest[:12]}…)" if digest else spec.family
         if spec.tokenizer is not None:
             found["tokenizer"] = spec.tokenizer
         if spec.config:
