@@ -93,6 +93,11 @@ def _failed(error: Exception) -> int:
         return _say(_sentence(error), getattr(error, "exit_code", 2))
     if isinstance(error, QslmError):
         return _say(str(error), error.exit_code)
+    from qslm_opt.search.failures import device_failure
+
+    known = device_failure(error)
+    if known is not None:
+        return _say(str(known), known.exit_code)
     if "sqlalchemy" in sys.modules:
         from qslm_opt.store import find_database_error, storage_error
 

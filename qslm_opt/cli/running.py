@@ -55,24 +55,10 @@ def deadline_of(text: str | None) -> Deadline | None:
 
 
 def open_session(spec: StudySpec) -> Session:
-    """Load model and data; what cannot be is said before torch is imported.
+    """Load model and data for a search; what cannot be is said before torch is imported."""
+    from qslm_opt.cli import model_session
 
-    Raises:
-        OutOfMemoryError, DeviceError: the memory is too small for them, or the GPU failed.
-    """
-    from qslm_opt.models.locate import check_source
-
-    check_source(spec.model)
-    from qslm_opt.pipeline import Session
-    from qslm_opt.search.failures import device_failure
-
-    try:
-        return Session.open(spec, narrate)
-    except Exception as error:
-        known = device_failure(error)
-        if known is None:
-            raise
-        raise known from error
+    return model_session.open_session(spec, narrate)
 
 
 def run(

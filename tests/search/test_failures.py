@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -113,14 +114,19 @@ def test_a_worker_whose_trial_was_closed_meanwhile_stops_it_and_goes_on(tmp_path
     assert {trials[3].digest, trials[5].digest} <= measured
 
 
-def test_memory_that_ends_while_a_session_opens_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_ends_while_a_session_opens_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     pytest.importorskip("torch")
-    from qslm_opt.cli.running import open_session
+    from qslm_opt.cli.main import run
     from qslm_opt.pipeline import Session
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise TorchError("CUDA out of memory. Tried 2 GiB")
 
     monkeypatch.setattr(Session, "open", full)
-    with pytest.raises(OutOfMemoryError, match="Tried 2 GiB"):
-        open_session(spec(model="demo"))
+    study = ["study", "create", "s", "--model", "demo", "--task", "demo", "--max-increase", "10%"]
+    study += ["--memory-budget", "12%", "--storage", f"sqlite:///{tmp_path}/q.db"]
+    for words in (study, ["model", "evaluate", "demo", "--task", "demo"]):
+        assert run(words) == OutOfMemoryError.exit_code
+        assert "Tried 2 GiB" in capsys.readouterr().err
